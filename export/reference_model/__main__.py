@@ -1,0 +1,50 @@
+"""``python -m edgediff_export.reference_model --config core64 --out DIR [--stage vae|clip|unet|save|all]``"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+STAGES = ("vae", "clip", "unet", "save")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="core64", help="a preset's name or a JSON file")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs, sample sheets and the pipeline")
+    parser.add_argument("--stage", default="all", choices=(*STAGES, "all"))
+    parser.add_argument("--threads", type=int, default=0, help="torch CPU threads (default: all)")
+    args = parser.parse_args()
+
+    import torch
+
+    from . import config as configs
+    from .glyphs import glyph_set
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = configs.load(args.config)
+    glyphs = glyph_set(config.objects)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "config.json").write_text(config.to_json(), encoding="utf-8")
+    wanted = STAGES if args.stage == "all" else (args.stage,)
+    if "vae" in wanted:
+        from .train_vae import train_vae
+
+        train_vae(config, glyphs, args.out)
+    if "clip" in wanted:
+        from .train_clip import train_clip
+
+        train_clip(config, glyphs, args.out)
+    if "unet" in wanted:
+        from .train_unet import train_unet
+
+        train_unet(config, glyphs, args.out)
+    if "save" in wanted:
+        from .save import save
+
+        save(config, glyphs, args.out)
+
+
+if __name__ == "__main__":
+    main()
