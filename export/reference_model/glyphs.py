@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -93,9 +93,10 @@ def all_glyphs() -> list[Glyph]:
         name = unicodedata.name(char, "").lower()
         if char in curated:
             out.append(curated[char])
-        elif name and not any(bad in name for bad in _NOT_PICTURES) and not 0x1F3FB <= code <= 0x1F3FF:
-            if _visible(char):
-                out.append(Glyph(char, (name,)))
+            continue
+        picture = name and not any(bad in name for bad in _NOT_PICTURES)
+        if picture and not 0x1F3FB <= code <= 0x1F3FF and _visible(char):  # not the skin tones
+            out.append(Glyph(char, (name,)))
     return out
 
 
@@ -119,7 +120,7 @@ def _font() -> Any:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def draw(char: str) -> Any:
     """The glyph as an RGBA Pillow image, cropped to its visible box (None if the font lacks it)."""
     from PIL import Image, ImageDraw
@@ -139,7 +140,7 @@ def _visible(char: str) -> bool:
     return bool((np.ptp(rgba[..., :3], axis=-1) * (rgba[..., 3] > 128)).max() > 24)
 
 
-@lru_cache(maxsize=None)
+@cache
 def sized(char: str, longest: int) -> np.ndarray:
     """The glyph at ``longest`` pixels on its longer side: uint8 (h, w, 4)."""
     from PIL import Image

@@ -55,7 +55,10 @@ def train_unet(config: Config, glyphs: list[Glyph], folder: Path) -> None:
         texts = ["", *all_captions(glyphs)]
         index = {t: k for k, t in enumerate(texts)}
         hidden = torch.cat(
-            [text(input_ids=tokenize(tokenizer, texts[k : k + 512])).last_hidden_state for k in range(0, len(texts), 512)]
+            [
+                text(input_ids=tokenize(tokenizer, texts[k : k + 512])).last_hidden_state
+                for k in range(0, len(texts), 512)
+            ]
         )
 
     def loss_at(step: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,42 @@
+"""edgediff: latent diffusion inside your own program. NumPy and an engine at run time, never torch."""
+
+from __future__ import annotations
+
+from .bundle import Bundle
+from .errors import (
+    ArgumentError,
+    BundleError,
+    BundleNotFoundError,
+    EdgediffError,
+    EngineError,
+    OutputError,
+    PromptError,
+    PromptWarning,
+)
+from .image import save
+from .levels import Schedule
+from .pipeline import Pipeline, Result, Step, load
+from .table import Plan, Row, plan
+from .version import __version__
+
+__all__ = [
+    "ArgumentError",
+    "Bundle",
+    "BundleError",
+    "BundleNotFoundError",
+    "EdgediffError",
+    "EngineError",
+    "OutputError",
+    "Pipeline",
+    "Plan",
+    "PromptError",
+    "PromptWarning",
+    "Result",
+    "Row",
+    "Schedule",
+    "Step",
+    "__version__",
+    "load",
+    "plan",
+    "save",
+]

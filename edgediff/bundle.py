@@ -1,0 +1,265 @@
+"""The bundle: a folder with ``bundle.json`` and one set of files a part. Its schema is ``bundle.schema.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from .errors import ArgumentError, BundleError, BundleNotFoundError, choices
+from .levels import Schedule
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
+REQUIRED_PARTS = PARTS[:3]
+BUILT_IN = Path(__file__).parent / "models" / "emoji"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a part: which engine opens it, how its weights are stored, and what it must hash to."""
+
+    engine: str
+    precision: str
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named input or output; symbolic dimensions are strings (``batch``, ``height``)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    files: tuple[File, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """``picture = decode(latent / scale + shift)``; a latent cell covers ``factor`` pixels a side."""
+
+    channels: int
+    factor: int
+    scale: float
+    shift: float
+    size_multiple: int  # height and width in pixels must divide by it (the U-Net halves latents too)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text encoder's tokenizer."""
+
+    file: File
+    max_length: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """``rgb = latent @ weight + bias`` in [-1, 1], fitted at export; weight is (channels, 3)."""
+
+    weight: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A manifest that was read and checked. ``id`` is the start of the manifest's own sha256."""
+
+    root: Path
+    id: str
+    name: str
+    kind: str
+    schedule: Schedule
+    latent: Latent
+    defaults: Defaults
+    text: tuple[Text, ...]
+    parts: Mapping[str, Part]
+    preview: Preview | None = None
+    licence: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def files(self) -> list[tuple[str, File]]:
+        """Every file with the name of the part it belongs to."""
+        out = [("tokenizer", text.file) for text in self.text]
+        return out + [(name, file) for name, part in self.parts.items() for file in part.files]
+
+    def path(self, part: str, file: File, *, hashed: bool = True) -> Path:
+        """The file's path, after its size (and, when ``hashed``, its sha256) was found to be right.
+
+        Raises:
+            BundleNotFoundError: no such file.
+            BundleError: another size or checksum than the manifest's.
+        """
+        path = self.root / file.path
+        if not path.is_file():
+            raise BundleNotFoundError(f"bundle {self.name!r}: {part} needs {file.path}, which is not in {self.root}")
+        size = path.stat().st_size
+        if size != file.size:
+            raise BundleError(
+                f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
+            )
+        if hashed and (found := sha256(path)) != file.sha256:
+            raise BundleError(
+                f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {found[:16]}..., "
+                f"the manifest says {file.sha256[:16]}..."
+            )
+        return path
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while piece := f.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read(path: str | Path | None = None) -> Bundle:
+    """Read and check a bundle's manifest; the built-in model's when ``path`` is None. Parts are not opened.
+
+    Raises:
+        BundleNotFoundError: no such folder or manifest.
+        BundleError: a manifest of another format, with a field missing or of the wrong type.
+    """
+    root = BUILT_IN if path is None else Path(path)
+    manifest = root / MANIFEST
+    if not manifest.is_file():
+        what = "is not a folder" if not root.is_dir() else f"has no {MANIFEST}"
+        raise BundleNotFoundError(f"no bundle at {root}: it {what}")
+    raw = manifest.read_bytes()
+    try:
+        data = json.loads(raw)
+    except ValueError as error:
+        raise BundleError(f"{manifest} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{manifest} holds {type(data).__name__}, not an object")
+    if data.get("format") != FORMAT:
+        raise BundleError(f"{manifest} has format {data.get('format')!r}; this edgediff reads format {FORMAT}")
+    try:
+        return _bundle(root, hashlib.sha256(raw).hexdigest()[:10], data)
+    except BundleError as error:
+        raise BundleError(f"{manifest}: {error}") from error
+
+
+def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
+    parts = {
+        name: Part(
+            files=tuple(_file(f) for f in _get(raw, "files", list, name)),
+            inputs=tuple(_tensor(t) for t in _get(raw, "inputs", list, name)),
+            outputs=tuple(_tensor(t) for t in _get(raw, "outputs", list, name)),
+        )
+        for name, raw in _get(data, "parts", dict).items()
+    }
+    for name in REQUIRED_PARTS:
+        if name not in parts:
+            raise BundleError(f"part {name} is missing; there are {choices(parts) or 'none'}")
+    if unknown := [name for name in parts if name not in PARTS]:
+        raise BundleError(f"unknown part {unknown[0]!r}; choose from {choices(PARTS)}")
+    for name, part in parts.items():
+        if not part.files:
+            raise BundleError(f"part {name} has no files")
+    latent = _make(Latent, _get(data, "latent", dict), "latent")
+    defaults = _make(Defaults, _get(data, "defaults", dict), "defaults")
+    if (
+        min(latent.channels, latent.factor, latent.size_multiple, defaults.width, defaults.height) < 1
+        or not latent.scale
+    ):
+        raise BundleError("latent channels, factor, scale, size_multiple and the default size must be positive")
+    try:
+        schedule = _make(Schedule, _get(data, "schedule", dict), "schedule")
+    except ArgumentError as error:
+        raise BundleError(f"schedule: {error}") from error
+    preview = data.get("preview")
+    text = tuple(
+        Text(_file(_get(t, "file", dict, "text")), _get(t, "max_length", int, "text"), _get(t, "pad_id", int, "text"))
+        for t in _get(data, "text", list)
+    )
+    if not text:
+        raise BundleError("text names no tokenizer")
+    return Bundle(
+        root=root,
+        id=identity,
+        name=_get(data, "name", str),
+        kind=_get(data, "kind", str),
+        schedule=schedule,
+        latent=latent,
+        defaults=defaults,
+        text=text,
+        parts=parts,
+        preview=None if preview is None else _preview(preview, latent.channels),
+        licence=data.get("licence", ""),
+        provenance=data.get("provenance", {}),
+        parity=data.get("parity", {}),
+    )
+
+
+def _get(data: Any, key: str, kind: type[T], where: str = "") -> T:
+    label = f"{where}.{key}" if where else key
+    if not isinstance(data, Mapping) or key not in data:
+        raise BundleError(f"{label} is missing")
+    value = data[key]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise BundleError(f"{label} is {value!r}; it must be of type {kind.__name__}")
+    return value
+
+
+_KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def _make(cls: type[T], data: Mapping[str, Any], where: str) -> T:
+    """A flat dataclass from a flat object: every given field typed, unknown ones ignored, absent ones defaulted."""
+    values: dict[str, Any] = {}
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.name in data or f.default is MISSING:
+            values[f.name] = _get(data, f.name, _KINDS[str(f.type)], where)
+    return cls(**values)
+
+
+def _file(data: Any) -> File:
+    file = _make(File, data if isinstance(data, Mapping) else {}, "file")
+    pure = PurePosixPath(file.path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in file.path or ":" in file.path or not pure.parts:
+        raise BundleError(f"file path {file.path!r} leaves the bundle; it must be relative, with forward slashes")
+    return file
+
+
+def _tensor(data: Any) -> Tensor:
+    shape = _get(data, "shape", list, "tensor")
+    if not all(isinstance(s, (int, str)) and not isinstance(s, bool) for s in shape):
+        raise BundleError(f"tensor shape {shape!r} holds something other than numbers and names")
+    return Tensor(_get(data, "name", str, "tensor"), _get(data, "dtype", str, "tensor"), tuple(shape))
+
+
+def _preview(data: Any, channels: int) -> Preview:
+    weight, bias = _get(data, "weight", list, "preview"), _get(data, "bias", list, "preview")
+    if len(weight) != channels or any(len(row) != 3 for row in weight) or len(bias) != 3:
+        raise BundleError(f"preview.weight must be {channels} x 3 and preview.bias 3 long")
+    return Preview(tuple(tuple(float(v) for v in row) for row in weight), tuple(float(v) for v in bias))

@@ -1,0 +1,186 @@
+"""The command ``edgediff``. Exit codes: 0 done, 2 bad input (the message says what), 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from .bundle import Bundle, read
+from .engines import DEVICES, HASH_LIMIT, why_not
+from .errors import ArgumentError, EdgediffError
+from .image import check_output, save
+from .levels import SPACINGS
+from .pipeline import load
+from .progress import progress
+from .samplers import SAMPLERS
+from .table import plan
+from .version import __version__
+
+
+def size(text: str) -> tuple[int, int]:
+    """``64x64`` -> (width, height)."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ArgumentError(f"size is {text!r}; write it as WIDTHxHEIGHT, for example 64x64")
+    return int(width), int(height)
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """``out.png`` for one picture; ``out-0.png``, ``out-1.png``, ... for several."""
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{k}{path.suffix}") for k in range(count)]
+
+
+def generate(args: argparse.Namespace) -> None:
+    width, height = size(args.size) if args.size else (None, None)
+    if args.batch < 1:
+        raise ArgumentError(f"batch is {args.batch}; it must be at least 1")
+    outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
+    pipe = load(args.model, device=args.device, threads=args.threads)
+    steps = pipe.stream(
+        args.prompt,
+        negative_prompt=args.negative_prompt,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        height=height,
+        width=width,
+        num_images_per_prompt=args.batch,
+        seed=args.seed,
+        sampler=args.sampler,
+        spacing=args.spacing,
+    )
+    total = args.steps or pipe.bundle.defaults.num_inference_steps
+    for step in progress(steps, total):
+        pass
+    result = step.result()
+    for image, path, seed in zip(result.images, outputs, result.seeds, strict=True):
+        save(image, path)
+        print(f"{path} (seed {seed})")
+
+
+def show_plan(args: argparse.Namespace) -> None:
+    bundle = read(args.model)
+    defaults = bundle.defaults
+    table = plan(
+        bundle.schedule,
+        args.sampler or defaults.sampler,
+        args.steps if args.steps is not None else defaults.num_inference_steps,
+        args.guidance_scale if args.guidance_scale is not None else defaults.guidance_scale,
+        args.spacing,
+    )
+    print(
+        f"{SAMPLERS[table.sampler].label}, {table.spacing} spacing, {bundle.schedule.prediction_type}, "
+        f"starting noise x {table.start:.6g}\n"
+        "x' = a*x + bu*u + bc*c + sum_k wk*h_k + d*noise;  h = p*x + qu*u + qc*c"
+    )
+    print(table)
+
+
+def info(args: argparse.Namespace) -> None:
+    bundle = read(args.model)
+    defaults = bundle.defaults
+    print(f"{bundle.name}  {bundle.id}  {bundle.kind}  ({bundle.root})")
+    if bundle.licence:
+        print(f"licence    {bundle.licence}")
+    print(
+        f"defaults   {defaults.width}x{defaults.height}, {defaults.num_inference_steps} steps of {defaults.sampler}, "
+        f"guidance {defaults.guidance_scale:g}"
+    )
+    schedule, latent = bundle.schedule, bundle.latent
+    print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}")
+    print(f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}")
+    total = 0
+    for name, file in bundle.files():
+        total += file.size
+        print(f"{name:<14}{file.path:<22}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {_state(bundle, name, file)}")
+    print(f"{'total':<50}{total / 1e6:>9.2f} MB")
+    for name, part in bundle.parts.items():
+        for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
+            for t in tensors:
+                print(f"{name:<14}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
+
+
+def _state(bundle: Bundle, name: str, file: object) -> str:
+    from .bundle import File
+
+    assert isinstance(file, File)
+    try:
+        bundle.path(name, file, hashed=file.size <= HASH_LIMIT)
+    except EdgediffError as error:
+        return f"PROBLEM: {error}"
+    if file.engine == "tokenizers":
+        return f"ok  {file.sha256[:10]}"
+    reason = why_not(file, "cpu")
+    return f"ok  {file.sha256[:10]}  " + (f"passed over: {reason}" if reason else "runs on cpu by ONNX Runtime")
+
+
+def verify(args: argparse.Namespace) -> None:
+    bundle = read(args.bundle)
+    for name, file in bundle.files():
+        bundle.path(name, file)
+        print(f"ok  {name:<14}{file.path}  {file.sha256}")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="edgediff", description="Latent diffusion on the edge: NumPy and an engine.")
+    top.add_argument("--version", action="version", version=f"edgediff {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add_plan_arguments(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--model", metavar="BUNDLE", help="a bundle's folder (default: the built-in emoji model)")
+        p.add_argument("--steps", type=int, metavar="N", help="U-Net calls (default: the model's)")
+        p.add_argument("--guidance-scale", type=float, metavar="G", help="1 turns guidance off (default: the model's)")
+        p.add_argument("--sampler", metavar="S", help=f"{', '.join(SAMPLERS)} (default: the model's)")
+        p.add_argument("--spacing", metavar="K", help=f"{', '.join(SPACINGS)} (default: the model's)")
+
+    p = commands.add_parser("generate", help="make a picture from a prompt")
+    p.add_argument("prompt")
+    p.add_argument("-o", "--output", default="out.png", metavar="FILE", help="png, webp or jpg (default: out.png)")
+    add_plan_arguments(p)
+    p.add_argument("--seed", type=int, metavar="N", help="0 .. 2**64-1 (default: random, and printed)")
+    p.add_argument("--negative-prompt", metavar="TEXT")
+    p.add_argument("--size", metavar="WxH", help="pixels (default: the model's)")
+    p.add_argument("--batch", type=int, default=1, metavar="N", help="pictures, with seeds N, N+1, ...")
+    p.add_argument("--device", default="cpu", metavar="D", help=", ".join(DEVICES))
+    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    p.set_defaults(run=generate)
+
+    p = commands.add_parser("plan", help="print the table of numbers that a sampler is")
+    add_plan_arguments(p)
+    p.set_defaults(run=show_plan)
+
+    p = commands.add_parser("info", help="a bundle's parts, and what would run here")
+    p.add_argument("model", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
+    p.set_defaults(run=info)
+
+    p = commands.add_parser("verify", help="check every file's checksum")
+    p.add_argument("bundle", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
+    p.set_defaults(run=verify)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    args = parser().parse_args(argv)
+
+    def show_warning(message: Warning | str, *_: object) -> None:
+        print(f"edgediff: warning: {message}", file=sys.stderr)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning  # type: ignore[assignment]
+            args.run(args)
+    except EdgediffError as error:
+        print(f"edgediff: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

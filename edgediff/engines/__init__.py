@@ -1,0 +1,73 @@
+"""Engines: one call over named arrays, ``engine(**inputs) -> dict[str, np.ndarray]``. Backends import lazily."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle, File, Tensor
+from ..errors import ArgumentError, EngineError, choices
+
+HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
+DEVICES = ("cpu",)
+WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
+INSTALL = 'no engine is installed; run: pip install "edgediff[cpu]" (ONNX Runtime for CPU)'
+
+
+class Engine(Protocol):
+    """A part that can run. Calls may come from several threads at once."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]: ...
+
+
+def why_not(file: File, device: str) -> str:
+    """Why this file cannot run here, or an empty string. Nothing is imported."""
+    if file.engine == WEIGHTS:
+        return "holds weights of the file before it"
+    if file.engine != "onnx":
+        return f"no backend for engine {file.engine!r}"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return INSTALL
+    return ""
+
+
+def check_device(device: str) -> None:
+    if device not in DEVICES:
+        raise ArgumentError(f"no device {device!r}; choose from {choices(DEVICES)}")
+
+
+def open_part(bundle: Bundle, name: str, device: str = "cpu", threads: int | None = None) -> Engine:
+    """Open the first runnable file of a part.
+
+    Raises:
+        EngineError: no file can run here; the message holds the reason for each.
+        BundleError: a file is missing or damaged.
+    """
+    check_device(device)
+    reasons = []
+    for file in bundle.parts[name].files:
+        if reason := why_not(file, device):
+            reasons.append(f"{file.path}: {reason}")
+            continue
+        path = bundle.path(name, file, hashed=file.size <= HASH_LIMIT)
+        for data in bundle.parts[name].files:
+            if data.engine == WEIGHTS and data.path.startswith(file.path):
+                bundle.path(name, data, hashed=data.size <= HASH_LIMIT)
+        from .onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(name, path, bundle.parts[name], threads)
+    raise EngineError(f"{name} cannot run here: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def require_finite(name: str, array: NDArray[Any]) -> None:
+    """Raise ``EngineError`` naming the part whose output is not finite (in fp16 an overflow shows as a black image)."""
+    # The sum is finite if all values are; only a suspicious sum pays for the exact check.
+    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        raise EngineError(f"{name} gave {bad} of {array.size} values that are not finite (NaN or infinity)")

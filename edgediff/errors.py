@@ -1,0 +1,42 @@
+"""The typed errors. Every message names the fact, the value and the choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class EdgediffError(Exception):
+    """Base of every error that edgediff raises on purpose."""
+
+
+class ArgumentError(EdgediffError, ValueError):
+    """An argument outside what the model or the sampler takes."""
+
+
+class PromptError(EdgediffError, ValueError):
+    """A prompt that cannot be used."""
+
+
+class PromptWarning(UserWarning):
+    """A prompt that was used in part; the message holds the words that were cut."""
+
+
+class BundleError(EdgediffError, ValueError):
+    """A bundle that is missing, malformed or damaged."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """A bundle, or a file that its manifest names, that does not exist."""
+
+
+class EngineError(EdgediffError, RuntimeError):
+    """An engine that is not installed, cannot open a part, failed in it, or gave values that are not finite."""
+
+
+class OutputError(EdgediffError, OSError):
+    """A picture that cannot be written where it was asked for."""
+
+
+def choices(names: Iterable[str]) -> str:
+    """``a, b, c`` for the end of a message."""
+    return ", ".join(names)

@@ -1,0 +1,128 @@
+"""Noise levels: ``x = alpha * x0 + sigma * noise`` with ``alpha**2 + sigma**2 = 1``, from a model's schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArgumentError, choices
+
+Float64 = NDArray[np.float64]
+
+
+def _linear(start: float, end: float, n: int) -> Float64:
+    return np.linspace(start, end, n, dtype=np.float64)
+
+
+def _scaled_linear(start: float, end: float, n: int) -> Float64:
+    root: Float64 = np.linspace(start**0.5, end**0.5, n, dtype=np.float64)
+    return root**2
+
+
+def _cosine(start: float, end: float, n: int) -> Float64:
+    """Nichol & Dhariwal 2021, equation 17; capped at 0.999. It has no start and end."""
+    t = np.linspace(0.0, 1.0, n + 1)
+    bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - bar[1:] / bar[:-1], 0.999)
+
+
+BETAS: dict[str, Callable[[float, float, int], Float64]] = {
+    "linear": _linear,  # Ho et al. 2020
+    "scaled_linear": _scaled_linear,  # Stable Diffusion: linear in sqrt(beta)
+    "squaredcos_cap_v2": _cosine,
+}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level. ``t`` is what the model is told (0 .. num_train_timesteps - 1, may be fractional)."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def lam(self) -> float:
+        """Half the log signal-to-noise ratio, ``log(alpha / sigma)``; infinite where sigma is 0."""
+        return math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
+
+
+CLEAN = Level(0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A model's training schedule. Field names and meanings are those of diffusers' scheduler configs."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+
+    def __post_init__(self) -> None:
+        for value, name, known in (
+            (self.beta_schedule, "beta_schedule", tuple(BETAS)),
+            (self.prediction_type, "prediction_type", PREDICTIONS),
+            (self.timestep_spacing, "timestep_spacing", SPACINGS),
+        ):
+            if value not in known:
+                raise ArgumentError(f"no {name} {value!r}; choose from {choices(known)}")
+        if not 1 <= self.num_train_timesteps <= 1_000_000:
+            raise ArgumentError(f"num_train_timesteps is {self.num_train_timesteps}; it must be 1 .. 1000000")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ArgumentError(
+                f"betas run from {self.beta_start} to {self.beta_end}; they must satisfy 0 < beta_start <= beta_end < 1"
+            )
+
+    @cached_property
+    def alpha_bar(self) -> Float64:
+        """``alpha**2`` at every training timestep, float64 (num_train_timesteps,)."""
+        betas = BETAS[self.beta_schedule](self.beta_start, self.beta_end, self.num_train_timesteps)
+        return np.cumprod(1.0 - betas, dtype=np.float64)
+
+    def level(self, t: float) -> Level:
+        """The level at ``t``; between timesteps sigma / alpha is interpolated linearly (k-diffusion's convention)."""
+        bar = self.alpha_bar
+        ratio = float(np.interp(t, np.arange(len(bar)), np.sqrt((1 - bar) / bar)))
+        alpha = 1 / math.sqrt(1 + ratio * ratio)
+        return Level(float(t), alpha, alpha * ratio)
+
+
+def timesteps(
+    schedule: Schedule, steps: int, spacing: str, *, drop_last: bool = False, rounded: bool = True
+) -> Float64:
+    """``steps`` timesteps from noisy to clean, float64 (steps,).
+
+    ``drop_last`` spaces ``steps + 1`` points and leaves out the cleanest (the convention of the DPM-Solver family);
+    ``rounded=False`` keeps linspace fractional (k-diffusion's). Lin et al. 2023, table 2, names the spacings.
+    """
+    total = schedule.num_train_timesteps
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise ArgumentError(f"num_inference_steps is {steps!r}; it must be a whole number")
+    limit = total - 1 if drop_last and spacing != "trailing" else total
+    if not 1 <= steps <= limit:
+        raise ArgumentError(f"num_inference_steps is {steps}; it must be 1 .. {limit} for this model and sampler")
+    points = steps + 1 if drop_last else steps
+    if spacing == "trailing":
+        down: Float64 = np.round(np.arange(total, 0, -total / steps, dtype=np.float64))
+        return down[:steps] - 1
+    if spacing == "leading":
+        up = np.arange(points) * float(total // points) + schedule.steps_offset
+    elif spacing == "linspace":
+        up = np.linspace(0, total - 1, points)
+        up = np.round(up) if rounded else up
+    else:
+        raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
+    # An offset must not lead past the last trained timestep (steps = total).
+    return np.minimum(up[::-1][:steps], float(total - 1))

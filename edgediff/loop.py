@@ -1,0 +1,43 @@
+"""The host loop: rows of a plan around U-Net calls, in NumPy."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .table import Plan, Row, estimate, update
+
+Array = NDArray[Any]
+# (x, t, guided) -> (u, c): the U-Net's unconditional (None unless guided) and conditional outputs, shaped like x.
+Denoise = Callable[[Array, float, bool], tuple[Array | None, Array]]
+
+
+@dataclass(frozen=True)
+class LoopStep:
+    """What one step saw and made: ``before`` it, the U-Net's outputs, and the state ``after`` it."""
+
+    row: Row
+    before: Array
+    u: Array | None
+    c: Array
+    after: Array
+
+    def x0(self) -> Array:
+        """The x0 estimate of this step, computed when asked for."""
+        return estimate(self.row, self.before, self.u, self.c)
+
+
+def run(plan: Plan, denoise: Denoise, x: Array, noise: Callable[[], Array]) -> Iterator[LoopStep]:
+    """Yield after every row; closing the iterator cancels. ``noise`` is called once a row that adds noise."""
+    history: deque[Array] = deque(maxlen=max(1, plan.depth))  # newest first, each shaped like x
+    for row in plan.rows:
+        u, c = denoise(x, row.t, row.guided)
+        after = update(row, x, u, c, history, noise() if row.d else None)
+        if plan.depth:
+            history.appendleft(estimate(row, x, u, c))
+        yield LoopStep(row, x, u, c, after)
+        x = after

@@ -1,0 +1,30 @@
+"""A progress line on stderr, and only on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+WIDTH = 30
+
+
+def progress(steps: Iterable[T], total: int) -> Iterator[T]:
+    """Pass ``steps`` on, drawing ``[#####....] 5/20  31.2 it/s`` as they come."""
+    stream = sys.stderr
+    if not stream.isatty():
+        yield from steps
+        return
+    start = time.monotonic()
+    try:
+        for done, step in enumerate(steps, 1):
+            filled = WIDTH * done // total
+            rate = done / max(time.monotonic() - start, 1e-9)
+            bar = "#" * filled + "." * (WIDTH - filled)
+            stream.write(f"\r[{bar}] {done}/{total}  {rate:.1f} it/s ")
+            stream.flush()
+            yield step
+    finally:
+        stream.write("\n")

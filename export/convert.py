@@ -1,0 +1,269 @@
+"""diffusers folder -> bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+import edgediff
+from edgediff import bundle as bundles
+from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, OutputError, choices
+
+from .parity import compare
+from .parts import Traced, parts_of
+from .preview import fit_preview
+from .weights import store_fp16
+
+OPSET = 18
+PRECISIONS = ("fp32", "fp16-weights")
+DATA_LIMIT = 1 << 30  # bytes; above it weights go to one external file (protobuf ends at 2 GB)
+# The scheduler class of a pipeline picks the default sampler; other classes fall back to DDIM.
+SAMPLER_OF = {
+    "DDIMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+}
+_ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    *,
+    precision: str = "fp16-weights",
+    name: str | None = None,
+    defaults: dict[str, Any] | None = None,
+    licence: str = "",
+    provenance: dict[str, Any] | None = None,
+    pictures: torch.Tensor | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Export a diffusers folder (Stable Diffusion 1.x or 2.x) to a bundle; whole or not at all.
+
+    Args:
+        source: a folder with ``model_index.json``, as ``save_pretrained`` writes it.
+        out: the bundle's folder; must not exist, or be empty.
+        precision: fp32, or fp16-weights (stored in fp16, computed in fp32).
+        name, licence, provenance: what the manifest says; ``defaults`` overrides its defaults (size, steps, ...).
+        pictures: float32 (N, 3, H, W) in [-1, 1] for the preview fit.
+        report: called with a line of progress.
+
+    Raises:
+        ArgumentError, BundleNotFoundError, BundleError: a source that cannot be exported.
+        EngineError: a part differs from torch by more than its precision's ceiling.
+        OutputError: ``out`` cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    if precision not in PRECISIONS:
+        raise ArgumentError(f"no precision {precision!r}; choose from {choices(PRECISIONS)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"cannot write {out}: it exists and is not an empty folder")
+    pipeline = _load(source)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+    try:
+        manifest = _write(pipeline, work, precision, defaults or {}, pictures, report)
+        manifest |= {"name": name or source.name, "licence": licence, "provenance": provenance or {}}
+        manifest["provenance"] |= _versions(pipeline)
+        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+        (work / bundles.MANIFEST).write_text(text, encoding="utf-8")
+        bundles.read(work)  # what is published must open
+        work.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
+    except BaseException as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, edgediff.EdgediffError):
+            raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+        raise
+    return out
+
+
+def _load(source: Path) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    index = source / "model_index.json"
+    if not index.is_file():
+        raise BundleNotFoundError(f"no diffusers model at {source}: it has no model_index.json")
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{index} is not JSON: {error}") from error
+    if listed.get("_class_name") != "StableDiffusionPipeline":
+        raise BundleError(f"{source} is a {listed.get('_class_name')!r}; this version exports StableDiffusionPipeline")
+    for part in ("text_encoder", "tokenizer", "unet", "vae", "scheduler"):
+        if not (source / part).is_dir():
+            raise BundleNotFoundError(f"{source}: part {part} is missing; save the whole pipeline with save_pretrained")
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            str(source), local_files_only=True, safety_checker=None, torch_dtype=torch.float32
+        )
+    except Exception as error:  # diffusers raises many kinds; the message is what matters
+        raise BundleError(f"{source} cannot be loaded by diffusers: {error}") from error
+    for part in ("text_encoder", "unet", "vae"):
+        for key, tensor in getattr(pipeline, part).state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise BundleError(f"{source}: {part} has weights that are not finite, first in {key}")
+    return pipeline
+
+
+def _write(
+    pipeline: Any,
+    work: Path,
+    precision: str,
+    defaults: dict[str, Any],
+    pictures: torch.Tensor | None,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    vae, unet, tokenizer = pipeline.vae.config, pipeline.unet.config, pipeline.tokenizer
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    multiple = factor * 2 ** (len(unet.block_out_channels) - 1)
+    if unet.in_channels != vae.latent_channels:
+        raise BundleError(f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels}")
+    max_length = min(tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
+    side = unet.sample_size * factor
+    parts, parity = {}, {}
+    for part in parts_of(pipeline, multiple, factor, max_length):
+        report(f"{part.name}: exporting")
+        parts[part.name], parity[part.name] = _part(part, work, precision)
+        report(f"{part.name}: {json.dumps(parity[part.name])}")
+    tokenizer.backend_tokenizer.save(str(work / "tokenizer.json"))
+    report("preview: fitting")
+    preview = fit_preview(pipeline.vae, factor, min(side, 256), pictures)
+    parity["preview_r2"] = preview.pop("r2")
+    return {
+        "format": bundles.FORMAT,
+        "name": "",
+        "kind": "stable-diffusion",
+        "schedule": _schedule(pipeline.scheduler.config),
+        "latent": {
+            "channels": vae.latent_channels,
+            "factor": factor,
+            "scale": vae.scaling_factor,
+            "shift": vae.shift_factor or 0.0,
+            "size_multiple": multiple,
+        },
+        "defaults": {
+            "width": side,
+            "height": side,
+            "num_inference_steps": 20,
+            "guidance_scale": 7.5,
+            "sampler": SAMPLER_OF.get(type(pipeline.scheduler).__name__, "ddim"),
+            **defaults,
+        },
+        "text": [
+            {
+                "file": _file(work, work / "tokenizer.json", "tokenizers", "-"),
+                "max_length": max_length,
+                "pad_id": tokenizer.pad_token_id,
+            }
+        ],
+        "parts": parts,
+        "preview": preview,
+        "parity": parity,
+    }
+
+
+def _part(part: Traced, work: Path, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    path = work / f"{part.name}.onnx"
+    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory(dir=work) as scratch:
+        # Tracing warns about shape checks that the example satisfies; `compare` runs at another batch and size.
+        warnings.simplefilter("ignore")
+        traced = Path(scratch) / path.name
+        torch.onnx.export(
+            part.module,
+            kwargs=part.example(1, 1),
+            f=str(traced),
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            dynamic_axes=part.axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(str(traced))
+    if precision == "fp16-weights":
+        store_fp16(model)
+    big = sum(t.ByteSize() for t in model.graph.initializer) > DATA_LIMIT
+    data = path.name + ".data"
+    onnx.save_model(model, str(path), save_as_external_data=big, location=data if big else None)
+    files = [_file(work, path, "onnx", precision)]
+    if big:
+        files.append(_file(work, work / data, "onnx-data", precision))
+    described = {
+        "files": files,
+        "inputs": [_tensor(t) for t in model.graph.input],
+        "outputs": [_tensor(t, part.axes[t.name], part) for t in model.graph.output],
+    }
+    return described, compare(part, path, precision)
+
+
+def _tensor(value: Any, axes: dict[int, str] | None = None, part: Traced | None = None) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    shape: list[int | str] = [d.dim_param or d.dim_value for d in kind.shape.dim]
+    if axes is not None and part is not None:
+        # Tracing invents names for output sizes that it cannot infer: take ours, and the example's numbers.
+        with torch.no_grad():
+            example = part.module(**part.example(1, 1))
+        outputs = example if isinstance(example, tuple) else (example,)
+        real = outputs[part.outputs.index(value.name)].shape
+        shape = [axes.get(k, int(real[k])) for k in range(len(real))]
+    return {"name": value.name, "dtype": _ONNX_TYPES[kind.elem_type], "shape": shape}
+
+
+def _file(work: Path, path: Path, engine: str, precision: str) -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "precision": precision,
+        "path": path.relative_to(work).as_posix(),
+        "size": path.stat().st_size,
+        "sha256": bundles.sha256(path),
+    }
+
+
+def _schedule(config: Any) -> dict[str, Any]:
+    """The facts that the runtime plans from; what it does not know is refused here rather than ignored."""
+    if config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
+        raise BundleError("trained_betas and rescale_betas_zero_snr are not supported by this version")
+    schedule = {
+        "num_train_timesteps": config["num_train_timesteps"],
+        "beta_start": config["beta_start"],
+        "beta_end": config["beta_end"],
+        "beta_schedule": config["beta_schedule"],
+        "prediction_type": config.get("prediction_type", "epsilon"),
+        "timestep_spacing": config.get("timestep_spacing", "leading"),
+        "steps_offset": config.get("steps_offset", 0),
+        "set_alpha_to_one": config.get("set_alpha_to_one", True),
+    }
+    try:
+        edgediff.Schedule(**schedule)
+    except ArgumentError as error:
+        raise BundleError(f"scheduler: {error}") from error
+    return schedule
+
+
+def _versions(pipeline: Any) -> dict[str, Any]:
+    import diffusers
+    import transformers
+
+    return {
+        "exporter": f"edgediff {edgediff.__version__}",
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "onnx": onnx.__version__,
+        "opset": OPSET,
+        "source_class": type(pipeline).__name__,
+    }

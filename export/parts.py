@@ -1,0 +1,150 @@
+"""The parts of a diffusers pipeline as modules with flat, named tensors in and out, and how each is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+DynamicAxes = dict[str, dict[int, str]]
+
+
+class TextEncoder(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.model(input_ids=input_ids).last_hidden_state
+        return out
+
+
+class Unet(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> torch.Tensor:
+        out: torch.Tensor = self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+        return out
+
+
+class VaeDecoder(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.model.decode(latent_sample, return_dict=False)[0]
+        return out
+
+
+class VaeEncoder(torch.nn.Module):
+    """Gives the posterior's mean and log variance; drawing from it is the runtime's."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        posterior = self.model.encode(sample).latent_dist
+        return posterior.mean, posterior.logvar
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A part ready to export.
+
+    ``example(batch, scale)`` gives inputs for a batch at a multiple of the model's smallest picture.
+    """
+
+    name: str
+    module: torch.nn.Module
+    example: Callable[[int, int], dict[str, torch.Tensor]]
+    outputs: tuple[str, ...]
+    axes: DynamicAxes
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self.example(1, 1))
+
+
+def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_attention(model: Any) -> None:
+    """MatMul -> Softmax -> MatMul, the form that engines' own attention fusions recognise."""
+    model.set_attn_processor(AttnProcessor())
+
+
+def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) -> list[Traced]:
+    """The four parts of a Stable Diffusion 1/2 pipeline, in the order in which they run."""
+    text, unet, vae = pipeline.text_encoder.eval(), pipeline.unet.eval(), pipeline.vae.eval()
+    plain_attention(unet)
+    plain_attention(vae)
+    text.config._attn_implementation = "eager"
+    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
+    side = size_multiple // factor
+
+    def ids(batch: int, _: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        values = torch.randint(0, text.config.vocab_size - 2, (batch, max_length), generator=generator)
+        values[:, 0], values[:, max_length // 2 :] = text.config.bos_token_id, text.config.eos_token_id
+        return {"input_ids": values}
+
+    def noisy(batch: int, scale: int) -> dict[str, torch.Tensor]:
+        return {
+            "sample": _normal(batch, channels, side * scale, side * scale),
+            "timestep": torch.linspace(999, 1, batch),
+            "encoder_hidden_states": _normal(batch, max_length, width, seed=1),
+        }
+
+    def latent(batch: int, scale: int) -> dict[str, torch.Tensor]:
+        return {"latent_sample": _normal(batch, vae.config.latent_channels, side * scale, side * scale)}
+
+    def picture(batch: int, scale: int) -> dict[str, torch.Tensor]:
+        return {"sample": _normal(batch, 3, size_multiple * scale, size_multiple * scale).clamp(-1, 1)}
+
+    latent_axes = {0: "batch", 2: "latent_height", 3: "latent_width"}
+    picture_axes = {0: "batch", 2: "height", 3: "width"}
+    return [
+        Traced(
+            "text_encoder",
+            TextEncoder(text),
+            ids,
+            ("last_hidden_state",),
+            {"input_ids": {0: "batch"}, "last_hidden_state": {0: "batch"}},
+        ),
+        Traced(
+            "unet",
+            Unet(unet),
+            noisy,
+            ("out_sample",),
+            {
+                "sample": latent_axes,
+                "timestep": {0: "batch"},
+                "encoder_hidden_states": {0: "batch", 1: "tokens"},
+                "out_sample": latent_axes,
+            },
+        ),
+        Traced(
+            "vae_decoder",
+            VaeDecoder(vae),
+            latent,
+            ("sample",),
+            {"latent_sample": latent_axes, "sample": picture_axes},
+        ),
+        Traced(
+            "vae_encoder",
+            VaeEncoder(vae),
+            picture,
+            ("latent_mean", "latent_logvar"),
+            {"sample": picture_axes, "latent_mean": latent_axes, "latent_logvar": latent_axes},
+        ),
+    ]
