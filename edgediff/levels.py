@@ -21,7 +21,7 @@ def _linear(start: float, end: float, n: int) -> Float64:
 
 def _scaled_linear(start: float, end: float, n: int) -> Float64:
     root: Float64 = np.linspace(start**0.5, end**0.5, n, dtype=np.float64)
-    return root**2
+    return np.square(root, dtype=np.float64)
 
 
 def _cosine(start: float, end: float, n: int) -> Float64:

@@ -1,23 +1,69 @@
-"""The trained parts as a diffusers folder (``pipeline/``), the image tower and the model's facts beside it."""
+"""The trained parts as a diffusers folder in fp16 (``pipeline/``), the judge's files and the model's facts beside it."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 from diffusers import StableDiffusionPipeline
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection
+
+from edgediff_export.convert import OPSET
+from edgediff_export.weights import store_fp16
 
 from .config import Config
-from .glyphs import Glyph
+from .glyphs import Glyph, sized
 from .models import build_scheduler, build_unet
 from .train_clip import trained_clip
 from .train_unet import scaled_vae
 
 
+class ImageTower(torch.nn.Module):
+    def __init__(self, model: CLIPVisionModelWithProjection) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.model(pixel_values=pixel_values).image_embeds
+        return out
+
+
+def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithProjection, folder: Path) -> None:
+    """``image_tower.onnx`` and ``glyphs.npz``: what scores pictures, without torch and without the font."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size, longest = config.image_size, (config.glyph_min + config.glyph_max) // 2
+    atlas = np.zeros((len(glyphs), size, size, 4), np.uint8)
+    for k, glyph in enumerate(glyphs):
+        drawn = sized(glyph.char, longest)
+        h, w = drawn.shape[:2]
+        top, left = (size - h) // 2, (size - w) // 2
+        atlas[k, top : top + h, left : left + w] = drawn
+    np.savez_compressed(folder / "glyphs.npz", rgba=atlas)
+    path = folder / "image_tower.onnx"
+    image.config._attn_implementation = "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            ImageTower(image.eval()),
+            (torch.zeros(1, 3, size, size),),
+            str(path),
+            input_names=["pixel_values"],
+            output_names=["image_embeds"],
+            dynamic_axes={"pixel_values": {0: "batch"}, "image_embeds": {0: "batch"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    store_fp16(model)
+    onnx.save_model(model, str(path))
+
+
 def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:
-    """Write ``folder/pipeline`` (save_pretrained), ``folder/image_tower`` and ``folder/card.json``."""
+    """Write ``folder/pipeline`` (save_pretrained), ``folder/judge`` (see ``benchmarks/quality.py``) and ``card.json``."""
     tokenizer, text, image = trained_clip(config, glyphs, folder)
     vae, _, _ = scaled_vae(config, glyphs, folder)
     unet = build_unet(config)
@@ -36,8 +82,9 @@ def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:
         requires_safety_checker=False,
     )
     out = folder / "pipeline"
-    pipeline.save_pretrained(out)
-    image.save_pretrained(folder / "image_tower")
+    # fp16 is what ships, so it is also what is kept: the bundle's weights equal these exactly.
+    pipeline.to(torch.float16).save_pretrained(out)
+    save_judge(config, glyphs, image, folder / "judge")
     card = {"config": json.loads(config.to_json()), "objects": len(glyphs), "torch": torch.__version__, "stages": {}}
     for stage in ("vae", "clip", "unet"):
         lines = (folder / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()
