@@ -20,15 +20,16 @@ def _linear(start: float, end: float, n: int) -> Float64:
 
 
 def _scaled_linear(start: float, end: float, n: int) -> Float64:
-    root: Float64 = np.linspace(start**0.5, end**0.5, n, dtype=np.float64)
-    return np.square(root, dtype=np.float64)
+    betas: Float64 = np.linspace(start**0.5, end**0.5, n, dtype=np.float64) ** 2
+    return betas
 
 
 def _cosine(start: float, end: float, n: int) -> Float64:
     """Nichol & Dhariwal 2021, equation 17; capped at 0.999. It has no start and end."""
     t = np.linspace(0.0, 1.0, n + 1)
     bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1 - bar[1:] / bar[:-1], 0.999)
+    betas: Float64 = np.minimum(1 - bar[1:] / bar[:-1], 0.999)
+    return betas
 
 
 BETAS: dict[str, Callable[[float, float, int], Float64]] = {
@@ -88,8 +89,11 @@ class Schedule:
     @cached_property
     def alpha_bar(self) -> Float64:
         """``alpha**2`` at every training timestep, float64 (num_train_timesteps,)."""
+        # Rounded to float32 where diffusers rounds: models were trained on these values, and near t = 0 the rounding
+        # of 1 - beta moves sigma by 1e-5, which would show in a comparison.
         betas = BETAS[self.beta_schedule](self.beta_start, self.beta_end, self.num_train_timesteps)
-        return np.cumprod(1.0 - betas, dtype=np.float64)
+        alphas = (np.float32(1) - betas.astype(np.float32)).astype(np.float64)
+        return np.cumprod(alphas).astype(np.float32).astype(np.float64)
 
     def level(self, t: float) -> Level:
         """The level at ``t``; between timesteps sigma / alpha is interpolated linearly (k-diffusion's convention)."""
@@ -125,4 +129,5 @@ def timesteps(
     else:
         raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
     # An offset must not lead past the last trained timestep (steps = total).
-    return np.minimum(up[::-1][:steps], float(total - 1))
+    inside: Float64 = np.minimum(up[::-1][:steps], float(total - 1))
+    return inside

@@ -1,4 +1,4 @@
-"""The trained parts as a diffusers folder in fp16 (``pipeline/``), the judge's files and the model's facts beside it."""
+"""The trained parts as a diffusers folder in fp16 (``pipeline/``), the judge's files and a card beside it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithPr
 
 
 def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:
-    """Write ``folder/pipeline`` (save_pretrained), ``folder/judge`` (see ``benchmarks/quality.py``) and ``card.json``."""
+    """Write ``folder/pipeline`` (save_pretrained), ``folder/judge`` (for ``benchmarks/quality.py``), ``card.json``."""
     tokenizer, text, image = trained_clip(config, glyphs, folder)
     vae, _, _ = scaled_vae(config, glyphs, folder)
     unet = build_unet(config)
