@@ -26,7 +26,8 @@ DIFFUSERS = """
 import sys, torch
 from diffusers import StableDiffusionPipeline
 pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None, torch_dtype=torch.float32)
-image = pipe(sys.argv[2], num_inference_steps=20, guidance_scale=4.0, generator=torch.Generator().manual_seed(7)).images[0]
+seed = torch.Generator().manual_seed(7)
+image = pipe(sys.argv[2], num_inference_steps=20, guidance_scale=4.0, generator=seed).images[0]
 image.save(sys.argv[3])
 """
 

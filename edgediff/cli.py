@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from .bundle import Bundle, read
+from .bundle import Bundle, File, read
 from .engines import DEVICES, HASH_LIMIT, why_not
-from .errors import ArgumentError, EdgediffError
+from .errors import ArgumentError, EdgediffError, EngineError, PromptWarning
 from .image import check_output, save
 from .levels import SPACINGS
 from .pipeline import load
@@ -104,10 +106,7 @@ def info(args: argparse.Namespace) -> None:
                 print(f"{name:<14}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
 
 
-def _state(bundle: Bundle, name: str, file: object) -> str:
-    from .bundle import File
-
-    assert isinstance(file, File)
+def _state(bundle: Bundle, name: str, file: File) -> str:
     try:
         bundle.path(name, file, hashed=file.size <= HASH_LIMIT)
     except EdgediffError as error:
@@ -123,6 +122,13 @@ def verify(args: argparse.Namespace) -> None:
     for name, file in bundle.files():
         bundle.path(name, file)
         print(f"ok  {name:<14}{file.path}  {file.sha256}")
+
+
+def hand_over(arguments: Sequence[str]) -> int:
+    """``edgediff export ...`` is the export stage's own command, in a process that may load torch."""
+    if importlib.util.find_spec("edgediff_export") is None:
+        raise EngineError('the export stage is not installed; run: pip install "edgediff[export]"')
+    return subprocess.run([sys.executable, "-m", "edgediff_export", *arguments], check=False).returncode
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,19 +166,25 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("verify", help="check every file's checksum")
     p.add_argument("bundle", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
     p.set_defaults(run=verify)
+
+    commands.add_parser("export", help="turn a diffusers folder into a bundle (needs the export extra)", add_help=False)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    args = parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
 
     def show_warning(message: Warning | str, *_: object) -> None:
         print(f"edgediff: warning: {message}", file=sys.stderr)
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", PromptWarning)
             warnings.showwarning = show_warning  # type: ignore[assignment]
+            if arguments[:1] == ["export"]:
+                return hand_over(arguments[1:])
+            args = parser().parse_args(arguments)
             args.run(args)
     except EdgediffError as error:
         print(f"edgediff: {error}", file=sys.stderr)

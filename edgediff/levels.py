@@ -128,6 +128,6 @@ def timesteps(
         up = np.round(up) if rounded else up
     else:
         raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
-    # An offset must not lead past the last trained timestep (steps = total).
-    inside: Float64 = np.minimum(up[::-1][:steps], float(total - 1))
-    return inside
+    t: Float64 = up[::-1][:steps]
+    # An offset must not lead past the last trained timestep (as many steps as timesteps).
+    return t - max(0.0, float(t[0]) - (total - 1))

@@ -1,4 +1,7 @@
-"""``python -m edgediff_export.reference_model --config core64 --out DIR [--stage vae|clip|unet|save|all]``"""
+"""Train the built-in model: ``python -m edgediff_export.reference_model --config core64 --out runs/core64``.
+
+Stages resume from the checkpoints in the folder. ``--stage publish --repository .`` then puts the result where it ships.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="core64", help="a preset's name or a JSON file")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs, sample sheets and the pipeline")
-    parser.add_argument("--stage", default="all", choices=(*STAGES, "all"))
+    parser.add_argument("--stage", default="all", choices=(*STAGES, "all", "publish"))
+    parser.add_argument("--repository", type=Path, default=Path(), help="the checkout that publish writes to")
     parser.add_argument("--threads", type=int, default=0, help="torch CPU threads (default: all)")
     args = parser.parse_args()
 
@@ -44,6 +48,10 @@ def main() -> None:
         from .save import save
 
         save(config, glyphs, args.out)
+    if args.stage == "publish":
+        from .publish import publish
+
+        publish(config, glyphs, args.out, args.repository)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Config:
     unet_attention: tuple[bool, ...] = (False, True)  # cross-attention by level
     unet_layers: int = 1
     unet_head_dim: int = 32
-    unet_steps: int = 9_500
+    unet_steps: int = 8_000
     unet_batch: int = 64
     unet_lr: float = 1e-3
     unet_ema: float = 0.998

@@ -1,0 +1,49 @@
+"""Put a trained model where it ships: the bundle in the package, its fp16 source and its judge in the repository."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgediff_export.convert import export
+
+from .config import Config
+from .glyphs import COLOURS, Glyph
+from .train_vae import random_picture, to_tensor
+
+LICENCE = "OFL-1.1 (trained on glyphs of Noto Color Emoji, Copyright Google Inc.)"
+DEFAULTS: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 4.0, "sampler": "dpmpp_2m"}
+
+
+def publish(config: Config, glyphs: list[Glyph], folder: Path, repository: Path) -> None:
+    """Copy ``pipeline``, ``judge`` and ``card.json`` from ``folder``, and export the bundle, into ``repository``."""
+    home = repository / "export" / "reference_model"
+    bundle, notice = repository / "edgediff" / "models" / "emoji", home / "LICENSE.model"
+    _replace(folder / "pipeline", home / "pipeline")
+    for file in (folder / "judge").iterdir():
+        shutil.copy(file, repository / "benchmarks" / "data" / file.name)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    shutil.copy(folder / "card.json", home / "card.json")
+    rng = random.Random(5)
+    shown = [random_picture(config, rng.choice(glyphs), rng.choice(list(COLOURS)), rng) for _ in range(256)]
+    fresh = folder / "bundle"
+    shutil.rmtree(fresh, ignore_errors=True)
+    export(
+        home / "pipeline",
+        fresh,
+        name=f"edgediff-emoji-{config.name}",
+        defaults=DEFAULTS,
+        licence=LICENCE,
+        provenance={"trained_by": "edgediff_export.reference_model", "config": card["config"], "seed": config.seed},
+        pictures=to_tensor(shown),
+    )
+    shutil.copy(notice, fresh / "LICENSE")
+    _replace(fresh, bundle)
+
+
+def _replace(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)

@@ -1,0 +1,162 @@
+"""The commands, in process; exit codes and messages. One test runs the installed entry point."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from edgediff import cli, progress
+
+
+def test_generate(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "cat.png"
+    arguments = ["--model", str(tiny_bundle), "--steps", "2", "--seed", "4", "--sampler", "euler", "-o", str(out)]
+    assert cli.main(["generate", "a cat", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{out} (seed 4)\n"
+    assert captured.err == ""  # no bar: stderr is no terminal
+    with Image.open(out) as image:
+        assert image.size == (32, 32)
+        assert "Sampler: Euler, " in image.text["parameters"]
+
+
+def test_batch(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "cat.webp"
+    model = ["--model", str(tiny_bundle)]
+    assert cli.main(["generate", "a cat", *model, "--steps", "1", "--seed", "4", "--batch", "2", "-o", str(out)]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cat-0.webp", "cat-1.webp"]
+    assert "(seed 5)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sampler", "plmss"], "no sampler 'plmss'; choose from"),
+        (["--spacing", "tight"], "no spacing 'tight'"),
+        (["--steps", "0"], "num_inference_steps is 0"),
+        (["--guidance-scale", "nan"], "guidance_scale is nan"),
+        (["--size", "30x32"], "width is 30; it must be a multiple of 8"),
+        (["--size", "big"], "size is 'big'; write it as WIDTHxHEIGHT"),
+        (["--batch", "0"], "batch is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--device", "tpu"], "no device 'tpu'; choose from cpu"),
+        (["--threads", "0"], "threads is 0"),
+        (["--model", "nowhere"], "no bundle at nowhere"),
+    ],
+)
+def test_bad_input(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["generate", "a cat", "--model", str(tiny_bundle), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("edgediff: ")
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_empty_prompt(tiny_bundle: Path, capsys: pytest.CaptureFixture[str], prompt: str) -> None:
+    assert cli.main(["generate", prompt, "--model", str(tiny_bundle)]) == 2
+    assert "it must be text that is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["/nowhere/a.png", "/proc/a.png", "a.gif"])
+def test_bad_output_before_any_work(
+    output: str, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "load", lambda *a, **k: pytest.fail("work started"))
+    assert cli.main(["generate", "a cat", "--model", str(tiny_bundle), "-o", output]) == 2
+    assert f"cannot write {output}" in capsys.readouterr().err
+
+
+def test_damaged_bundle(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    (root / "unet.onnx").write_bytes(b"short")
+    out = tmp_path / "out.png"
+    assert cli.main(["generate", "a cat", "--model", str(root), "-o", str(out)]) == 2
+    assert "unet.onnx has 5 bytes" in capsys.readouterr().err
+    assert not out.exists()
+    assert cli.main(["verify", str(root)]) == 2
+    assert cli.main(["info", str(root)]) == 0
+    assert "PROBLEM: bundle 'tiny': unet: unet.onnx has 5 bytes" in capsys.readouterr().out
+
+
+def test_long_prompt_warns(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "a.png")
+    assert cli.main(["generate", "cat " * 80, "--model", str(tiny_bundle), "--steps", "1", "-o", out]) == 0
+    assert "edgediff: warning: the prompt is longer than the 75 tokens" in capsys.readouterr().err
+
+
+def test_plan(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--model", str(tiny_bundle), "--sampler", "dpmpp_2m", "--steps", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("DPM++ 2M, leading spacing, epsilon")
+    assert len(lines) == 3 + 4
+    assert cli.main(["plan", "--model", str(tiny_bundle), "--steps", "0"]) == 2
+
+
+def test_info_and_verify(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", str(tiny_bundle)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("runs on cpu by ONNX Runtime") == 4
+    assert "unet          <- sample float32[batch, 4, latent_height, latent_width]" in text
+    assert cli.main(["verify", str(tiny_bundle)]) == 0
+    assert capsys.readouterr().out.count("ok  ") == 5
+
+
+def test_progress_draws_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> None:
+            written.append(text)
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(progress.progress(range(3), 3)) == [0, 1, 2]
+    assert "".join(written).count("\r") == 3
+    assert "3/3" in "".join(written)
+
+
+def test_export_hands_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "nowhere", str(tmp_path / "out")]) == 2
+    assert capfd.readouterr().err.endswith("no diffusers model at nowhere: it has no model_index.json\n")
+
+
+def test_export_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["export", "a", "b"]) == 2
+    assert 'pip install "edgediff[export]"' in capsys.readouterr().err
+
+
+def test_installed_command(tmp_path: Path) -> None:
+    command = Path(sys.executable).parent / "edgediff"
+    run = subprocess.run(
+        [command, "generate", "a red apple on a blue background", "--seed", "1", "-o", "apple.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == "apple.png (seed 1)\n"
+    with Image.open(tmp_path / "apple.png") as image:
+        assert image.size == (64, 64)
+    assert subprocess.run([command, "frobnicate"], capture_output=True, check=False).returncode == 2

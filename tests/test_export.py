@@ -1,0 +1,164 @@
+"""diffusers folder -> bundle: what is written, and what is refused with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import edgediff
+from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
+from edgediff_export import convert, parity
+from edgediff_export.convert import export
+from edgediff_export.weights import store_fp16
+
+
+@pytest.fixture
+def source(tiny_source: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pipeline, to break."""
+    return Path(shutil.copytree(tiny_source, tmp_path / "source"))
+
+
+def nothing_left(folder: Path) -> bool:
+    return [p.name for p in folder.iterdir()] == ["source"]
+
+
+def test_manifest(tiny_bundle: Path) -> None:
+    found = edgediff.bundle.read(tiny_bundle)
+    assert found.name == "tiny"
+    assert found.schedule == edgediff.Schedule(
+        beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False, timestep_spacing="leading"
+    )
+    assert (found.latent.channels, found.latent.factor, found.latent.size_multiple) == (4, 4, 8)
+    assert found.latent.scale == pytest.approx(0.18215)
+    assert (found.defaults.width, found.defaults.height, found.defaults.sampler) == (32, 32, "ddim")
+    assert [t.name for t in found.parts["unet"].inputs] == ["sample", "timestep", "encoder_hidden_states"]
+    assert found.parts["vae_decoder"].outputs[0].shape == ("batch", 3, "height", "width")
+    assert set(found.parity) == {*edgediff.bundle.PARTS, "preview_r2"}
+    assert all(found.parity[p]["relative"] < 1e-4 for p in edgediff.bundle.PARTS)
+    assert not [p for p in tiny_bundle.iterdir() if p.name.startswith((".", "tmp"))]
+
+
+def test_fp16_weights(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    half = export(tiny_source, tmp_path / "half")
+    sizes = [(root / "unet.onnx").stat().st_size for root in (half, tiny_bundle)]
+    assert sizes[0] < 0.65 * sizes[1]  # the graph itself does not shrink
+    a = edgediff.load(half, threads=1)("a cat", seed=0, num_inference_steps=4).latents
+    b = edgediff.load(tiny_bundle, threads=1)("a cat", seed=0, num_inference_steps=4).latents
+    assert 0 < np.linalg.norm(a - b) / np.linalg.norm(b) < 1e-2
+
+
+def test_store_fp16_keeps_what_fp16_cannot_hold() -> None:
+    values = {"a": np.linspace(-2, 2, 128), "big": np.full(128, 1e5), "small": np.ones(3)}
+    tensors = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items()]
+    nodes = [helper.make_node("Identity", [k], [k + "_out"]) for k in values]
+    outputs = [helper.make_tensor_value_info(k + "_out", TensorProto.FLOAT, [len(v)]) for k, v in values.items()]
+    model = helper.make_model(helper.make_graph(nodes, "g", [], outputs, tensors))
+    assert store_fp16(model) == 1
+    onnx.checker.check_model(model)
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    assert kinds == {"a.fp16": TensorProto.FLOAT16, "big": TensorProto.FLOAT, "small": TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae", "scheduler", "tokenizer"])
+def test_a_missing_part(source: Path, part: str) -> None:
+    shutil.rmtree(source / part)
+    with pytest.raises(BundleNotFoundError, match=f"part {part} is missing"):
+        export(source, source.parent / "out")
+    assert nothing_left(source.parent)
+
+
+def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def test_other_bad_sources(source: Path) -> None:
+    out = source.parent / "out"
+    with pytest.raises(BundleNotFoundError, match=r"no model_index\.json"):
+        export(source.parent / "nowhere", out)
+    scheduler = source / "scheduler" / "scheduler_config.json"
+    edit(scheduler, lambda d: d.update(trained_betas=[0.1]))
+    with pytest.raises(BundleError, match="trained_betas"):
+        export(source, out)
+    edit(scheduler, lambda d: d.update(trained_betas=None, prediction_type="sigma"))
+    with pytest.raises(BundleError, match="no prediction_type 'sigma'; choose from epsilon"):
+        export(source, out)
+    edit(scheduler, lambda d: d.update(beta_schedule="cubic"))
+    with pytest.raises(BundleError, match="cannot be loaded by diffusers: cubic"):
+        export(source, out)
+    edit(source / "model_index.json", lambda d: d.update(_class_name="FluxPipeline"))
+    with pytest.raises(BundleError, match="is a 'FluxPipeline'"):
+        export(source, out)
+    (source / "model_index.json").write_text("{", encoding="utf-8")
+    with pytest.raises(BundleError, match="is not JSON"):
+        export(source, out)
+    assert nothing_left(source.parent)
+
+
+def test_weights_that_are_not_finite(source: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = source / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_out.bias"][0] = torch.nan
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(BundleError, match=r"unet has weights that are not finite, first in conv_out\.bias"):
+        export(source, source.parent / "out")
+    assert nothing_left(source.parent)
+
+
+def test_bad_output_and_precision(tiny_source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="no precision 'int3'; choose from fp32"):
+        export(tiny_source, tmp_path / "out", precision="int3")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="is not an empty folder"):
+        export(tiny_source, tmp_path / "full")
+    with pytest.raises(OutputError, match="cannot write /proc/out"):
+        export(tiny_source, "/proc/out")
+
+
+def test_a_part_that_differs_fails_the_export(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity.CEILING, "fp16-weights", 1e-9)
+    with pytest.raises(EngineError, match="text_encoder: fp16-weights differs from torch by"):
+        export(tiny_source, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_go_beside_the_graph(
+    tiny_source: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "DATA_LIMIT", 1000)
+    out = export(tiny_source, tmp_path / "out", precision="fp32")
+    found = edgediff.bundle.read(out)
+    assert [f.engine for f in found.parts["unet"].files] == ["onnx", "onnx-data"]
+    a, b = (edgediff.load(root, threads=1)("a cat", seed=0, num_inference_steps=2) for root in (out, tiny_bundle))
+    np.testing.assert_array_equal(a.latents, b.latents)
+    data = out / "unet.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"unet\.onnx\.data has"):
+        edgediff.load(out).engine("unet")
+
+
+def test_command(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "edgediff_export", "nowhere", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.endswith("edgediff: no diffusers model at nowhere: it has no model_index.json\n")

@@ -1,0 +1,83 @@
+"""Pixels, files with parameters inside, and paths that cannot be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgediff import OutputError, save
+from edgediff.image import EXIF_IFD, USER_COMMENT, to_pil, to_uint8
+
+TEXT = "a red apple 🍎\nSteps: 2, Seed: 5"
+
+
+def picture() -> Image.Image:
+    rng = np.random.default_rng(0)
+    return to_pil(rng.integers(0, 256, (16, 24, 3), dtype=np.uint8), TEXT)
+
+
+def test_to_uint8() -> None:
+    values = np.array([-1.5, -1, 0, 1, 9, 1 - 1 / 127.5], np.float32).reshape(1, 1, 1, 6).repeat(3, axis=1)
+    out = to_uint8(values)
+    assert out.shape == (1, 1, 6, 3)
+    assert out[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255, 254]
+
+
+def test_png(tmp_path: Path) -> None:
+    image = picture()
+    assert save(image, tmp_path / "a.PNG") == tmp_path / "a.PNG"
+    with Image.open(tmp_path / "a.PNG") as back:
+        back.load()
+        assert back.text["parameters"] == TEXT
+        np.testing.assert_array_equal(np.asarray(back), np.asarray(image))
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.jpg", "a.jpeg"])
+def test_exif(tmp_path: Path, name: str) -> None:
+    save(picture(), tmp_path / name)
+    with Image.open(tmp_path / name) as back:
+        comment = back.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be") == TEXT
+
+
+def test_overwrites_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    save(picture(), path)
+    with Image.open(path) as back:
+        assert back.size == (24, 16)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_bad_paths(tmp_path: Path) -> None:
+    for path, message in (
+        (tmp_path / "a.gif", r"no format '\.gif'; choose from \.png, \.webp"),
+        (tmp_path / "none" / "a.png", "the folder .* does not exist"),
+        (tmp_path, "no format ''"),
+        (Path("/proc/a.png"), "cannot write /proc/a.png"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            save(picture(), path)
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    with pytest.raises(OutputError, match="it is a folder"):
+        save(picture(), folder)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save(picture(), path)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
