@@ -122,12 +122,12 @@ def timesteps(
         down: Float64 = np.round(np.arange(total, 0, -total / steps, dtype=np.float64))
         return down[:steps] - 1
     if spacing == "leading":
-        up = np.arange(points) * float(total // points) + schedule.steps_offset
+        up: Float64 = np.arange(points, dtype=np.float64) * (total // points) + schedule.steps_offset
     elif spacing == "linspace":
-        up = np.linspace(0, total - 1, points)
+        up = np.linspace(0, total - 1, points, dtype=np.float64)
         up = np.round(up) if rounded else up
     else:
         raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
-    t: Float64 = up[::-1][:steps]
+    t = up[::-1][:steps]
     # An offset must not lead past the last trained timestep (as many steps as timesteps).
     return t - max(0.0, float(t[0]) - (total - 1))

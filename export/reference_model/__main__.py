@@ -1,6 +1,6 @@
 """Train the built-in model: ``python -m edgediff_export.reference_model --config core64 --out runs/core64``.
 
-Stages resume from the checkpoints in the folder. ``--stage publish --repository .`` then puts the result where it ships.
+Stages resume from the checkpoints in the folder; ``--stage publish`` then puts the result where it ships.
 """
 
 from __future__ import annotations
