@@ -144,6 +144,7 @@ def main() -> None:
         facts = {"count": args.count, "steps": args.steps, "bundle": pipe.bundle.id, "measures": results}
         write("quality", facts, ("edgediff", "numpy", "onnxruntime"))
     if args.sheet:
+        RESULTS.mkdir(exist_ok=True)
         contact_sheet(pipe, judge.glyphs, RESULTS / "contact_sheet.png")
 
 

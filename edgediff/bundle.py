@@ -11,11 +11,21 @@ from typing import Any, TypeVar
 
 from .errors import ArgumentError, BundleError, BundleNotFoundError, choices
 from .levels import Schedule
+from .table import plan
 
 FORMAT = 1
 MANIFEST = "bundle.json"
 PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 REQUIRED_PARTS = PARTS[:3]
+KINDS = ("stable-diffusion",)
+# What the runtime feeds each part and reads from it.
+TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "text_encoder": (("input_ids",), ("last_hidden_state",)),
+    "unet": (("sample", "timestep", "encoder_hidden_states"), ("out_sample",)),
+    "vae_decoder": (("latent_sample",), ("sample",)),
+    "vae_encoder": (("sample",), ("latent_mean", "latent_logvar")),
+}
+MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
 BUILT_IN = Path(__file__).parent / "models" / "emoji"
 
 T = TypeVar("T")
@@ -115,6 +125,14 @@ class Bundle:
             BundleNotFoundError: no such file.
             BundleError: another size or checksum than the manifest's.
         """
+        try:
+            return self._checked(part, file, hashed)
+        except BundleError:
+            raise
+        except OSError as error:
+            raise BundleError(f"bundle {self.name!r}: {part}: {file.path} cannot be read: {error}") from error
+
+    def _checked(self, part: str, file: File, hashed: bool) -> Path:
         path = self.root / file.path
         if not path.is_file():
             raise BundleNotFoundError(f"bundle {self.name!r}: {part} needs {file.path}, which is not in {self.root}")
@@ -149,13 +167,18 @@ def read(path: str | Path | None = None) -> Bundle:
     """
     root = BUILT_IN if path is None else Path(path)
     manifest = root / MANIFEST
-    if not manifest.is_file():
-        what = "is not a folder" if not root.is_dir() else f"has no {MANIFEST}"
-        raise BundleNotFoundError(f"no bundle at {root}: it {what}")
-    raw = manifest.read_bytes()
     try:
-        data = json.loads(raw)
-    except ValueError as error:
+        if not manifest.is_file():
+            what = "is not a folder" if not root.is_dir() else f"has no {MANIFEST}"
+            raise BundleNotFoundError(f"no bundle at {root}: it {what}")
+        raw = manifest.read_bytes()
+    except BundleError:
+        raise
+    except OSError as error:
+        raise BundleError(f"the bundle at {root} cannot be read: {error}") from error
+    try:
+        data = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{manifest} is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{manifest} holds {type(data).__name__}, not an object")
@@ -165,6 +188,10 @@ def read(path: str | Path | None = None) -> Bundle:
         return _bundle(root, hashlib.sha256(raw).hexdigest()[:10], data)
     except BundleError as error:
         raise BundleError(f"{manifest}: {error}") from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")
 
 
 def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
@@ -184,38 +211,56 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
     for name, part in parts.items():
         if not part.files:
             raise BundleError(f"part {name} has no files")
+        for what, tensors, needed in zip(("input", "output"), (part.inputs, part.outputs), TENSORS[name], strict=True):
+            if sorted(t.name for t in tensors) != sorted(needed):
+                raise BundleError(f"part {name} has {what}s {[t.name for t in tensors]}; it must have {list(needed)}")
     latent = _make(Latent, _get(data, "latent", dict), "latent")
     defaults = _make(Defaults, _get(data, "defaults", dict), "defaults")
     if (
         min(latent.channels, latent.factor, latent.size_multiple, defaults.width, defaults.height) < 1
-        or not latent.scale
+        or latent.scale <= 0
     ):
         raise BundleError("latent channels, factor, scale, size_multiple and the default size must be positive")
+    multiple = latent.size_multiple
+    if multiple % latent.factor or defaults.width % multiple or defaults.height % multiple:
+        raise BundleError(
+            f"size_multiple {multiple} must be a multiple of the factor {latent.factor}, "
+            f"and the default size {defaults.width}x{defaults.height} one of it"
+        )
     try:
         schedule = _make(Schedule, _get(data, "schedule", dict), "schedule")
     except ArgumentError as error:
         raise BundleError(f"schedule: {error}") from error
+    try:
+        plan(schedule, defaults.sampler, defaults.num_inference_steps, defaults.guidance_scale)
+    except ArgumentError as error:
+        raise BundleError(f"defaults: {error}") from error
+    kind = _get(data, "kind", str)
+    if kind not in KINDS:
+        raise BundleError(f"unknown kind {kind!r}; choose from {choices(KINDS)}")
     preview = data.get("preview")
     text = tuple(
         Text(_file(_get(t, "file", dict, "text")), _get(t, "max_length", int, "text"), _get(t, "pad_id", int, "text"))
         for t in _get(data, "text", list)
     )
-    if not text:
-        raise BundleError("text names no tokenizer")
+    if len(text) != 1:
+        raise BundleError(f"text names {len(text)} tokenizers; this version runs one")
+    if text[0].max_length < 3 or not 0 <= text[0].pad_id < 2**31:
+        raise BundleError(f"text has max_length {text[0].max_length} and pad_id {text[0].pad_id}; one is out of range")
     return Bundle(
         root=root,
         id=identity,
         name=_get(data, "name", str),
-        kind=_get(data, "kind", str),
+        kind=kind,
         schedule=schedule,
         latent=latent,
         defaults=defaults,
         text=text,
         parts=parts,
         preview=None if preview is None else _preview(preview, latent.channels),
-        licence=data.get("licence", ""),
-        provenance=data.get("provenance", {}),
-        parity=data.get("parity", {}),
+        licence=_get({"licence": "", **data}, "licence", str),
+        provenance=_get({"provenance": {}, **data}, "provenance", dict),
+        parity=_get({"parity": {}, **data}, "parity", dict),
     )
 
 
@@ -224,7 +269,7 @@ def _get(data: Any, key: str, kind: type[T], where: str = "") -> T:
     if not isinstance(data, Mapping) or key not in data:
         raise BundleError(f"{label} is missing")
     value = data[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise BundleError(f"{label} is {value!r}; it must be of type {kind.__name__}")
@@ -260,6 +305,9 @@ def _tensor(data: Any) -> Tensor:
 
 def _preview(data: Any, channels: int) -> Preview:
     weight, bias = _get(data, "weight", list, "preview"), _get(data, "bias", list, "preview")
-    if len(weight) != channels or any(len(row) != 3 for row in weight) or len(bias) != 3:
-        raise BundleError(f"preview.weight must be {channels} x 3 and preview.bias 3 long")
+    numbers = all(
+        isinstance(r, list) and len(r) == 3 and all(type(v) in (int, float) for v in r) for r in [*weight, bias]
+    )
+    if len(weight) != channels or not numbers:
+        raise BundleError(f"preview.weight must be {channels} x 3 numbers and preview.bias 3")
     return Preview(tuple(tuple(float(v) for v in row) for row in weight), tuple(float(v) for v in bias))

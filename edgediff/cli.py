@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .bundle import Bundle, File, read
 from .engines import DEVICES, HASH_LIMIT, why_not
-from .errors import ArgumentError, EdgediffError, EngineError, PromptWarning
+from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
 from .image import check_output, save
 from .levels import SPACINGS
 from .pipeline import load
@@ -39,8 +39,8 @@ def numbered(path: Path, count: int) -> list[Path]:
 
 def generate(args: argparse.Namespace) -> None:
     width, height = size(args.size) if args.size else (None, None)
-    if args.batch < 1:
-        raise ArgumentError(f"batch is {args.batch}; it must be at least 1")
+    if not 1 <= args.batch <= 1000:
+        raise ArgumentError(f"batch is {args.batch}; it must be 1 .. 1000")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
     pipe = load(args.model, device=args.device, threads=args.threads)
     steps = pipe.stream(
@@ -107,27 +107,36 @@ def info(args: argparse.Namespace) -> None:
 
 
 def _state(bundle: Bundle, name: str, file: File) -> str:
+    hashed = file.size <= HASH_LIMIT
     try:
-        bundle.path(name, file, hashed=file.size <= HASH_LIMIT)
+        bundle.path(name, file, hashed=hashed)
     except EdgediffError as error:
         return f"PROBLEM: {error}"
+    state = f"ok  {file.sha256[:10]}" if hashed else "size ok, not hashed (edgediff verify does)"
     if file.engine == "tokenizers":
-        return f"ok  {file.sha256[:10]}"
-    reason = why_not(file, "cpu")
-    return f"ok  {file.sha256[:10]}  " + (f"passed over: {reason}" if reason else "runs on cpu by ONNX Runtime")
+        return state
+    reason = why_not(file)
+    return state + "  " + (f"passed over: {reason}" if reason else "runs on cpu by ONNX Runtime")
 
 
 def verify(args: argparse.Namespace) -> None:
     bundle = read(args.bundle)
+    broken = 0
     for name, file in bundle.files():
-        bundle.path(name, file)
-        print(f"ok  {name:<14}{file.path}  {file.sha256}")
+        try:
+            bundle.path(name, file)
+            print(f"ok  {name:<14}{file.path}  {file.sha256}")
+        except BundleError as error:
+            broken += 1
+            print(f"BAD {name:<14}{file.path}  {error}")
+    if broken:
+        raise BundleError(f"{broken} of {len(bundle.files())} files of bundle {bundle.name!r} are missing or damaged")
 
 
 def hand_over(arguments: Sequence[str]) -> int:
     """``edgediff export ...`` is the export stage's own command, in a process that may load torch."""
     if importlib.util.find_spec("edgediff_export") is None:
-        raise EngineError('the export stage is not installed; run: pip install "edgediff[export]"')
+        raise EngineError('the export stage is not installed; run: pip install "edgediff[export,cpu]"')
     return subprocess.run([sys.executable, "-m", "edgediff_export", *arguments], check=False).returncode
 
 

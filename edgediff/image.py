@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 USER_COMMENT = 0x9286  # EXIF; the field that the Stable Diffusion tools read from JPEG and WebP
 EXIF_IFD = 0x8769
+EXIF_LIMIT = 60_000  # bytes, even; a JPEG segment ends at 65,535
 
 
 def to_uint8(decoded: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
@@ -44,18 +45,28 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"cannot write {path}: no format {path.suffix!r}; choose from {choices(FORMATS)}")
-    if path.is_dir():
+    try:
+        folder, parent = path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # no permission to look, or a name that is too long
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    if folder:
         raise OutputError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
+    if not parent:
         raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
     try:
         # Permission bits do not tell all (read-only mounts, access lists): try what `save` will do.
-        descriptor, probe = tempfile.mkstemp(dir=path.parent, prefix=".edgediff-")
+        probe, descriptor = _hidden(path)
+        os.close(descriptor)
+        probe.unlink()
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(descriptor)
-    os.unlink(probe)
     return path
+
+
+def _hidden(path: Path) -> tuple[Path, int]:
+    """A new hidden file beside ``path``, with the permissions of a plain ``open``; and its descriptor."""
+    hidden = path.with_name(f".edgediff-{secrets.token_hex(6)}{path.suffix}")
+    return hidden, os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def save(image: Image, path: str | Path) -> Path:
@@ -78,20 +89,17 @@ def save(image: Image, path: str | Path) -> Path:
         from PIL.Image import Exif
 
         exif = Exif()
-        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
+        comment = b"UNICODE\0" + parameters.encode("utf-16-be")
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = comment[:EXIF_LIMIT]
         options |= {"exif": exif, "quality": 95}
-    # Pillow has to see the real suffix only for `format`; the hidden name keeps half a file from being found.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".edgediff-", suffix=path.suffix)
     try:
-        with os.fdopen(descriptor, "wb") as f:
-            image.save(f, kind, **options)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        hidden, descriptor = _hidden(path)
+        try:
+            with os.fdopen(descriptor, "wb") as f:
+                image.save(f, kind, **options)
+            os.replace(hidden, path)
+        finally:
+            hidden.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # Pillow: ValueError for what a format cannot hold
+        raise OutputError(f"cannot write {path}: {error}") from error
     return path

@@ -86,6 +86,14 @@ class Schedule:
                 f"betas run from {self.beta_start} to {self.beta_end}; they must satisfy 0 < beta_start <= beta_end < 1"
             )
 
+        if self.steps_offset < 0:
+            raise ArgumentError(f"steps_offset is {self.steps_offset}; it must be at least 0")
+        bar = self.alpha_bar
+        if not (bar[-1] > 0 and bar[0] < 1):
+            raise ArgumentError(
+                f"the schedule runs from alpha_bar {bar[0]} to {bar[-1]} in float32; it must stay between 0 and 1"
+            )
+
     @cached_property
     def alpha_bar(self) -> Float64:
         """``alpha**2`` at every training timestep, float64 (num_train_timesteps,)."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .table import Plan, Row, estimate, update
@@ -36,8 +37,9 @@ def run(plan: Plan, denoise: Denoise, x: Array, noise: Callable[[], Array]) -> I
     history: deque[Array] = deque(maxlen=max(1, plan.depth))  # newest first, each shaped like x
     for row in plan.rows:
         u, c = denoise(x, row.t, row.guided)
-        after = update(row, x, u, c, history, noise() if row.d else None)
-        if plan.depth:
-            history.appendleft(estimate(row, x, u, c))
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller checks; NumPy would print
+            after = update(row, x, u, c, history, noise() if row.d else None)
+            if plan.depth:
+                history.appendleft(estimate(row, x, u, c))
         yield LoopStep(row, x, u, c, after)
         x = after

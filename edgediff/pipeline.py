@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ class Request:
 
     prompts: tuple[str, ...]  # one an image
     negatives: tuple[str, ...]
+    ids: Mapping[str, NDArray[np.int64]]  # of every text above that the text encoder will read
     seeds: tuple[int, ...]
     plan: Plan
     guidance_scale: float
@@ -129,7 +130,7 @@ class Pipeline:
     def __call__(self, prompt: str | Sequence[str], **arguments: Any) -> Result:
         """Make pictures. Arguments are those of ``stream``.
 
-        >>> edgediff.load()("a red apple", seed=7).images[0].save("apple.png")
+        >>> edgediff.save(edgediff.load()("a red apple", seed=7).images[0], "apple.png")
         """
         steps = self.stream(prompt, **arguments)
         for step in steps:
@@ -192,23 +193,24 @@ class Pipeline:
     ) -> Request:
         """The checked form of a call's arguments (see ``stream``)."""
         defaults, latent = self.bundle.defaults, self.bundle.latent
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        prompts = _texts("prompt", prompt)
         if not prompts:
             raise PromptError("no prompt was given")
         for p in prompts:
-            if not isinstance(p, str) or not p.strip():
+            if not p.strip():
                 raise PromptError(f"the prompt is {p!r}; it must be text that is not empty")
-        if negative_prompt is None:
-            negative_prompt = ""
-        negatives = (negative_prompt,) * len(prompts) if isinstance(negative_prompt, str) else tuple(negative_prompt)
-        if len(negatives) != len(prompts) or not all(isinstance(n, str) for n in negatives):
-            raise PromptError(
-                f"{len(prompts)} prompts need as many negative prompts (text); {len(negatives)} were given"
-            )
+        negative_prompt = "" if negative_prompt is None else negative_prompt
+        negatives = _texts("negative prompt", negative_prompt)
+        if isinstance(negative_prompt, str):
+            negatives *= len(prompts)
+        if len(negatives) != len(prompts):
+            raise PromptError(f"{len(prompts)} prompts need as many negative prompts; {len(negatives)} were given")
         per = _whole("num_images_per_prompt", num_images_per_prompt)
         height = _whole("height", defaults.height if height is None else height)
         width = _whole("width", defaults.width if width is None else width)
         for name, value in (("height", height), ("width", width)):
+            if value > bundles.MAX_SIZE:
+                raise ArgumentError(f"{name} is {value}; it must be at most {bundles.MAX_SIZE}")
             if value % latent.size_multiple:
                 below = value // latent.size_multiple * latent.size_multiple
                 near = [str(v) for v in (below, below + latent.size_multiple) if v]
@@ -229,12 +231,32 @@ class Pipeline:
         )
         shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
         if latents is not None:
-            latents = np.asarray(latents, np.float32)
-            if latents.shape != shape:
-                raise ArgumentError(f"latents have shape {latents.shape}; this call needs {shape}")
-        return Request(
-            prompts, negatives, _seeds(seed, len(prompts)), table, float(guidance), width, height, latents, output_type
-        )
+            if not isinstance(latents, np.ndarray) or latents.shape != shape:
+                given = getattr(latents, "shape", type(latents).__name__)
+                raise ArgumentError(f"latents have shape {given}; this call needs {shape}")
+            latents = latents.astype(np.float32)
+            if not np.isfinite(latents).all():
+                raise ArgumentError("latents hold values that are not finite")
+        seeds = _seeds(seed, len(prompts))
+        ids = self._tokenize("prompt", prompts)
+        if table.rows[0].guided:
+            ids |= self._tokenize("negative prompt", negatives)
+        return Request(prompts, negatives, ids, seeds, table, float(guidance), width, height, latents, output_type)
+
+    def _tokenize(self, what: str, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """Ids by text. Warns with the words that did not fit."""
+        tokenizer = self.tokenizer()
+        ids: dict[str, NDArray[np.int64]] = {}
+        for text in dict.fromkeys(texts):
+            ids[text], cut = tokenizer.encode(text)
+            if cut:
+                warnings.warn(
+                    f"the {what} is longer than the {tokenizer.max_length - 2} tokens that this model reads; "
+                    f"cut: {cut!r}",
+                    PromptWarning,
+                    stacklevel=4,  # the caller of stream()
+                )
+        return ids
 
     def _run(self, request: Request) -> Iterator[Step]:
         latent = self.bundle.latent
@@ -246,8 +268,10 @@ class Pipeline:
 
         table = request.plan
         guided = table.rows[0].guided
-        context = self.encode(request.prompts)
-        both = np.concatenate([self.encode(request.negatives), context]) if guided else context
+        context = self.encode([request.ids[p] for p in request.prompts])
+        both = context
+        if guided:
+            both = np.concatenate([self.encode([request.ids[n] for n in request.negatives]), context])
         unet = self.engine("unet")
         x = noise() if request.latents is None else request.latents
         if table.start != 1.0:
@@ -264,28 +288,16 @@ class Pipeline:
             return (out[: len(x)], out[len(x) :]) if guided else (None, out)
 
         for k, step in enumerate(run(table, denoise, x, noise)):
+            require_finite(f"sampler {table.sampler}, step {k + 1},", step.after)
             yield Step(k, len(table.rows), request, self, step)
 
-    def encode(self, prompts: Sequence[str]) -> Float32:
-        """Prompts -> text embeddings, float32 (B, tokens, width). Warns with the words that did not fit."""
-        tokenizer = self.tokenizer()
-        known: dict[str, int] = {}
-        rows: list[NDArray[np.int64]] = []
-        for prompt in prompts:
-            if prompt not in known:
-                known[prompt] = len(rows)
-                ids, cut = tokenizer.encode(prompt)
-                rows.append(ids)
-                if cut:
-                    warnings.warn(
-                        f"the prompt is longer than the {tokenizer.max_length - 2} tokens that this model reads; "
-                        f"cut: {cut!r}",
-                        PromptWarning,
-                        stacklevel=4,
-                    )
-        out = self.engine("text_encoder")(input_ids=np.stack(rows))["last_hidden_state"]
+    def encode(self, ids: Sequence[NDArray[np.int64]]) -> Float32:
+        """Token ids (max_length,) of each prompt -> text embeddings, float32 (B, tokens, width)."""
+        unique = {row.tobytes(): row for row in ids}  # a prompt that stands more than once is encoded once
+        out = self.engine("text_encoder")(input_ids=np.stack(list(unique.values())))["last_hidden_state"]
         require_finite("text_encoder", out)
-        return out if len(rows) == len(prompts) else out[[known[p] for p in prompts]]
+        place = {key: k for k, key in enumerate(unique)}
+        return out[[place[row.tobytes()] for row in ids]]
 
     def decode(self, latents: Float32) -> Float32:
         """Latents (B, C, h, w) -> pictures (B, 3, H, W), nominally in [-1, 1]."""
@@ -330,8 +342,8 @@ class Pipeline:
             "Model": self.bundle.name,
             "Version": f"edgediff {__version__}",
         }
-        if request.latents is not None:
-            del facts["Seed"]
+        if request.latents is not None and not request.plan.stochastic:
+            del facts["Seed"]  # it did not matter
         lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()))
         return "\n".join(lines)
 
@@ -360,15 +372,28 @@ def _whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    for text in texts:
+        if not isinstance(text, str):
+            raise PromptError(f"the {name} is {text!r}; it must be text, or a list of texts")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the {name} {text!r} holds bytes that are not UTF-8 text") from error
+    return texts
+
+
 def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
     if seed is None:
         import secrets
 
         first = secrets.randbits(32)  # short enough to type again
         return tuple((first + k) % 2**32 for k in range(count))
-    if isinstance(seed, (int, np.integer)):
-        seeds: tuple[Any, ...] = tuple(int(seed) + k for k in range(count))
-    else:
+    seeds: tuple[Any, ...] = (seed,)
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        seeds = tuple(int(seed) + k for k in range(count))
+    elif isinstance(seed, (list, tuple, range, np.ndarray)):
         seeds = tuple(seed)
         if len(seeds) != count:
             raise ArgumentError(f"{count} images need as many seeds; {len(seeds)} were given")

@@ -17,7 +17,7 @@ def progress(steps: Iterable[T], total: int) -> Iterator[T]:
     if not stream.isatty():
         yield from steps
         return
-    start = time.monotonic()
+    start, done = time.monotonic(), 0
     try:
         for done, step in enumerate(steps, 1):
             filled = WIDTH * done // total
@@ -27,4 +27,5 @@ def progress(steps: Iterable[T], total: int) -> Iterator[T]:
             stream.flush()
             yield step
     finally:
-        stream.write("\n")
+        if done:
+            stream.write("\n")

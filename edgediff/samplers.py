@@ -87,6 +87,6 @@ SAMPLERS: dict[str, Sampler] = {
 
 def find(name: str) -> Sampler:
     """The sampler called ``name``; ``ArgumentError`` with the choices otherwise."""
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise ArgumentError(f"no sampler {name!r}; choose from {choices(SAMPLERS)}")
     return SAMPLERS[name]

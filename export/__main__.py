@@ -20,8 +20,8 @@ def main() -> int:
     logging.disable(logging.WARNING)
     try:
         from .convert import export
-    except ImportError as error:
-        print(f'edgediff: {error.name} is not installed; run: pip install "edgediff[export]"', file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f'edgediff: {error.name} is not installed; run: pip install "edgediff[export,cpu]"', file=sys.stderr)
         return 2
 
     def report(line: str) -> None:

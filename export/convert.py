@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -15,7 +17,8 @@ import torch
 
 import edgediff
 from edgediff import bundle as bundles
-from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, OutputError, choices
+from edgediff.engines import INSTALL
+from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError, choices
 
 from .parity import compare
 from .parts import Traced, parts_of
@@ -31,6 +34,19 @@ SAMPLER_OF = {
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_a",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
+}
+# Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "trained_betas": (None,),
+    "rescale_betas_zero_snr": (False,),
+    "clip_sample": (False,),
+    "thresholding": (False,),
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "use_flow_sigmas": (False,),
+    "algorithm_type": ("dpmsolver++",),
+    "solver_order": (2,),
 }
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
 
@@ -67,14 +83,17 @@ def export(
         raise ArgumentError(f"no precision {precision!r}; choose from {choices(PRECISIONS)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"cannot write {out}: it exists and is not an empty folder")
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
     pipeline = _load(source)
+    facts = _facts(pipeline, defaults or {})  # what cannot be exported shows here, before minutes of tracing
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
     try:
-        manifest = _write(pipeline, work, precision, defaults or {}, pictures, report)
+        manifest = facts | _write(pipeline, work, precision, facts, pictures, report)
         manifest |= {"name": name or source.name, "licence": licence, "provenance": provenance or {}}
         manifest["provenance"] |= _versions(pipeline)
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
@@ -94,6 +113,7 @@ def export(
 
 def _load(source: Path) -> Any:
     from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTokenizerFast
 
     index = source / "model_index.json"
     if not index.is_file():
@@ -108,8 +128,10 @@ def _load(source: Path) -> Any:
         if not (source / part).is_dir():
             raise BundleNotFoundError(f"{source}: part {part} is missing; save the whole pipeline with save_pretrained")
     try:
+        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
+        tokenizer = CLIPTokenizerFast.from_pretrained(str(source / "tokenizer"), local_files_only=True)
         pipeline = StableDiffusionPipeline.from_pretrained(
-            str(source), local_files_only=True, safety_checker=None, torch_dtype=torch.float32
+            str(source), local_files_only=True, safety_checker=None, tokenizer=tokenizer, torch_dtype=torch.float32
         )
     except Exception as error:  # diffusers raises many kinds; the message is what matters
         raise BundleError(f"{source} cannot be loaded by diffusers: {error}") from error
@@ -120,61 +142,67 @@ def _load(source: Path) -> Any:
     return pipeline
 
 
-def _write(
-    pipeline: Any,
-    work: Path,
-    precision: str,
-    defaults: dict[str, Any],
-    pictures: torch.Tensor | None,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def _facts(pipeline: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The manifest without its files; raises ``BundleError`` for what the runtime cannot run."""
     vae, unet, tokenizer = pipeline.vae.config, pipeline.unet.config, pipeline.tokenizer
     factor = 2 ** (len(vae.block_out_channels) - 1)
-    multiple = factor * 2 ** (len(unet.block_out_channels) - 1)
     if unet.in_channels != vae.latent_channels:
         raise BundleError(f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels}")
-    max_length = min(tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
     side = unet.sample_size * factor
-    parts, parity = {}, {}
-    for part in parts_of(pipeline, multiple, factor, max_length):
-        report(f"{part.name}: exporting")
-        parts[part.name], parity[part.name] = _part(part, work, precision)
-        report(f"{part.name}: {json.dumps(parity[part.name])}")
-    tokenizer.backend_tokenizer.save(str(work / "tokenizer.json"))
-    report("preview: fitting")
-    preview = fit_preview(pipeline.vae, factor, min(side, 256), pictures)
-    parity["preview_r2"] = preview.pop("r2")
+    sampler = type(pipeline.scheduler).__name__
     return {
         "format": bundles.FORMAT,
         "name": "",
-        "kind": "stable-diffusion",
+        "kind": bundles.KINDS[0],
         "schedule": _schedule(pipeline.scheduler.config),
         "latent": {
             "channels": vae.latent_channels,
             "factor": factor,
             "scale": vae.scaling_factor,
             "shift": vae.shift_factor or 0.0,
-            "size_multiple": multiple,
+            "size_multiple": factor * 2 ** (len(unet.block_out_channels) - 1),
         },
         "defaults": {
             "width": side,
             "height": side,
             "num_inference_steps": 20,
             "guidance_scale": 7.5,
-            "sampler": SAMPLER_OF.get(type(pipeline.scheduler).__name__, "ddim"),
+            "sampler": SAMPLER_OF.get(sampler, "ddim"),
             **defaults,
         },
         "text": [
             {
-                "file": _file(work, work / "tokenizer.json", "tokenizers", "-"),
-                "max_length": max_length,
+                "max_length": min(tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings),
                 "pad_id": tokenizer.pad_token_id,
             }
         ],
-        "parts": parts,
-        "preview": preview,
-        "parity": parity,
     }
+
+
+def _write(
+    pipeline: Any,
+    work: Path,
+    precision: str,
+    facts: dict[str, Any],
+    pictures: torch.Tensor | None,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    latent, text, size = facts["latent"], facts["text"][0], facts["defaults"]["width"]
+    if (scheduler := type(pipeline.scheduler).__name__) not in SAMPLER_OF:
+        report(
+            f"scheduler: {scheduler} has no twin here; the bundle's default sampler is {facts['defaults']['sampler']}"
+        )
+    parts, parity = {}, {}
+    for part in parts_of(pipeline, latent["size_multiple"], latent["factor"], text["max_length"]):
+        report(f"{part.name}: exporting")
+        parts[part.name], parity[part.name] = _part(part, work, precision)
+        report(f"{part.name}: {json.dumps(parity[part.name])}")
+    pipeline.tokenizer.backend_tokenizer.save(str(work / "tokenizer.json"))
+    report("preview: fitting")
+    preview = fit_preview(pipeline.vae, latent["factor"], min(size, 256), pictures)
+    parity["preview_r2"] = preview.pop("r2")
+    tokenizer = _file(work, work / "tokenizer.json", "tokenizers", "-")
+    return {"text": [{"file": tokenizer, **text}], "parts": parts, "preview": preview, "parity": parity}
 
 
 def _part(part: Traced, work: Path, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -234,24 +262,21 @@ def _file(work: Path, path: Path, engine: str, precision: str) -> dict[str, Any]
 
 
 def _schedule(config: Any) -> dict[str, Any]:
-    """The facts that the runtime plans from; what it does not know is refused here rather than ignored."""
-    if config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
-        raise BundleError("trained_betas and rescale_betas_zero_snr are not supported by this version")
-    schedule = {
-        "num_train_timesteps": config["num_train_timesteps"],
-        "beta_start": config["beta_start"],
-        "beta_end": config["beta_end"],
-        "beta_schedule": config["beta_schedule"],
-        "prediction_type": config.get("prediction_type", "epsilon"),
-        "timestep_spacing": config.get("timestep_spacing", "leading"),
-        "steps_offset": config.get("steps_offset", 0),
-        "set_alpha_to_one": config.get("set_alpha_to_one", True),
-    }
+    """The facts that the runtime plans from; settings that change the result and that it lacks are refused."""
+    for key, neutral in NEUTRAL.items():
+        if (value := config.get(key)) is not None and value not in neutral:
+            raise BundleError(f"scheduler: {key} is {value!r}, which this version cannot run; it takes {neutral[0]!r}")
+    names = {f.name for f in dataclasses.fields(edgediff.Schedule)}
+    required = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
+    if missing := sorted(required - {k for k in required if config.get(k) is not None}):
+        raise BundleError(
+            f"scheduler: {config.get('_class_name')} has no {missing[0]}; is it a discrete-time schedule?"
+        )
+    schedule = {k: v for k, v in config.items() if k in names and v is not None}
     try:
-        edgediff.Schedule(**schedule)
+        return dataclasses.asdict(edgediff.Schedule(**schedule))
     except ArgumentError as error:
         raise BundleError(f"scheduler: {error}") from error
-    return schedule
 
 
 def _versions(pipeline: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,24 @@ def _put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (_put({"files": [], "inputs": [], "outputs": []}, "parts", "unet"), "part unet has no files"),
         (_put({"files": [], "inputs": [], "outputs": []}, "parts", "controlnet"), "unknown part 'controlnet'"),
         (_put("cubic", "schedule", "beta_schedule"), "no beta_schedule 'cubic'; choose from linear"),
-        (_put([], "text"), "text names no tokenizer"),
+        (_put([], "text"), "text names 0 tokenizers"),
+        (_put(-1, "text", 0, "max_length"), "one is out of range"),
         (_put([[1, 2]], "preview", "weight"), "must be 4 x 3"),
+        (_put([1] * 4, "preview", "weight"), "must be 4 x 3"),
+        (_put([["a"] * 3] * 4, "preview", "weight"), "must be 4 x 3"),
+        (_put("flux", "kind"), "unknown kind 'flux'"),
+        (_put(-1.0, "latent", "scale"), "must be positive"),
+        (_put(math.nan, "latent", "scale"), "it holds NaN"),
+        (_put(10**400, "latent", "scale"), "must be of type float"),
+        (_put("heun", "defaults", "sampler"), "defaults: no sampler 'heun'"),
+        (_put(0, "defaults", "num_inference_steps"), "defaults: num_inference_steps is 0"),
+        (_put(30, "defaults", "width"), "the default size 30x32"),
+        (
+            _put("x", "parts", "unet", "outputs", 0, "name"),
+            r"part unet has outputs \['x'\]; it must have \['out_sample",
+        ),
+        (_put([1], "licence"), "licence is"),
+        (_put(3, "provenance"), "provenance is 3"),
         (_put("../unet.onnx", "parts", "unet", "files", 0, "path"), "leaves the bundle"),
         (_put("/etc/passwd", "parts", "unet", "files", 0, "path"), "leaves the bundle"),
         (_put("C:\\unet.onnx", "parts", "unet", "files", 0, "path"), "leaves the bundle"),
@@ -105,6 +122,20 @@ def _put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
 def test_malformed(damaged: Callable[[], Path], change: Callable[[dict[str, Any]], None], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         bundle.read(edit(damaged(), change))
+
+
+def test_unreadable(damaged: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = damaged()
+    found = bundle.read(root)
+
+    def refuse(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(BundleError, match=r"cannot be read: .*Permission denied"):
+        bundle.read(root)
+    with pytest.raises(BundleError, match=r"unet: unet\.onnx cannot be read: .*Permission denied"):
+        found.path("unet", found.parts["unet"].files[0])
 
 
 def test_damaged_files(damaged: Callable[[], Path]) -> None:
@@ -135,7 +166,7 @@ def test_a_file_that_hashes_right_but_is_no_model(damaged: Callable[[], Path]) -
 
 
 def test_a_manifest_that_describes_another_graph(damaged: Callable[[], Path]) -> None:
-    root = edit(damaged(), _put("latents", "parts", "unet", "inputs", 0, "name"))
+    root = edit(damaged(), lambda data: data["parts"]["unet"]["inputs"].reverse())
     with pytest.raises(BundleError, match="the manifest says"):
         edgediff.load(root).engine("unet")
 

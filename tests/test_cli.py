@@ -67,10 +67,10 @@ def test_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("prompt", ["", "  "])
+@pytest.mark.parametrize("prompt", ["", "  ", "a\udcff"])
 def test_empty_prompt(tiny_bundle: Path, capsys: pytest.CaptureFixture[str], prompt: str) -> None:
     assert cli.main(["generate", prompt, "--model", str(tiny_bundle)]) == 2
-    assert "it must be text that is not empty" in capsys.readouterr().err
+    assert "the prompt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["/nowhere/a.png", "/proc/a.png", "a.gif"])
@@ -90,6 +90,9 @@ def test_damaged_bundle(tiny_bundle: Path, tmp_path: Path, capsys: pytest.Captur
     assert "unet.onnx has 5 bytes" in capsys.readouterr().err
     assert not out.exists()
     assert cli.main(["verify", str(root)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("ok  ") == 4
+    assert "1 of 5 files of bundle 'tiny' are missing or damaged" in captured.err
     assert cli.main(["info", str(root)]) == 0
     assert "PROBLEM: bundle 'tiny': unet: unet.onnx has 5 bytes" in capsys.readouterr().out
 
@@ -144,7 +147,7 @@ def test_export_hands_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 def test_export_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["export", "a", "b"]) == 2
-    assert 'pip install "edgediff[export]"' in capsys.readouterr().err
+    assert 'pip install "edgediff[export,cpu]"' in capsys.readouterr().err
 
 
 def test_installed_command(tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def test_manifest(tiny_bundle: Path) -> None:
     assert not [p for p in tiny_bundle.iterdir() if p.name.startswith((".", "tmp"))]
 
 
+def test_a_slow_tokenizer_in_the_index(source: Path, tiny_bundle: Path) -> None:
+    """What the folders of SD 1.5 and 2.1 name."""
+    edit(source / "model_index.json", lambda d: d.update(tokenizer=["transformers", "CLIPTokenizer"]))
+    out = export(source, source.parent / "out", precision="fp32")
+    tokens = [edgediff.load(root).tokenizer().encode("a red apple, naïve")[0] for root in (out, tiny_bundle)]
+    np.testing.assert_array_equal(*tokens)
+
+
 def test_fp16_weights(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     half = export(tiny_source, tmp_path / "half")
     sizes = [(root / "unet.onnx").stat().st_size for root in (half, tiny_bundle)]
@@ -88,10 +96,12 @@ def test_other_bad_sources(source: Path) -> None:
     with pytest.raises(BundleNotFoundError, match=r"no model_index\.json"):
         export(source.parent / "nowhere", out)
     scheduler = source / "scheduler" / "scheduler_config.json"
-    edit(scheduler, lambda d: d.update(trained_betas=[0.1]))
-    with pytest.raises(BundleError, match="trained_betas"):
-        export(source, out)
-    edit(scheduler, lambda d: d.update(trained_betas=None, prediction_type="sigma"))
+    for key, value in (("trained_betas", [0.1]), ("clip_sample", True), ("use_karras_sigmas", True)):
+        edit(scheduler, lambda d, k=key, v=value: d.update({k: v}))
+        with pytest.raises(BundleError, match=f"scheduler: {key} is"):
+            export(source, out)
+        edit(scheduler, lambda d, k=key: d.pop(k))
+    edit(scheduler, lambda d: d.update(prediction_type="sigma"))
     with pytest.raises(BundleError, match="no prediction_type 'sigma'; choose from epsilon"):
         export(source, out)
     edit(scheduler, lambda d: d.update(beta_schedule="cubic"))
@@ -134,6 +144,15 @@ def test_a_part_that_differs_fails_the_export(
 ) -> None:
     monkeypatch.setitem(parity.CEILING, "fp16-weights", 1e-9)
     with pytest.raises(EngineError, match="text_encoder: fp16-weights differs from torch by"):
+        export(tiny_source, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnxruntime_before_any_work(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match="parity check needs ONNX Runtime"):
         export(tiny_source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -69,6 +69,34 @@ def test_bad_paths(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_no_permission_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        save(picture(), tmp_path / "a.png")
+
+
+def test_long_names_and_long_parameters(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="name too long"):
+        save(picture(), tmp_path / ("a" * 300 + ".png"))
+    image = picture()
+    image.info["parameters"] = "x" * 40_000
+    save(image, tmp_path / "a.jpg")  # EXIF ends at 64 KB: cut rather than lost
+    with Image.open(tmp_path / "a.jpg") as back:
+        assert back.getexif().get_ifd(EXIF_IFD)[USER_COMMENT][8:20].decode("utf-16-be") == "xxxxxx"
+    with pytest.raises(OutputError, match=r"cannot write .*wide\.webp"):
+        save(image.resize((16_500, 1)), tmp_path / "wide.webp")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jpg"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    save(picture(), tmp_path / "a.png")
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"old")

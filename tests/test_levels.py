@@ -48,6 +48,10 @@ def test_timesteps_fall_and_stay_inside(spacing: str, drop_last: bool) -> None:
         assert 0 <= t[-1] <= t[0] <= 999
 
 
+def test_leading_offset_never_passes_the_last_timestep() -> None:
+    assert timesteps(Schedule(steps_offset=1), 1000, "leading")[[0, -1]].tolist() == [999, 0]
+
+
 @pytest.mark.parametrize("steps", [0, -3, 1001, 2.0, True])
 def test_bad_steps(steps: object) -> None:
     with pytest.raises(ArgumentError, match="num_inference_steps is"):
@@ -62,6 +66,9 @@ def test_bad_steps(steps: object) -> None:
         ("timestep_spacing", "tight"),
         ("num_train_timesteps", 0),
         ("beta_end", 1.5),
+        ("beta_start", 1e-12),
+        ("num_train_timesteps", 100_000),
+        ("steps_offset", -5),
     ],
 )
 def test_bad_schedule(field: str, value: object) -> None:

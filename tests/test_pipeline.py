@@ -110,6 +110,8 @@ def test_starting_latents_and_outputs(pipe: edgediff.Pipeline) -> None:
     assert b.images.shape == (1, 32, 32, 3)
     assert b.images.dtype == np.uint8
     assert "Seed" not in a.parameters[0]
+    noisy = pipe("a cat", num_inference_steps=2, latents=start, seed=9, sampler="euler_a")
+    assert "Seed: 9" in noisy.parameters[0]
 
 
 def test_negative_prompt_and_size_matter(pipe: edgediff.Pipeline) -> None:
@@ -145,6 +147,13 @@ def test_random_seed_can_be_repeated(pipe: edgediff.Pipeline) -> None:
         ({"seed": 2**64}, "seed is 1844"),
         ({"seed": [1, 2]}, "1 images need as many seeds; 2 were given"),
         ({"seed": ["a"]}, "seed is 'a'"),
+        ({"seed": "12"}, "seed is '12'"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": True}, "seed is True"),
+        ({"sampler": ["ddim"]}, "no sampler"),
+        ({"width": 8 * 10**9}, "width is 8000000000; it must be at most 16384"),
+        ({"latents": "abc"}, "latents have shape str"),
+        ({"latents": np.full((1, 4, 8, 8), np.nan)}, "latents hold values that are not finite"),
         ({"output_type": "jpeg"}, "no output_type 'jpeg'; choose from pil, np, latent"),
         ({"latents": np.zeros((1, 4, 4, 4))}, r"latents have shape \(1, 4, 4, 4\); this call needs \(1, 4, 8, 8\)"),
     ],
@@ -156,7 +165,7 @@ def test_bad_arguments_before_any_work(tiny_bundle: Path, arguments: dict[str, A
     assert pipe._engines == {}
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n", [], ["a cat", ""], [3]])
+@pytest.mark.parametrize("prompt", ["", "  \n", [], ["a cat", ""], [3], None, 7, "a\udcff"])
 def test_bad_prompts(pipe: edgediff.Pipeline, prompt: Any) -> None:
     with pytest.raises(PromptError):
         pipe.stream(prompt)
@@ -165,6 +174,10 @@ def test_bad_prompts(pipe: edgediff.Pipeline, prompt: Any) -> None:
 def test_negative_prompts_must_match(pipe: edgediff.Pipeline) -> None:
     with pytest.raises(PromptError, match="1 prompts need as many negative prompts"):
         pipe.stream("a cat", negative_prompt=["a", "b"])
+    with pytest.raises(PromptError, match="the negative prompt is 3"):
+        pipe.stream("a cat", negative_prompt=3)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="not UTF-8"):
+        pipe.stream("a cat", negative_prompt="\udcff")
 
 
 def test_long_prompt_warns_with_the_words_that_were_cut(pipe: edgediff.Pipeline) -> None:
@@ -175,6 +188,17 @@ def test_long_prompt_warns_with_the_words_that_were_cut(pipe: edgediff.Pipeline)
         warnings.simplefilter("error")
         whole = pipe(kept, num_inference_steps=1, seed=0)
     np.testing.assert_array_equal(cut.latents, whole.latents)
+    with pytest.warns(PromptWarning, match="the negative prompt is longer") as caught:
+        pipe.stream("a cat", negative_prompt=kept + lost)  # before any step
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.stream("a cat", negative_prompt=kept + lost, guidance_scale=1.0)  # not read, so not warned of
+
+
+def test_overflow_in_the_sampler_is_named(pipe: edgediff.Pipeline) -> None:
+    with pytest.raises(EngineError, match=r"sampler ddim, step 1, gave \d+ of 256 values that are not finite"):
+        pipe("a cat", guidance_scale=1e39, num_inference_steps=1, output_type="latent")
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae_decoder"])

@@ -26,7 +26,7 @@ class Engine(Protocol):
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]: ...
 
 
-def why_not(file: File, device: str) -> str:
+def why_not(file: File) -> str:
     """Why this file cannot run here, or an empty string. Nothing is imported."""
     if file.engine == WEIGHTS:
         return "holds weights of the file before it"
@@ -52,7 +52,7 @@ def open_part(bundle: Bundle, name: str, device: str = "cpu", threads: int | Non
     check_device(device)
     reasons = []
     for file in bundle.parts[name].files:
-        if reason := why_not(file, device):
+        if reason := why_not(file):
             reasons.append(f"{file.path}: {reason}")
             continue
         path = bundle.path(name, file, hashed=file.size <= HASH_LIMIT)

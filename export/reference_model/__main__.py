@@ -30,7 +30,10 @@ def main() -> None:
     config = configs.load(args.config)
     glyphs = glyph_set(config.objects)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "config.json").write_text(config.to_json(), encoding="utf-8")
+    kept = args.out / "config.json"
+    if kept.exists() and configs.load(str(kept)) != config:
+        parser.error(f"{kept} holds another config; resume with --config {kept}, or train in another folder")
+    kept.write_text(config.to_json(), encoding="utf-8")
     wanted = STAGES if args.stage == "all" else (args.stage,)
     if "vae" in wanted:
         from .train_vae import train_vae

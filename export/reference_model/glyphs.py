@@ -88,7 +88,7 @@ def all_glyphs() -> list[Glyph]:
     """Every single-code-point glyph of the font that is a picture; curated names win over Unicode's."""
     curated = {g.char: g for g in core_glyphs()}
     out = []
-    for code in [*range(0x2600, 0x27C0), 0x2B50, *range(0x1F300, 0x1FB00)]:
+    for code in [0x23F0, *range(0x2600, 0x27C0), 0x2B50, *range(0x1F300, 0x1FB00)]:
         char = chr(code)
         name = unicodedata.name(char, "").lower()
         if char in curated:

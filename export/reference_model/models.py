@@ -19,6 +19,7 @@ SCHEDULE: dict[str, Any] = {
     "beta_schedule": "linear",
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
+    "steps_offset": 1,  # what StableDiffusionPipeline insists on; trailing spacing does not use it
     "clip_sample": False,
     "set_alpha_to_one": True,
 }

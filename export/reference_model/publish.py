@@ -22,17 +22,13 @@ def publish(config: Config, glyphs: list[Glyph], folder: Path, repository: Path)
     """Copy ``pipeline``, ``judge`` and ``card.json`` from ``folder``, and export the bundle, into ``repository``."""
     home = repository / "export" / "reference_model"
     bundle, notice = repository / "edgediff" / "models" / "emoji", home / "LICENSE.model"
-    _replace(folder / "pipeline", home / "pipeline")
-    for file in (folder / "judge").iterdir():
-        shutil.copy(file, repository / "benchmarks" / "data" / file.name)
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    shutil.copy(folder / "card.json", home / "card.json")
     rng = random.Random(5)
     shown = [random_picture(config, rng.choice(glyphs), rng.choice(list(COLOURS)), rng) for _ in range(256)]
     fresh = folder / "bundle"
     shutil.rmtree(fresh, ignore_errors=True)
     export(
-        home / "pipeline",
+        folder / "pipeline",
         fresh,
         name=f"edgediff-emoji-{config.name}",
         defaults=DEFAULTS,
@@ -41,9 +37,18 @@ def publish(config: Config, glyphs: list[Glyph], folder: Path, repository: Path)
         pictures=to_tensor(shown),
     )
     shutil.copy(notice, fresh / "LICENSE")
+    # Nothing in the repository changes before everything is there to be copied.
+    _replace(folder / "pipeline", home / "pipeline")
+    _replace(folder / "judge", repository / "benchmarks" / "data")
     _replace(fresh, bundle)
+    shutil.copy(folder / "card.json", home / "card.json")
 
 
 def _replace(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    """Copy a folder beside ``target``, then put it in its place."""
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(source, fresh)
+    if target.exists():
+        shutil.rmtree(target)
+    fresh.rename(target)

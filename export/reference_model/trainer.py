@@ -77,6 +77,9 @@ def fit(
                 shadows[key].shadow = state["ema"][key]
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["step"], state["seconds"]
+        # Lines past the checkpoint will be written again.
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= start), encoding="utf-8")
 
     def state_now(step: int) -> dict[str, Any]:
         out: dict[str, Any] = {k: m.state_dict() for k, m in modules.items()}
@@ -113,4 +116,4 @@ def fit(
             save_atomic(state_now(done), checkpoint)
         if sample and (done % sample_every == 0 or done == steps):
             sample(done)
-    return state_now(steps)
+    return state_now(max(start, steps))
