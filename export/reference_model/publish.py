@@ -15,7 +15,7 @@ from .glyphs import COLOURS, Glyph
 from .train_vae import random_picture, to_tensor
 
 LICENCE = "OFL-1.1 (trained on glyphs of Noto Color Emoji, Copyright Google Inc.)"
-DEFAULTS: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 4.0, "sampler": "dpmpp_2m"}
+DEFAULTS: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 2.0, "sampler": "dpmpp_2m"}
 
 
 def publish(config: Config, glyphs: list[Glyph], folder: Path, repository: Path) -> None:
