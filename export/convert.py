@@ -128,11 +128,11 @@ def _load(source: Path) -> Any:
         if not (source / part).is_dir():
             raise BundleNotFoundError(f"{source}: part {part} is missing; save the whole pipeline with save_pretrained")
     try:
-        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
-        tokenizer = CLIPTokenizerFast.from_pretrained(str(source / "tokenizer"), local_files_only=True)
         pipeline = StableDiffusionPipeline.from_pretrained(
-            str(source), local_files_only=True, safety_checker=None, tokenizer=tokenizer, torch_dtype=torch.float32
+            str(source), local_files_only=True, safety_checker=None, torch_dtype=torch.float32
         )
+        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
+        pipeline.tokenizer = CLIPTokenizerFast.from_pretrained(str(source / "tokenizer"), local_files_only=True)
     except Exception as error:  # diffusers raises many kinds; the message is what matters
         raise BundleError(f"{source} cannot be loaded by diffusers: {error}") from error
     for part in ("text_encoder", "unet", "vae"):
