@@ -103,10 +103,18 @@ class Schedule:
         alphas = (np.float32(1) - betas.astype(np.float32)).astype(np.float64)
         return np.cumprod(alphas).astype(np.float32).astype(np.float64)
 
+    @cached_property
+    def _places(self) -> Float64:
+        return np.arange(self.num_train_timesteps, dtype=np.float64)
+
+    @cached_property
+    def _ratios(self) -> Float64:
+        ratios: Float64 = np.sqrt((1 - self.alpha_bar) / self.alpha_bar)
+        return ratios
+
     def level(self, t: float) -> Level:
         """The level at ``t``; between timesteps sigma / alpha is interpolated linearly (k-diffusion's convention)."""
-        bar = self.alpha_bar
-        ratio = float(np.interp(t, np.arange(len(bar)), np.sqrt((1 - bar) / bar)))
+        ratio = float(np.interp(t, self._places, self._ratios))
         alpha = 1 / math.sqrt(1 + ratio * ratio)
         return Level(float(t), alpha, alpha * ratio)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bundle as bundles
-from .engines import Engine, check_device, open_part, require_finite
+from .engines import Engine, check_device, finite, open_part, require_finite
 from .errors import ArgumentError, PromptError, PromptWarning, choices
 from .image import to_pil, to_uint8
 from .loop import LoopStep, run
@@ -284,11 +284,14 @@ class Pipeline:
                 timestep=np.full(len(twice), t, np.float32),
                 encoder_hidden_states=both if guided else context,
             )["out_sample"]
-            require_finite("unet", out)
             return (out[: len(x)], out[len(x) :]) if guided else (None, out)
 
         for k, step in enumerate(run(table, denoise, x, noise)):
-            require_finite(f"sampler {table.sampler}, step {k + 1},", step.after)
+            if not finite(step.after):
+                for out in (step.c, step.u):
+                    if out is not None:
+                        require_finite("unet", out)
+                require_finite(f"sampler {table.sampler}, step {k + 1},", step.after)
             yield Step(k, len(table.rows), request, self, step)
 
     def encode(self, ids: Sequence[NDArray[np.int64]]) -> Float32:
