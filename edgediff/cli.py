@@ -1,9 +1,10 @@
-"""The command ``edgediff``. Exit codes: 0 done, 2 bad input (the message says what), 130 interrupted."""
+"""The command ``edgediff``. Exit codes: 0 done, 2 bad input (said on stderr), 130 interrupted, 141 pipe closed."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import subprocess
 import sys
 import warnings
@@ -195,11 +196,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return hand_over(arguments[1:])
             args = parser().parse_args(arguments)
             args.run(args)
+            sys.stdout.flush()
     except EdgediffError as error:
         print(f"edgediff: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `edgediff info | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

@@ -150,6 +150,12 @@ def test_export_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert 'pip install "edgediff[export,cpu]"' in capsys.readouterr().err
 
 
+def test_a_reader_that_leaves(tiny_bundle: Path) -> None:
+    command = f'"{sys.executable}" -m edgediff.cli info "{tiny_bundle}" | true'
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+
+
 def test_installed_command(tmp_path: Path) -> None:
     command = Path(sys.executable).parent / "edgediff"
     run = subprocess.run(
