@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import edgediff
 from benchmarks.common import RESULTS, table, write
+from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff_export.reference_model.captions import phrase
 from edgediff_export.reference_model.glyphs import COLOURS, Glyph, core_glyphs
 
@@ -32,8 +33,7 @@ class Judge:
     """Ranks pictures against every glyph on a background, from files that need neither font nor torch."""
 
     def __init__(self) -> None:
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         self.glyphs = core_glyphs()
         with np.load(DATA / "glyphs.npz") as data:
             self.atlas = data["rgba"].astype(np.float32)  # (N, 64, 64, 4), centred

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from .bundle import Bundle, File, read
 from .engines import DEVICES, HASH_LIMIT, why_not
@@ -26,8 +27,8 @@ from .version import __version__
 def size(text: str) -> tuple[int, int]:
     """``64x64`` -> (width, height)."""
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ArgumentError(f"size is {text!r}; write it as WIDTHxHEIGHT, for example 64x64")
+    if not (width.isdecimal() and height.isdecimal() and len(width) <= 9 and len(height) <= 9):
+        raise ArgumentError(f"size is {text[:40]!r}; write it as WIDTHxHEIGHT, for example 64x64")
     return int(width), int(height)
 
 
@@ -39,7 +40,7 @@ def numbered(path: Path, count: int) -> list[Path]:
 
 
 def generate(args: argparse.Namespace) -> None:
-    width, height = size(args.size) if args.size else (None, None)
+    width, height = size(args.size) if args.size is not None else (None, None)
     if not 1 <= args.batch <= 1000:
         raise ArgumentError(f"batch is {args.batch}; it must be 1 .. 1000")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
@@ -96,15 +97,19 @@ def info(args: argparse.Namespace) -> None:
     schedule, latent = bundle.schedule, bundle.latent
     print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}")
     print(f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}")
-    total = 0
+    total = problems = 0
     for name, file in bundle.files():
         total += file.size
-        print(f"{name:<14}{file.path:<22}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {_state(bundle, name, file)}")
+        state = _state(bundle, name, file)
+        problems += state.startswith("PROBLEM")
+        print(f"{name:<14}{file.path:<22}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
     print(f"{'total':<50}{total / 1e6:>9.2f} MB")
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
                 print(f"{name:<14}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
+    if problems:
+        raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
 
 
 def _state(bundle: Bundle, name: str, file: File) -> str:
@@ -131,18 +136,27 @@ def verify(args: argparse.Namespace) -> None:
             broken += 1
             print(f"BAD {name:<14}{file.path}  {error}")
     if broken:
-        raise BundleError(f"{broken} of {len(bundle.files())} files of bundle {bundle.name!r} are missing or damaged")
+        raise BundleError(
+            f"{broken} of {len(bundle.files())} files of bundle {bundle.name!r} are missing, damaged or unreadable"
+        )
 
 
 def hand_over(arguments: Sequence[str]) -> int:
     """``edgediff export ...`` is the export stage's own command, in a process that may load torch."""
     if importlib.util.find_spec("edgediff_export") is None:
-        raise EngineError('the export stage is not installed; run: pip install "edgediff[export,cpu]"')
+        raise EngineError("the export stage is not installed; install edgediff with its extras export and cpu")
     return subprocess.run([sys.executable, "-m", "edgediff_export", *arguments], check=False).returncode
 
 
+class Parser(argparse.ArgumentParser):
+    """One line an error, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(f"{message}; see {self.prog} --help")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="edgediff", description="Latent diffusion on the edge: NumPy and an engine.")
+    top = Parser(prog="edgediff", description="Latent diffusion on the edge: NumPy and an engine.")
     top.add_argument("--version", action="version", version=f"edgediff {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -157,7 +171,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("prompt")
     p.add_argument("-o", "--output", default="out.png", metavar="FILE", help="png, webp or jpg (default: out.png)")
     add_plan_arguments(p)
-    p.add_argument("--seed", type=int, metavar="N", help="0 .. 2**64-1 (default: random, and printed)")
+    p.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="0 .. 2**64-1, its low 32 bits count, as in torch (default: random, and printed)",
+    )
     p.add_argument("--negative-prompt", metavar="TEXT")
     p.add_argument("--size", metavar="WxH", help="pixels (default: the model's)")
     p.add_argument("--batch", type=int, default=1, metavar="N", help="pictures, with seeds N, N+1, ...")
@@ -181,6 +200,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _drop_stdout() -> None:
+    """Keep the interpreter from flushing, and failing, once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -196,15 +220,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return hand_over(arguments[1:])
             args = parser().parse_args(arguments)
             args.run(args)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # there is none under pythonw and some daemons
+                sys.stdout.flush()
     except EdgediffError as error:
         print(f"edgediff: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `edgediff info | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 141
+    except OSError as error:  # a full disk behind stdout; pictures have errors of their own
+        _drop_stdout()
+        print(f"edgediff: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OutputError, choices
+from .errors import ArgumentError, OutputError, choices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +42,8 @@ def to_pil(pixels: NDArray[np.uint8], parameters: str = "") -> Image:
 
 def check_output(path: str | Path) -> Path:
     """Raise ``OutputError`` unless a picture can be written to ``path``; nothing is written."""
+    if not isinstance(path, (str, Path)):
+        raise ArgumentError(f"path is {path!r}; it must be a file's path")
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"cannot write {path}: no format {path.suffix!r}; choose from {choices(FORMATS)}")
@@ -73,8 +75,11 @@ def save(image: Image, path: str | Path) -> Path:
     """Write ``image`` (PNG, WebP or JPEG by suffix) with ``image.info["parameters"]`` inside, atomically.
 
     Raises:
+        ArgumentError: ``image`` or ``path`` is something else.
         OutputError: the path cannot be written; nothing is left behind.
     """
+    if not hasattr(image, "save"):
+        raise ArgumentError(f"image is {type(image).__name__}; save takes one Pillow image")
     path = check_output(path)
     kind, parameters = FORMATS[path.suffix.lower()], image.info.get("parameters", "")
     options: dict[str, Any] = {}
@@ -101,5 +106,5 @@ def save(image: Image, path: str | Path) -> Path:
         finally:
             hidden.unlink(missing_ok=True)
     except (OSError, ValueError) as error:  # Pillow: ValueError for what a format cannot hold
-        raise OutputError(f"cannot write {path}: {error}") from error
+        raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     return path

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 OUTPUT_TYPES = ("pil", "np", "latent")
 MAX_SEED = 2**64 - 1
+MAX_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -361,11 +362,13 @@ def load(path: str | Path | None = None, *, device: str = "cpu", threads: int | 
 
     Raises:
         BundleError: the manifest is missing or malformed.
-        ArgumentError: an unknown device, threads below 1.
+        ArgumentError: an unknown device, threads outside 1 .. 256.
     """
     check_device(device)
-    if threads is not None:
-        _whole("threads", threads)
+    if threads is not None and _whole("threads", threads) > MAX_THREADS:
+        raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")
+    if path is not None and not isinstance(path, (str, Path)):
+        raise ArgumentError(f"path is {path!r}; it must be the path of a bundle's folder")
     return Pipeline(bundles.read(path), device, threads)
 
 

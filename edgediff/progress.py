@@ -14,7 +14,7 @@ WIDTH = 30
 def progress(steps: Iterable[T], total: int) -> Iterator[T]:
     """Pass ``steps`` on, drawing ``[#####....] 5/20  31.2 it/s`` as they come."""
     stream = sys.stderr
-    if not stream.isatty():
+    if stream is None or not stream.isatty():
         yield from steps
         return
     start, done = time.monotonic(), 0

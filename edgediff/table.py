@@ -8,7 +8,6 @@ With ``u`` and ``c`` the U-Net's unconditional and conditional outputs, ``h_k`` 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from .errors import ArgumentError
 from .levels import CLEAN, Level, Schedule, timesteps
 from .samplers import find
+
+MAX_GUIDANCE = 1000.0  # float32 latents mean nothing long before
 
 Array = NDArray[np.floating]
 
@@ -106,8 +107,10 @@ def plan(
     if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, (int, float, np.number)):
         raise ArgumentError(f"guidance_scale is {guidance_scale!r}; it must be a number")
     g = float(guidance_scale)
-    if not math.isfinite(g):
-        raise ArgumentError(f"guidance_scale is {guidance_scale}; it must be finite")
+    if not abs(g) <= MAX_GUIDANCE:  # NaN too
+        raise ArgumentError(
+            f"guidance_scale is {guidance_scale}; it must be finite, at most {MAX_GUIDANCE:g} either way"
+        )
     spacing = schedule.timestep_spacing if spacing is None else spacing
     ts = timesteps(schedule, steps, spacing, drop_last=recipe.drop_last, rounded=recipe.rounded)
     clean = recipe.to_clean or schedule.set_alpha_to_one

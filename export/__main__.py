@@ -13,7 +13,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="edgediff export", description="Turn a diffusers folder into a bundle.")
     parser.add_argument("model", help="a folder with model_index.json, as save_pretrained writes it")
     parser.add_argument("out", help="the bundle's folder (new or empty)")
-    parser.add_argument("--precision", default="fp16-weights", help="fp32 or fp16-weights (default)")
+    parser.add_argument(
+        "--precision", default="fp16-weights", choices=("fp32", "fp16-weights"), help="default: fp16-weights"
+    )
     parser.add_argument("--name", help="the bundle's name (default: the folder's)")
     parser.add_argument("--licence", default="", help="what the manifest says of the weights' licence")
     args = parser.parse_args()
@@ -21,7 +23,11 @@ def main() -> int:
     try:
         from .convert import export
     except ModuleNotFoundError as error:
-        print(f'edgediff: {error.name} is not installed; run: pip install "edgediff[export,cpu]"', file=sys.stderr)
+        print(
+            f"edgediff: {error.name} is not installed; install edgediff with its extras export and cpu "
+            "(in its source folder: pip install '.[export,cpu]')",
+            file=sys.stderr,
+        )
         return 2
 
     def report(line: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.errors import EngineError
 
 from .parts import Traced
@@ -24,8 +25,7 @@ def compare(part: Traced, path: Path, precision: str) -> dict[str, Any]:
     Raises:
         EngineError: relative above the precision's ceiling, or a value that is not finite.
     """
-    import onnxruntime as ort
-
+    ort = import_onnxruntime()
     inputs = part.example(2, 2)
     with torch.no_grad():
         expected = part.module(**inputs)

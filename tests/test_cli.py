@@ -42,6 +42,10 @@ def test_batch(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--guidance-scale", "nan"], "guidance_scale is nan"),
         (["--size", "30x32"], "width is 30; it must be a multiple of 8"),
         (["--size", "big"], "size is 'big'; write it as WIDTHxHEIGHT"),
+        (["--size", ""], "size is ''"),
+        (["--size", "9" * 5000 + "x64"], "write it as WIDTHxHEIGHT"),
+        (["--steps", "1.5"], "argument --steps: invalid int value: '1.5'; see edgediff generate --help"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["--batch", "0"], "batch is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--device", "tpu"], "no device 'tpu'; choose from cpu"),
@@ -92,9 +96,11 @@ def test_damaged_bundle(tiny_bundle: Path, tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["verify", str(root)]) == 2
     captured = capsys.readouterr()
     assert captured.out.count("ok  ") == 4
-    assert "1 of 5 files of bundle 'tiny' are missing or damaged" in captured.err
-    assert cli.main(["info", str(root)]) == 0
-    assert "PROBLEM: bundle 'tiny': unet: unet.onnx has 5 bytes" in capsys.readouterr().out
+    assert "1 of 5 files of bundle 'tiny' are missing, damaged or unreadable" in captured.err
+    assert cli.main(["info", str(root)]) == 2
+    captured = capsys.readouterr()
+    assert "PROBLEM: bundle 'tiny': unet: unet.onnx has 5 bytes" in captured.out
+    assert "1 of 5 files of bundle 'tiny' cannot be used" in captured.err
 
 
 def test_long_prompt_warns(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,13 +153,21 @@ def test_export_hands_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 def test_export_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["export", "a", "b"]) == 2
-    assert 'pip install "edgediff[export,cpu]"' in capsys.readouterr().err
+    assert "extras export and cpu" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves(tiny_bundle: Path) -> None:
     command = f'"{sys.executable}" -m edgediff.cli info "{tiny_bundle}" | true'
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert run.stderr == ""
+
+
+def test_stdout_that_is_full_or_closed(tiny_bundle: Path, tmp_path: Path) -> None:
+    base = f'"{sys.executable}" -m edgediff generate cat --model "{tiny_bundle}" --steps 1 -o "{tmp_path}/a.png"'
+    full = subprocess.run(["bash", "-c", f"{base} > /dev/full"], capture_output=True, text=True, check=False)
+    assert (full.returncode, full.stderr) == (2, "edgediff: [Errno 28] No space left on device\n")
+    closed = subprocess.run(["bash", "-c", f"{base} >&-"], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_installed_command(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgediff import OutputError, save
+from edgediff import ArgumentError, OutputError, save
 from edgediff.image import EXIF_IFD, USER_COMMENT, to_pil, to_uint8
 
 TEXT = "a red apple 🍎\nSteps: 2, Seed: 5"
@@ -62,6 +62,10 @@ def test_bad_paths(tmp_path: Path) -> None:
     ):
         with pytest.raises(OutputError, match=message):
             save(picture(), path)
+    with pytest.raises(ArgumentError, match="image is list; save takes one Pillow image"):
+        save([picture()], tmp_path / "a.png")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="path is None"):
+        save(picture(), None)  # type: ignore[arg-type]
     folder = tmp_path / "folder.png"
     folder.mkdir()
     with pytest.raises(OutputError, match="it is a folder"):

@@ -16,7 +16,7 @@ FLOORS = {
     2: ("bundle", "engines", "engines.onnxruntime"),
     3: ("loop",),
     4: ("pipeline",),
-    5: ("cli", "progress", "__init__"),
+    5: ("cli", "progress", "__init__", "__main__"),
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # Rooms of one floor that lean on each other; everything else imports strictly downward.
@@ -30,6 +30,7 @@ BESIDE = {
     ("engines.onnxruntime", "engines"),
     ("engines", "engines.onnxruntime"),
     ("cli", "progress"),
+    ("__main__", "cli"),
 }
 LAZY = {"onnxruntime", "PIL", "tokenizers"}
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import builtins
 import math
+import os
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,6 +142,7 @@ def test_random_seed_can_be_repeated(pipe: edgediff.Pipeline) -> None:
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001"),
         ({"guidance_scale": math.nan}, "guidance_scale is nan"),
         ({"guidance_scale": math.inf}, "guidance_scale is inf"),
+        ({"guidance_scale": 1e30}, "guidance_scale is 1e\\+30; it must be finite, at most 1000"),
         ({"height": 30}, "height is 30; it must be a multiple of 8: try 24 or 32"),
         ({"width": 0}, "width is 0"),
         ({"width": 3}, "try 8"),
@@ -196,9 +200,18 @@ def test_long_prompt_warns_with_the_words_that_were_cut(pipe: edgediff.Pipeline)
         pipe.stream("a cat", negative_prompt=kept + lost, guidance_scale=1.0)  # not read, so not warned of
 
 
-def test_overflow_in_the_sampler_is_named(pipe: edgediff.Pipeline) -> None:
+def test_overflow_in_the_sampler_is_named(tiny_bundle: Path) -> None:
+    pipe = edgediff.load(tiny_bundle, threads=1)
+    real = pipe.engine("unet")
+
+    class Loud(Counting):
+        def __call__(self, **inputs: Any) -> Any:
+            return {k: np.full_like(v, -3e38) for k, v in real(**inputs).items()}
+
+    pipe._engines["unet"] = Loud(real)
+    start = np.full((1, 4, 8, 8), 3e38, np.float32)
     with pytest.raises(EngineError, match=r"sampler ddim, step 1, gave \d+ of 256 values that are not finite"):
-        pipe("a cat", guidance_scale=1e42, num_inference_steps=1, output_type="latent")
+        pipe("a cat", guidance_scale=1000, num_inference_steps=1, latents=start, output_type="latent")
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae_decoder"])
@@ -229,14 +242,41 @@ def test_engine_refusing_its_inputs_names_the_part(pipe: edgediff.Pipeline) -> N
 def test_bad_load(tiny_bundle: Path) -> None:
     with pytest.raises(ArgumentError, match="no device 'tpu'; choose from cpu"):
         edgediff.load(tiny_bundle, device="tpu")
-    with pytest.raises(ArgumentError, match="threads is 0"):
-        edgediff.load(tiny_bundle, threads=0)
+    for threads in (0, 257):
+        with pytest.raises(ArgumentError, match=f"threads is {threads}"):
+            edgediff.load(tiny_bundle, threads=threads)
+    with pytest.raises(ArgumentError, match="path is 3"):
+        edgediff.load(3)  # type: ignore[arg-type]
 
 
 def test_without_an_engine_the_error_says_what_to_install(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EngineError, match=r'pip install "edgediff\[cpu\]"'):
+    with pytest.raises(EngineError, match=r"cpu extra \(edgediff\[cpu\]\)"):
         edgediff.load(tiny_bundle).engine("unet")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_no_telemetry(tiny_bundle: Path, tmp_path: Path, writable: bool) -> None:
+    """ONNX Runtime's own would leave files in the home, or warn where it cannot."""
+    home = tmp_path / "home"
+    if writable:
+        home.mkdir()
+    code = (
+        "import os, sys, edgediff; before = dict(os.environ);"
+        "edgediff.load(sys.argv[1], threads=1)('a cat', num_inference_steps=1);"
+        "assert dict(os.environ) == before"
+    )
+    kept = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY" and not k.startswith("XDG_")}
+    place = str(home) if writable else "/proc/nowhere"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_bundle)],
+        env=kept | {"HOME": place},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert not writable or list(home.iterdir()) == []
 
 
 def test_the_library_is_silent(tiny_bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

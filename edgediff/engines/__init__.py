@@ -14,7 +14,7 @@ from ..errors import ArgumentError, EngineError, choices
 HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
 DEVICES = ("cpu",)
 WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
-INSTALL = 'no engine is installed; run: pip install "edgediff[cpu]" (ONNX Runtime for CPU)'
+INSTALL = "no engine is installed; install edgediff with its cpu extra (edgediff[cpu]), or run: pip install onnxruntime"
 
 
 class Engine(Protocol):
