@@ -21,7 +21,7 @@ import edgediff
 from benchmarks.common import RESULTS, table, write
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff_export.reference_model.captions import phrase
-from edgediff_export.reference_model.glyphs import COLOURS, Glyph, core_glyphs
+from edgediff_export.reference_model.glyphs import COLOURS, Glyph, core_glyphs, sheet
 
 DATA = Path(__file__).parent / "data"
 CAPTION = "{a} on a {c} background"
@@ -107,18 +107,9 @@ def measure(pipe: edgediff.Pipeline, judge: Judge, count: int, **arguments: Any)
 
 def contact_sheet(pipe: edgediff.Pipeline, glyphs: list[Glyph], path: Path, columns: int = 16) -> None:
     """Every object once, on the colours in turn, seed 0 for every prompt."""
-    from PIL import Image
-
     names = list(COLOURS)
     prompts = [prompt(g, names[k % len(names)]) for k, g in enumerate(glyphs)]
-    pictures = draw(pipe, prompts, [0] * len(prompts))
-    rows = -(-len(pictures) // columns)
-    h, w = pictures.shape[1:3]
-    sheet = np.full((rows * h, columns * w, 3), 255, np.uint8)
-    for k, picture in enumerate(pictures):
-        r, c = divmod(k, columns)
-        sheet[r * h : (r + 1) * h, c * w : (c + 1) * w] = picture
-    Image.fromarray(sheet).save(path, optimize=True)
+    sheet(draw(pipe, prompts, [0] * len(prompts)), columns, path)
 
 
 def main() -> None:

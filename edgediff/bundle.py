@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .errors import ArgumentError, BundleError, BundleNotFoundError, choices
 from .levels import Schedule
-from .table import plan
+from .table import Plan, plan
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -112,6 +112,23 @@ class Bundle:
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def plan(
+        self,
+        sampler: str | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        spacing: str | None = None,
+    ) -> Plan:
+        """The table of a run on this model; what is None is the bundle's default. Raises ``ArgumentError``."""
+        default = self.defaults
+        return plan(
+            self.schedule,
+            default.sampler if sampler is None else sampler,
+            default.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            default.guidance_scale if guidance_scale is None else guidance_scale,
+            spacing,
+        )
 
     def files(self) -> list[tuple[str, File]]:
         """Every file with the name of the part it belongs to."""

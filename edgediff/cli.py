@@ -20,7 +20,6 @@ from .levels import SPACINGS
 from .pipeline import load
 from .progress import progress
 from .samplers import SAMPLERS
-from .table import plan
 from .version import __version__
 
 
@@ -68,14 +67,7 @@ def generate(args: argparse.Namespace) -> None:
 
 def show_plan(args: argparse.Namespace) -> None:
     bundle = read(args.model)
-    defaults = bundle.defaults
-    table = plan(
-        bundle.schedule,
-        args.sampler or defaults.sampler,
-        args.steps if args.steps is not None else defaults.num_inference_steps,
-        args.guidance_scale if args.guidance_scale is not None else defaults.guidance_scale,
-        args.spacing,
-    )
+    table = bundle.plan(args.sampler, args.steps, args.guidance_scale, args.spacing)
     print(
         f"{SAMPLERS[table.sampler].label}, {table.spacing} spacing, {bundle.schedule.prediction_type}, "
         f"starting noise x {table.start:.6g}\n"

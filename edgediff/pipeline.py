@@ -19,7 +19,7 @@ from .image import to_pil, to_uint8
 from .loop import LoopStep, run
 from .rng import TorchCpuGenerator
 from .samplers import SAMPLERS
-from .table import Plan, plan
+from .table import Plan
 from .tokenizer import Tokenizer
 from .version import __version__
 
@@ -41,7 +41,6 @@ class Request:
     ids: Mapping[str, NDArray[np.int64]]  # of every text above that the text encoder will read
     seeds: tuple[int, ...]
     plan: Plan
-    guidance_scale: float
     width: int
     height: int
     latents: Float32 | None
@@ -222,14 +221,7 @@ class Pipeline:
             raise ArgumentError(f"no output_type {output_type!r}; choose from {choices(OUTPUT_TYPES)}")
         prompts = tuple(p for p in prompts for _ in range(per))
         negatives = tuple(n for n in negatives for _ in range(per))
-        guidance = defaults.guidance_scale if guidance_scale is None else guidance_scale
-        table = plan(
-            self.bundle.schedule,
-            defaults.sampler if sampler is None else sampler,
-            defaults.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            guidance,
-            spacing,
-        )
+        table = self.bundle.plan(sampler, num_inference_steps, guidance_scale, spacing)
         shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
         if latents is not None:
             if not isinstance(latents, np.ndarray) or latents.shape != shape:
@@ -242,7 +234,7 @@ class Pipeline:
         ids = self._tokenize("prompt", prompts)
         if table.rows[0].guided:
             ids |= self._tokenize("negative prompt", negatives)
-        return Request(prompts, negatives, ids, seeds, table, float(guidance), width, height, latents, output_type)
+        return Request(prompts, negatives, ids, seeds, table, width, height, latents, output_type)
 
     def _tokenize(self, what: str, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         """Ids by text. Warns with the words that did not fit."""
@@ -339,7 +331,7 @@ class Pipeline:
             "Steps": len(request.plan.rows),
             "Sampler": SAMPLERS[request.plan.sampler].label,
             "Schedule type": request.plan.spacing,
-            "CFG scale": f"{request.guidance_scale:g}",
+            "CFG scale": f"{request.plan.guidance_scale:g}",
             "Seed": request.seeds[k],
             "Size": f"{request.width}x{request.height}",
             "Model hash": self.bundle.id,

@@ -49,12 +49,14 @@ class Plan:
     Attributes:
         sampler, spacing: the names it was made from.
         levels: the noise levels, one more than rows.
+        guidance_scale: as it was given.
         start: factor of the unit starting noise.
         depth: how many past ``h`` the rows read.
     """
 
     sampler: str
     spacing: str
+    guidance_scale: float
     levels: tuple[Level, ...]
     rows: tuple[Row, ...]
     start: float
@@ -115,7 +117,7 @@ def plan(
     ts = timesteps(schedule, steps, spacing, drop_last=recipe.drop_last, rounded=recipe.rounded)
     clean = recipe.to_clean or schedule.set_alpha_to_one
     levels = (*(schedule.level(t) for t in ts), CLEAN if clean else schedule.level(0))
-    guided = g > 1
+    given, guided = g, g > 1
     if not guided:
         g = 1.0
     rows = []
@@ -136,7 +138,7 @@ def plan(
             )
         )
     start = 1.0 if recipe.unit_start or spacing == "leading" else levels[0].sigma
-    return Plan(sampler, spacing, levels, tuple(rows), start, max(len(row.w) for row in rows))
+    return Plan(sampler, spacing, given, levels, tuple(rows), start, max(len(row.w) for row in rows))
 
 
 def estimate(row: Row, x: Array, u: Array | None, c: Array) -> Array:

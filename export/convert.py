@@ -7,7 +7,6 @@ import importlib.util
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ import torch
 
 import edgediff
 from edgediff import bundle as bundles
-from edgediff.engines import INSTALL
+from edgediff.engines import INSTALL, WEIGHTS
 from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError, choices
 
 from .parity import compare
 from .parts import Traced, parts_of
 from .preview import fit_preview
+from .trace import OPSET, trace
 from .weights import store_fp16
 
-OPSET = 18
 PRECISIONS = ("fp32", "fp16-weights")
 DATA_LIMIT = 1 << 30  # bytes; above it weights go to one external file (protobuf ends at 2 GB)
 # The scheduler class of a pipeline picks the default sampler; other classes fall back to DDIM.
@@ -207,21 +206,7 @@ def _write(
 
 def _part(part: Traced, work: Path, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
     path = work / f"{part.name}.onnx"
-    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory(dir=work) as scratch:
-        # Tracing warns about shape checks that the example satisfies; `compare` runs at another batch and size.
-        warnings.simplefilter("ignore")
-        traced = Path(scratch) / path.name
-        torch.onnx.export(
-            part.module,
-            kwargs=part.example(1, 1),
-            f=str(traced),
-            input_names=list(part.inputs),
-            output_names=list(part.outputs),
-            dynamic_axes=part.axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-        model = onnx.load(str(traced))
+    model = trace(part.module, part.example(1, 1), part.outputs, part.axes, work)
     if precision == "fp16-weights":
         store_fp16(model)
     big = sum(t.ByteSize() for t in model.graph.initializer) > DATA_LIMIT
@@ -229,26 +214,25 @@ def _part(part: Traced, work: Path, precision: str) -> tuple[dict[str, Any], dic
     onnx.save_model(model, str(path), save_as_external_data=big, location=data if big else None)
     files = [_file(work, path, "onnx", precision)]
     if big:
-        files.append(_file(work, work / data, "onnx-data", precision))
+        files.append(_file(work, work / data, WEIGHTS, precision))
     described = {
         "files": files,
-        "inputs": [_tensor(t) for t in model.graph.input],
-        "outputs": [_tensor(t, part.axes[t.name], part) for t in model.graph.output],
+        "inputs": [_tensor(t, [d.dim_param or d.dim_value for d in _kind(t).shape.dim]) for t in model.graph.input],
+        # Tracing invents names for output sizes that it cannot infer: take ours, and the example's numbers.
+        "outputs": [
+            _tensor(t, [part.axes[t.name].get(k, size) for k, size in enumerate(example.shape)])
+            for t, example in zip(model.graph.output, part.run(1, 1), strict=True)
+        ],
     }
     return described, compare(part, path, precision)
 
 
-def _tensor(value: Any, axes: dict[int, str] | None = None, part: Traced | None = None) -> dict[str, Any]:
-    kind = value.type.tensor_type
-    shape: list[int | str] = [d.dim_param or d.dim_value for d in kind.shape.dim]
-    if axes is not None and part is not None:
-        # Tracing invents names for output sizes that it cannot infer: take ours, and the example's numbers.
-        with torch.no_grad():
-            example = part.module(**part.example(1, 1))
-        outputs = example if isinstance(example, tuple) else (example,)
-        real = outputs[part.outputs.index(value.name)].shape
-        shape = [axes.get(k, int(real[k])) for k in range(len(real))]
-    return {"name": value.name, "dtype": _ONNX_TYPES[kind.elem_type], "shape": shape}
+def _kind(value: Any) -> Any:
+    return value.type.tensor_type
+
+
+def _tensor(value: Any, shape: list[int | str]) -> dict[str, Any]:
+    return {"name": value.name, "dtype": _ONNX_TYPES[_kind(value).elem_type], "shape": shape}
 
 
 def _file(work: Path, path: Path, engine: str, precision: str) -> dict[str, Any]:

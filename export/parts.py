@@ -69,9 +69,11 @@ class Traced:
     outputs: tuple[str, ...]
     axes: DynamicAxes
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return tuple(self.example(1, 1))
+    @torch.no_grad()
+    def run(self, batch: int, scale: int) -> tuple[torch.Tensor, ...]:
+        """torch's outputs on the example, in the order of ``outputs``."""
+        out = self.module(**self.example(batch, scale))
+        return out if isinstance(out, tuple) else (out,)
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:

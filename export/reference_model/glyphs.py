@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,16 @@ def compose(char: str, colour: str, size: int, longest: int, dx: int = 0, dy: in
     region *= 1.0 - alpha
     region += alpha * glyph[..., :3]
     return (out + 0.5).astype(np.uint8)
+
+
+def sheet(pictures: np.ndarray, columns: int, path: Path) -> None:
+    """Pictures (N, h, w, 3) side by side on white, as one PNG."""
+    from PIL import Image
+
+    n, h, w, _ = pictures.shape
+    rows = -(-n // columns)
+    out = np.full((rows * h, columns * w, 3), 255, np.uint8)
+    for k in range(n):
+        r, c = divmod(k, columns)
+        out[r * h : (r + 1) * h, c * w : (c + 1) * w] = pictures[k]
+    Image.fromarray(out).save(path, optimize=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
-from edgediff_export.convert import OPSET
+from edgediff_export.trace import trace
 from edgediff_export.weights import store_fp16
 
 from .config import Config
@@ -43,23 +42,12 @@ def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithPr
         top, left = (size - h) // 2, (size - w) // 2
         atlas[k, top : top + h, left : left + w] = drawn
     np.savez_compressed(folder / "glyphs.npz", rgba=atlas)
-    path = folder / "image_tower.onnx"
     image.config._attn_implementation = "eager"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            ImageTower(image.eval()),
-            (torch.zeros(1, 3, size, size),),
-            str(path),
-            input_names=["pixel_values"],
-            output_names=["image_embeds"],
-            dynamic_axes={"pixel_values": {0: "batch"}, "image_embeds": {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load(str(path))
+    axes = {"pixel_values": {0: "batch"}, "image_embeds": {0: "batch"}}
+    example = {"pixel_values": torch.zeros(1, 3, size, size)}
+    model = trace(ImageTower(image.eval()), example, ("image_embeds",), axes, folder)
     store_fp16(model)
-    onnx.save_model(model, str(path))
+    onnx.save_model(model, str(folder / "image_tower.onnx"))
 
 
 def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:

@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from .captions import all_captions, caption, phrase
 from .config import Config
-from .glyphs import COLOURS, Glyph
+from .glyphs import COLOURS, Glyph, sheet
 from .models import build_scheduler, build_unet, build_vae
 from .train_clip import tokenize, trained_clip
-from .train_vae import encode_set, fold_scale, sheet, to_pictures
+from .train_vae import encode_set, fold_scale, to_pictures
 from .trainer import fit
 
 

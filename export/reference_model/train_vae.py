@@ -9,10 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from PIL import Image
 
 from .config import Config
-from .glyphs import COLOURS, Glyph, compose
+from .glyphs import COLOURS, Glyph, compose, sheet
 from .models import build_vae
 from .trainer import fit
 
@@ -32,16 +31,6 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
 
 def to_pictures(x: torch.Tensor) -> np.ndarray:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def sheet(pictures: np.ndarray, columns: int, path: Path) -> None:
-    n, h, w, _ = pictures.shape
-    rows = -(-n // columns)
-    out = np.full((rows * h, columns * w, 3), 255, np.uint8)
-    for k in range(n):
-        r, c = divmod(k, columns)
-        out[r * h : (r + 1) * h, c * w : (c + 1) * w] = pictures[k]
-    Image.fromarray(out).save(path)
 
 
 def train_vae(config: Config, glyphs: list[Glyph], folder: Path) -> AutoencoderKL:
