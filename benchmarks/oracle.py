@@ -1,4 +1,4 @@
-"""edgediff against diffusers: the samplers' tables alone, and whole runs with the same weights.
+"""edgediff against diffusers and k-diffusion: the samplers' tables alone, and whole runs with the same weights.
 
     python -m benchmarks.oracle [--pipeline FOLDER]
 
@@ -8,134 +8,118 @@ Needs the test extra. FOLDER is a diffusers pipeline (default: the built-in mode
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import tempfile
 import warnings
 from itertools import product
 from pathlib import Path
-from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionPipeline,
-)
 
 import edgediff
 from benchmarks.common import REPOSITORY, table, write
-from edgediff.levels import BETAS, PREDICTIONS, SPACINGS
+from benchmarks.schedulers import FLOW, K_DIFFUSION, SCHEDULERS, SIGMAS, TIMESTEPS, error, skipped, toy
 from edgediff.loop import run
 from edgediff.rng import TorchCpuGenerator
+from edgediff.samplers import SAMPLERS
 
 PIPELINE = REPOSITORY / "export" / "reference_model" / "pipeline"
-SCHEDULERS: dict[str, Any] = {
-    "ddim": DDIMScheduler,
-    "euler": EulerDiscreteScheduler,
-    "euler_a": EulerAncestralDiscreteScheduler,
-    "dpmpp_2m": DPMSolverMultistepScheduler,
-}
-# diffusers' DDIM steps to t - 1000/N even where linspace puts the next timestep elsewhere; ours goes to the next one.
-SKIPPED = {("ddim", "linspace")}
+GOLDEN = REPOSITORY / "tests" / "oracle" / "k_diffusion.json"
+GOLDEN_SHAPE = (1, 4, 3, 3)
+STEPS = 20
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+SPACINGS = (*TIMESTEPS, *SIGMAS, "lcm")
+# No pipeline run to compare: the noise of DPMSolverSDEScheduler comes from another generator.
+PIPELINES = [sampler for sampler in SCHEDULERS if sampler != "dpmpp_sde"]
+# The built-in model predicts v, which PNDMScheduler averages raw over levels; ours averages noise, as the method says.
+V_PIPELINES = [sampler for sampler in PIPELINES if sampler != "plms"]
 
 
-def toy(x: np.ndarray, t: float) -> np.ndarray:
-    """A fixed nonlinear stand-in for a U-Net."""
-    return np.tanh(0.7 * x + 0.3 * np.cos(t / 100.0)) + 0.1 * np.sin(3 * x)
+def cases() -> list[tuple[str, str, str]]:
+    """Every (sampler, spacing, prediction type) for which diffusers is an oracle."""
+    pairs = [pair for pair in product(SCHEDULERS, SPACINGS) if not skipped(*pair)]
+    return [(*pair, prediction) for pair, prediction in product(pairs, PREDICTIONS)] + [
+        (sampler, "linspace", "flow_prediction") for sampler in FLOW
+    ]
 
 
-def table_error(sampler: str, spacing: str, prediction: str, betas: str, steps: int = 20) -> float:
-    """Largest difference over a run on the toy model, relative to the largest value of diffusers' final state."""
-    config = {
-        "beta_schedule": betas,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "prediction_type": prediction,
-        "timestep_spacing": spacing,
-        "steps_offset": 1 if spacing == "leading" else 0,
-    }
-    schedule = edgediff.Schedule(**config, set_alpha_to_one=False)
-    extra = {"set_alpha_to_one": False, "clip_sample": False} if sampler == "ddim" else {}
-    scheduler = SCHEDULERS[sampler](**config, **extra)
-    scheduler.set_timesteps(steps)
-    shape = (2, 4, 9, 7)
-    start = TorchCpuGenerator(0).randn(shape).astype(np.float64)
-    plan = edgediff.plan(schedule, sampler, steps, 1.0, spacing)
+def golden(key: str) -> tuple[float, float]:
+    """Relative difference from k-diffusion's stored final state, in float64 and in float32; ``key`` as in the file."""
+    sampler, spacing = key.split()
+    expected = np.array(json.loads(GOLDEN.read_text(encoding="utf-8"))["values"][key]).reshape(GOLDEN_SHAPE)
+    plan = edgediff.plan(edgediff.Schedule(), sampler, STEPS, 1.0, spacing)
+    out = []
+    for dtype in (np.float64, np.float32):
+        draws = torch.Generator().manual_seed(1)
 
-    generator = torch.Generator().manual_seed(1)
-    x = torch.from_numpy(start) * float(scheduler.init_noise_sigma)
-    options = {} if sampler == "ddim" else {"generator": generator}
-    for t in scheduler.timesteps:
-        model_in = scheduler.scale_model_input(x, t).double()
-        out = torch.from_numpy(toy(model_in.numpy(), float(t)))
-        x = scheduler.step(out, t, x, **options).prev_sample.double()
-    expected = x.numpy()
+        def noise(draws: torch.Generator = draws, dtype: type = dtype) -> np.ndarray:
+            return torch.randn(GOLDEN_SHAPE, generator=draws, dtype=torch.float64).numpy().astype(dtype)
 
-    draws = torch.Generator().manual_seed(1)  # schedulers draw in the model output's dtype, here float64
-
-    def noise() -> np.ndarray:
-        return torch.randn(shape, generator=draws, dtype=torch.float64).numpy()
-
-    got = start * plan.start
-    for step in run(plan, lambda x, t, _: (None, toy(x, t)), got, noise):
-        got = step.after
-    return float(np.abs(got - expected).max() / np.abs(expected).max())
+        got = TorchCpuGenerator(0).randn(GOLDEN_SHAPE).astype(dtype) * plan.levels[0].sigma
+        for step in run(plan, lambda x, t, _: (None, toy(x, t)), got, noise):
+            got = step.after
+        out.append(float(np.abs(got - expected).max() / np.abs(expected).max()))
+    return out[0], out[1]
 
 
-def table_errors() -> dict[str, float]:
-    """Worst over prediction types and beta schedules, by sampler and spacing."""
-    out: dict[str, float] = {}
-    for sampler, spacing in product(SCHEDULERS, SPACINGS):
-        if (sampler, spacing) in SKIPPED:
-            continue
-        cases = [
-            (prediction, betas)
-            for prediction, betas in product(PREDICTIONS, BETAS)
-            if comparable(sampler, spacing, prediction, betas)
-        ]
-        out[f"{sampler} {spacing}"] = max(table_error(sampler, spacing, p, b) for p, b in cases)
+def golden_keys() -> list[str]:
+    return list(json.loads(GOLDEN.read_text(encoding="utf-8"))["values"])
+
+
+def table_errors() -> dict[str, dict[str, float]]:
+    """Float64 and float32 differences by sampler, spacing and prediction type."""
+    out = {}
+    for case in cases():
+        out[" ".join(case)] = {"float64": error(*case), "float32": error(*case, wide=False)}
+    for key in golden_keys():
+        wide, narrow = golden(key)
+        out[f"{key} epsilon (k-diffusion)"] = {"float64": wide, "float32": narrow}
     return out
 
 
-def comparable(sampler: str, spacing: str, prediction: str, betas: str) -> bool:
-    """Leave out what diffusers refuses, and what its float32 sigmas (up to 4e4 on a cosine schedule) cannot hold."""
-    refused = sampler == "euler_a" and prediction == "sample"
-    coarse = sampler in ("euler", "euler_a") and betas == "squaredcos_cap_v2" and spacing != "leading"
-    return not (refused or coarse)
-
-
-def latents_error(folder: Path, bundle: Path, sampler: str, steps: int = 20, seed: int = 0) -> float:
+def latents_error(folder: Path, bundle: Path, sampler: str, steps: int = STEPS, seed: int = 0) -> float:
     """Largest absolute difference of final latents between StableDiffusionPipeline and the runtime."""
-    reference = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, torch_dtype=torch.float32)
+    reference = diffusers.StableDiffusionPipeline.from_pretrained(
+        str(folder), safety_checker=None, torch_dtype=torch.float32
+    )
     reference.set_progress_bar_config(disable=True)
-    options = {"clip_sample": False} if sampler == "ddim" else {}
-    reference.scheduler = SCHEDULERS[sampler].from_config(reference.scheduler.config, **options)
+    name, extra = SCHEDULERS[sampler]
+    extra = {key: value for key, value in extra.items() if key != "set_alpha_to_one"}
+    reference.scheduler = getattr(diffusers, name).from_config(reference.scheduler.config, **extra)
     prompt, negative = "a red apple on a blue background", "a green pear"
     arguments = {"negative_prompt": negative, "num_inference_steps": steps, "guidance_scale": 5.0}
+    eta = {"eta": 0.3} if sampler == "tcd" else {}  # the pipeline would pass 0
     generator = torch.Generator().manual_seed(seed)
-    expected = reference(prompt, generator=generator, output_type="latent", **arguments).images.numpy()
+    expected = reference(prompt, generator=generator, output_type="latent", **arguments, **eta).images.numpy()
     pipe = edgediff.load(bundle)
     got = pipe(prompt, seed=seed, sampler=sampler, output_type="latent", **arguments).latents
     return float(np.abs(got - expected).max())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pipeline", type=Path, default=PIPELINE)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    tables = table_errors()
-    print(table(["table", "largest relative difference"], [[k, f"{v:.1e}"] for k, v in tables.items()]))
+    logging.disable(logging.WARNING)
     from edgediff_export.convert import export
 
+    tables = table_errors()
+    rows = []
+    for sampler in SAMPLERS:
+        mine = {key: value for key, value in tables.items() if key.split()[0] == sampler}
+        oracle = "k-diffusion" if sampler in K_DIFFUSION else SCHEDULERS[sampler][0]
+        worst = [max(v[kind] for v in mine.values()) for kind in ("float64", "float32")]
+        rows.append([SAMPLERS[sampler].label, oracle, str(len(mine)), *(f"{v:.1e}" for v in worst)])
+    print(table(["sampler", "oracle", "cases", "float64", "float32"], rows))
     latents = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for precision in ("fp32", "fp16-weights"):
-            bundle = export(args.pipeline, Path(scratch) / precision, precision=precision)
-            for sampler in SCHEDULERS:
-                latents[f"{sampler} {precision}"] = latents_error(args.pipeline, bundle, sampler)
+        bundle = export(args.pipeline, Path(scratch) / "fp32", precision="fp32")
+        for sampler in V_PIPELINES if args.pipeline == PIPELINE else PIPELINES:
+            latents[sampler] = latents_error(args.pipeline, bundle, sampler)
     print()
     print(table(["20 steps, guidance 5", "largest absolute difference"], [[k, f"{v:.1e}"] for k, v in latents.items()]))
     write("oracle", {"tables": tables, "latents": latents}, ("edgediff", "numpy", "onnxruntime", "torch", "diffusers"))

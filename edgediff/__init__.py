@@ -13,6 +13,7 @@ from .errors import (
     PromptError,
     PromptWarning,
 )
+from .guidance import Apg
 from .image import save
 from .levels import Schedule
 from .pipeline import Pipeline, Result, Step, load
@@ -20,6 +21,7 @@ from .table import Plan, Row, plan
 from .version import __version__
 
 __all__ = [
+    "Apg",
     "ArgumentError",
     "Bundle",
     "BundleError",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -18,15 +19,19 @@ MANIFEST = "bundle.json"
 PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 REQUIRED_PARTS = PARTS[:3]
 KINDS = ("stable-diffusion",)
-# What the runtime feeds each part and reads from it.
+# What the runtime feeds each part and reads from it, and what a text encoder may have besides: vectors for textual
+# inversion, and the states that clip_skip 1, 2, ... reads (hidden_state_1, ...).
 TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text_encoder": (("input_ids",), ("last_hidden_state",)),
     "unet": (("sample", "timestep", "encoder_hidden_states"), ("out_sample",)),
     "vae_decoder": (("latent_sample",), ("sample",)),
     "vae_encoder": (("sample",), ("latent_mean", "latent_logvar")),
 }
+EXTRA_INPUT, SKIPPED_OUTPUT = "extra_embeddings", re.compile(r"hidden_state_([1-9][0-9]?)")
 MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
 BUILT_IN = Path(__file__).parent / "models" / "emoji"
+
+CFG_PLUS_PLUS = 0.6  # default guidance_scale of cfg++ (the paper's lambda)
 
 T = TypeVar("T")
 
@@ -117,18 +122,54 @@ class Bundle:
         self,
         sampler: str | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         spacing: str | None = None,
+        *,
+        eta: float | None = None,
+        guidance: str = "cfg",
+        guidance_interval: tuple[float, float] | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
     ) -> Plan:
-        """The table of a run on this model; what is None is the bundle's default. Raises ``ArgumentError``."""
+        """The table of a run on this model; what is None is the bundle's default. Raises ``ArgumentError``.
+
+        See ``edgediff.plan``. CFG++ has its own default scale, since its lambda is another quantity.
+        """
         default = self.defaults
+        scale = CFG_PLUS_PLUS if guidance == "cfg++" else default.guidance_scale
+        steps = default.num_inference_steps if timesteps is None and sigmas is None else None
         return plan(
             self.schedule,
             default.sampler if sampler is None else sampler,
-            default.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            default.guidance_scale if guidance_scale is None else guidance_scale,
+            steps if num_inference_steps is None else num_inference_steps,
+            scale if guidance_scale is None else guidance_scale,
             spacing,
+            eta=eta,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            timesteps=timesteps,
+            sigmas=sigmas,
         )
+
+    @property
+    def clip_skips(self) -> tuple[int, ...]:
+        """The values of ``clip_skip`` that the text encoder offers besides 0."""
+        names = (SKIPPED_OUTPUT.fullmatch(t.name) for t in self.parts["text_encoder"].outputs)
+        return tuple(sorted(int(found[1]) for found in names if found))
+
+    @property
+    def embedding_width(self) -> int | None:
+        """Width of the vectors that textual inversions must have; None where the text encoder takes none."""
+        shapes = [t.shape for t in self.parts["text_encoder"].inputs if t.name == EXTRA_INPUT]
+        return shapes[0][-1] if shapes and isinstance(shapes[0][-1], int) else None
+
+    @property
+    def max_chunks(self) -> int | None:
+        """How many chunks of text the U-Net takes; None where its input is of any length."""
+        for t in self.parts["unet"].inputs:
+            if t.name == "encoder_hidden_states" and len(t.shape) == 3 and isinstance(tokens := t.shape[1], int):
+                return max(1, tokens // self.text[0].max_length)
+        return None
 
     def files(self) -> list[tuple[str, File]]:
         """Every file with the name of the part it belongs to."""
@@ -229,7 +270,8 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
         if not part.files:
             raise BundleError(f"part {name} has no files")
         for what, tensors, needed in zip(("input", "output"), (part.inputs, part.outputs), TENSORS[name], strict=True):
-            if sorted(t.name for t in tensors) != sorted(needed):
+            names = [t.name for t in tensors if not (t.name == EXTRA_INPUT or SKIPPED_OUTPUT.fullmatch(t.name))]
+            if sorted(names) != sorted(needed) or (len(names) < len(tensors) and name != "text_encoder"):
                 raise BundleError(f"part {name} has {what}s {[t.name for t in tensors]}; it must have {list(needed)}")
     latent = _make(Latent, _get(data, "latent", dict), "latent")
     defaults = _make(Defaults, _get(data, "defaults", dict), "defaults")

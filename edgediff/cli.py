@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .bundle import Bundle, File, read
 from .engines import DEVICES, HASH_LIMIT, why_not
@@ -19,6 +19,7 @@ from .image import check_output, save
 from .levels import SPACINGS
 from .pipeline import load
 from .progress import progress
+from .rng import GENERATORS
 from .samplers import SAMPLERS
 from .version import __version__
 
@@ -44,20 +45,24 @@ def generate(args: argparse.Namespace) -> None:
         raise ArgumentError(f"batch is {args.batch}; it must be 1 .. 1000")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
     pipe = load(args.model, device=args.device, threads=args.threads)
+    for given in args.embedding or ():
+        word, equals, file = given.rpartition("=")
+        pipe.load_textual_inversion(file, word if equals else None)
     steps = pipe.stream(
         args.prompt,
         negative_prompt=args.negative_prompt,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance_scale,
         height=height,
         width=width,
         num_images_per_prompt=args.batch,
         seed=args.seed,
-        sampler=args.sampler,
-        spacing=args.spacing,
+        rng=args.rng,
+        clip_skip=args.clip_skip,
+        guidance_rescale=args.guidance_rescale,
+        dynamic_thresholding_ratio=args.dynamic_thresholding,
+        prompt_syntax="plain" if args.plain_prompt else "a1111",
+        **plan_arguments(args),
     )
-    total = args.steps or pipe.bundle.defaults.num_inference_steps
-    for step in progress(steps, total):
+    for step in progress(steps):
         pass
     result = step.result()
     for image, path, seed in zip(result.images, outputs, result.seeds, strict=True):
@@ -65,11 +70,38 @@ def generate(args: argparse.Namespace) -> None:
         print(f"{path} (seed {seed})")
 
 
+def numbers(name: str, text: str | None) -> list[float] | None:
+    """``7,5.5,3`` -> its numbers."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ArgumentError(f"{name} is {text[:40]!r}; it must be a number, or several with commas between") from error
+
+
+def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_plan_arguments`` adds, under the names of ``Bundle.plan`` and ``Pipeline.stream``."""
+    scale = numbers("guidance-scale", args.guidance_scale)
+    interval = numbers("guidance-interval", args.guidance_interval)
+    return {
+        "sampler": args.sampler,
+        "num_inference_steps": args.steps,
+        "guidance_scale": scale[0] if scale is not None and len(scale) == 1 else scale,
+        "spacing": args.spacing,
+        "eta": args.eta,
+        "guidance": args.guidance,
+        "guidance_interval": None if interval is None else tuple(interval),
+        "timesteps": numbers("timesteps", args.timesteps),
+        "sigmas": numbers("sigmas", args.sigmas),
+    }
+
+
 def show_plan(args: argparse.Namespace) -> None:
     bundle = read(args.model)
-    table = bundle.plan(args.sampler, args.steps, args.guidance_scale, args.spacing)
+    table = bundle.plan(**plan_arguments(args))
     print(
-        f"{SAMPLERS[table.sampler].label}, {table.spacing} spacing, {bundle.schedule.prediction_type}, "
+        f"{table.label}, {table.spacing} spacing, {bundle.schedule.prediction_type}, "
         f"starting noise x {table.start:.6g}\n"
         "x' = a*x + bu*u + bc*c + sum_k wk*h_k + d*noise;  h = p*x + qu*u + qc*c"
     )
@@ -155,9 +187,24 @@ def parser() -> argparse.ArgumentParser:
     def add_plan_arguments(p: argparse.ArgumentParser) -> None:
         p.add_argument("--model", metavar="BUNDLE", help="a bundle's folder (default: the built-in emoji model)")
         p.add_argument("--steps", type=int, metavar="N", help="U-Net calls (default: the model's)")
-        p.add_argument("--guidance-scale", type=float, metavar="G", help="1 turns guidance off (default: the model's)")
-        p.add_argument("--sampler", metavar="S", help=f"{', '.join(SAMPLERS)} (default: the model's)")
-        p.add_argument("--spacing", metavar="K", help=f"{', '.join(SPACINGS)} (default: the model's)")
+        p.add_argument(
+            "--guidance-scale", metavar="G", help="1 turns guidance off; G,G,... is one a step (default: the model's)"
+        )
+        p.add_argument(
+            "--sampler",
+            metavar="S",
+            help=f"{', '.join(SAMPLERS)}; diffusers' class names and A1111's labels work too (default: the model's)",
+        )
+        p.add_argument("--spacing", metavar="K", help=f"{', '.join(SPACINGS)} (default: the sampler's or the model's)")
+        p.add_argument("--timesteps", metavar="T,T,...", help="explicit timesteps in place of a spacing")
+        p.add_argument("--sigmas", metavar="V,V,...", help="explicit noise levels, in place of a spacing")
+        p.add_argument("--eta", type=float, metavar="E", help="share of fresh noise, for samplers that take it")
+        p.add_argument(
+            "--guidance", default="cfg", metavar="M", help="cfg, cfg++ (G is then 0 .. 1) or apg (default: cfg)"
+        )
+        p.add_argument(
+            "--guidance-interval", metavar="A,B", help="shares of the run, 0 .. 1, between which guidance is on"
+        )
 
     p = commands.add_parser("generate", help="make a picture from a prompt")
     p.add_argument("prompt")
@@ -170,6 +217,20 @@ def parser() -> argparse.ArgumentParser:
         help="0 .. 2**64-1, its low 32 bits count, as in torch (default: random, and printed)",
     )
     p.add_argument("--negative-prompt", metavar="TEXT")
+    p.add_argument("--plain-prompt", action="store_true", help="brackets and BREAK are text, not weights and chunks")
+    p.add_argument(
+        "--embedding", action="append", metavar="[WORD=]FILE", help="a textual inversion (safetensors); repeatable"
+    )
+    p.add_argument(
+        "--clip-skip", type=int, default=0, metavar="N", help="leave out the text encoder's last N layers (default: 0)"
+    )
+    p.add_argument(
+        "--guidance-rescale", type=float, default=0.0, metavar="P", help="0 .. 1, against overexposure (default: 0)"
+    )
+    p.add_argument(
+        "--dynamic-thresholding", type=float, metavar="Q", help="0 .. 1, clip guided x0 at this quantile (default: off)"
+    )
+    p.add_argument("--rng", default="torch-cpu", metavar="R", help=f"{', '.join(GENERATORS)}, whose noise seeds give")
     p.add_argument("--size", metavar="WxH", help="pixels (default: the model's)")
     p.add_argument("--batch", type=int, default=1, metavar="N", help="pictures, with seeds N, N+1, ...")
     p.add_argument("--device", default="cpu", metavar="D", help=", ".join(DEVICES))

@@ -1,4 +1,8 @@
-"""Noise levels: ``x = alpha * x0 + sigma * noise`` with ``alpha**2 + sigma**2 = 1``, from a model's schedule."""
+"""Noise levels ``x = alpha * x0 + sigma * noise`` of a model's training schedule.
+
+Diffusion models keep the variance, ``alpha**2 + sigma**2 = 1``; flow-matching models go straight,
+``alpha + sigma = 1``.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +41,17 @@ BETAS: dict[str, Callable[[float, float, int], Float64]] = {
     "scaled_linear": _scaled_linear,  # Stable Diffusion: linear in sqrt(beta)
     "squaredcos_cap_v2": _cosine,
 }
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-SPACINGS = ("leading", "trailing", "linspace")
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
+SPACINGS = (
+    *("leading", "trailing", "linspace", "simple", "normal", "sgm_uniform"),  # of timesteps
+    *("karras", "exponential", "ays", "ays_sdxl"),  # of noise levels
+    "lcm",  # of a distillation's timesteps
+)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One noise level. ``t`` is what the model is told (0 .. num_train_timesteps - 1, may be fractional)."""
+    """One noise level. ``t`` is what the model is told (0 .. num_train_timesteps, may be fractional)."""
 
     t: float
     alpha: float
@@ -51,8 +59,15 @@ class Level:
 
     @property
     def lam(self) -> float:
-        """Half the log signal-to-noise ratio, ``log(alpha / sigma)``; infinite where sigma is 0."""
-        return math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
+        """Half the log signal-to-noise ratio, ``log(alpha / sigma)``; infinite without noise or without signal."""
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha else -math.inf
+
+    @property
+    def ratio(self) -> float:
+        """``sigma / alpha``, the noise level of k-diffusion's coordinates; infinite without signal."""
+        return self.sigma / self.alpha if self.alpha else math.inf
 
 
 CLEAN = Level(0.0, 1.0, 0.0)
@@ -60,7 +75,13 @@ CLEAN = Level(0.0, 1.0, 0.0)
 
 @dataclass(frozen=True)
 class Schedule:
-    """A model's training schedule. Field names and meanings are those of diffusers' scheduler configs."""
+    """A model's training schedule. Field names and meanings are those of diffusers' scheduler configs.
+
+    With ``prediction_type`` flow_prediction it is the straight schedule of flow matching (sigma = t / T): ``shift``
+    moves its spacings towards noise, and the betas mean nothing. ``rescale_betas_zero_snr`` (Lin et al. 2023,
+    https://arxiv.org/abs/2305.08891, algorithm 1) makes the last timestep pure noise. ``timestep_spacing`` may be any
+    of ``SPACINGS``.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
@@ -70,6 +91,8 @@ class Schedule:
     timestep_spacing: str = "leading"
     steps_offset: int = 0
     set_alpha_to_one: bool = True
+    rescale_betas_zero_snr: bool = False
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         for value, name, known in (
@@ -79,29 +102,37 @@ class Schedule:
         ):
             if value not in known:
                 raise ArgumentError(f"no {name} {value!r}; choose from {choices(known)}")
-        if not 1 <= self.num_train_timesteps <= 1_000_000:
-            raise ArgumentError(f"num_train_timesteps is {self.num_train_timesteps}; it must be 1 .. 1000000")
+        if not 2 <= self.num_train_timesteps <= 1_000_000:
+            raise ArgumentError(f"num_train_timesteps is {self.num_train_timesteps}; it must be 2 .. 1000000")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ArgumentError(
                 f"betas run from {self.beta_start} to {self.beta_end}; they must satisfy 0 < beta_start <= beta_end < 1"
             )
-
         if self.steps_offset < 0:
             raise ArgumentError(f"steps_offset is {self.steps_offset}; it must be at least 0")
+        if not 0.01 <= self.shift <= 100:
+            raise ArgumentError(f"shift is {self.shift}; it must be 0.01 .. 100")
         bar = self.alpha_bar
-        if not (bar[-1] > 0 and bar[0] < 1):
+        lowest = bar[-2 if self.rescale_betas_zero_snr else -1]
+        if not (lowest > 0 and bar[0] < 1):
             raise ArgumentError(
-                f"the schedule runs from alpha_bar {bar[0]} to {bar[-1]} in float32; it must stay between 0 and 1"
+                f"the schedule runs from alpha_bar {bar[0]} to {lowest} in float32; it must stay between 0 and 1"
             )
+
+    @property
+    def flow(self) -> bool:
+        """Whether this is a flow-matching model's straight schedule."""
+        return self.prediction_type == "flow_prediction"
 
     @cached_property
     def alpha_bar(self) -> Float64:
         """``alpha**2`` at every training timestep, float64 (num_train_timesteps,)."""
         # Rounded to float32 where diffusers rounds: models were trained on these values, and near t = 0 the rounding
         # of 1 - beta moves sigma by 1e-5, which would show in a comparison.
-        betas = BETAS[self.beta_schedule](self.beta_start, self.beta_end, self.num_train_timesteps)
-        alphas = (np.float32(1) - betas.astype(np.float32)).astype(np.float64)
-        return np.cumprod(alphas).astype(np.float32).astype(np.float64)
+        betas = BETAS[self.beta_schedule](self.beta_start, self.beta_end, self.num_train_timesteps).astype(np.float32)
+        if self.rescale_betas_zero_snr:
+            betas = _zero_terminal_snr(betas)
+        return _running_product(np.float32(1) - betas).astype(np.float64)
 
     @cached_property
     def _places(self) -> Float64:
@@ -109,41 +140,64 @@ class Schedule:
 
     @cached_property
     def _ratios(self) -> Float64:
-        ratios: Float64 = np.sqrt((1 - self.alpha_bar) / self.alpha_bar)
+        with np.errstate(divide="ignore"):
+            ratios: Float64 = np.sqrt((1 - self.alpha_bar) / self.alpha_bar)
         return ratios
 
-    def level(self, t: float) -> Level:
-        """The level at ``t``; between timesteps sigma / alpha is interpolated linearly (k-diffusion's convention)."""
-        ratio = float(np.interp(t, self._places, self._ratios))
+    def level(self, t: float, *, log: bool = False) -> Level:
+        """The level at ``t``. Between timesteps sigma / alpha is interpolated linearly, as diffusers does, or its
+        logarithm, as k-diffusion does.
+        """
+        if self.flow:
+            sigma = t / self.num_train_timesteps
+            return Level(float(t), 1 - sigma, sigma)
+        ratios = np.log(self._ratios) if log else self._ratios
+        ratio = float(np.interp(t, self._places, ratios))
+        return self._level(t, math.exp(ratio) if log else ratio)
+
+    def from_ratio(self, ratio: float) -> Level:
+        """The level with this sigma / alpha; its ``t`` by k-diffusion's interpolation of the logarithm."""
+        if self.flow:
+            sigma = 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
+            return Level(sigma * self.num_train_timesteps, 1 - sigma, sigma)
+        if math.isinf(ratio):
+            return self._level(self.num_train_timesteps - 1, ratio)
+        finite = self._ratios[np.isfinite(self._ratios)]
+        t = np.interp(math.log(ratio), np.log(finite), self._places[: len(finite)]) if ratio else 0.0
+        return self._level(float(t), ratio)
+
+    def from_sigma(self, sigma: float) -> Level:
+        """The level of a noise level as the field writes it: sigma / alpha, or a flow model's sigma itself."""
+        if self.flow:
+            return Level(sigma * self.num_train_timesteps, 1 - sigma, sigma)
+        return self.from_ratio(sigma)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The least and the greatest trained noise level, as ``from_sigma`` takes them; the latter may be infinite."""
+        if self.flow:
+            return self.shifted(1 / self.num_train_timesteps), 1.0
+        return float(self._ratios[0]), float(self._ratios[-1])
+
+    def shifted(self, sigma: float) -> float:
+        """A flow model's sigma moved by ``shift`` (Esser et al. 2024, https://arxiv.org/abs/2403.03206, eq. 23)."""
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+    def _level(self, t: float, ratio: float) -> Level:
+        if math.isinf(ratio):
+            return Level(float(t), 0.0, 1.0)
         alpha = 1 / math.sqrt(1 + ratio * ratio)
         return Level(float(t), alpha, alpha * ratio)
 
 
-def timesteps(
-    schedule: Schedule, steps: int, spacing: str, *, drop_last: bool = False, rounded: bool = True
-) -> Float64:
-    """``steps`` timesteps from noisy to clean, float64 (steps,).
+def _running_product(alphas: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
-    ``drop_last`` spaces ``steps + 1`` points and leaves out the cleanest (the convention of the DPM-Solver family);
-    ``rounded=False`` keeps linspace fractional (k-diffusion's). Lin et al. 2023, table 2, names the spacings.
-    """
-    total = schedule.num_train_timesteps
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
-        raise ArgumentError(f"num_inference_steps is {steps!r}; it must be a whole number")
-    limit = total - 1 if drop_last and spacing != "trailing" else total
-    if not 1 <= steps <= limit:
-        raise ArgumentError(f"num_inference_steps is {steps}; it must be 1 .. {limit} for this model and sampler")
-    points = steps + 1 if drop_last else steps
-    if spacing == "trailing":
-        down: Float64 = np.round(np.arange(total, 0, -total / steps, dtype=np.float64))
-        return down[:steps] - 1
-    if spacing == "leading":
-        up: Float64 = np.arange(points, dtype=np.float64) * (total // points) + schedule.steps_offset
-    elif spacing == "linspace":
-        up = np.linspace(0, total - 1, points, dtype=np.float64)
-        up = np.round(up) if rounded else up
-    else:
-        raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
-    t = up[::-1][:steps]
-    # An offset must not lead past the last trained timestep (as many steps as timesteps).
-    return t - max(0.0, float(t[0]) - (total - 1))
+
+def _zero_terminal_snr(betas: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale sqrt(alpha_bar) so that it ends at 0 and begins where it began, in float32 as diffusers does."""
+    root = np.sqrt(_running_product(np.float32(1) - betas))
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    bar = root**2
+    out: NDArray[np.float32] = np.float32(1) - np.concatenate([bar[:1], bar[1:] / bar[:-1]])
+    return out

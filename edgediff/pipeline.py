@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bundle as bundles
+from .embeddings import Embeddings, read_embedding
 from .engines import Engine, check_device, finite, open_part, require_finite
-from .errors import ArgumentError, PromptError, PromptWarning, choices
+from .errors import ArgumentError, BundleError
+from .guidance import Apg, Hook, combiner
 from .image import to_pil, to_uint8
-from .loop import LoopStep, run
-from .rng import TorchCpuGenerator
-from .samplers import SAMPLERS
-from .table import Plan
+from .loop import Denoise, LoopStep, run
+from .prompt import emphasise
+from .request import Arguments, Request, check, whole
+from .texts import Chunk
 from .tokenizer import Tokenizer
 from .version import __version__
 
@@ -27,29 +28,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Float32 = NDArray[np.float32]
-OUTPUT_TYPES = ("pil", "np", "latent")
-MAX_SEED = 2**64 - 1
 MAX_THREADS = 256
 
 
 @dataclass(frozen=True)
-class Request:
-    """One checked call: every argument has a value and is known to be usable."""
-
-    prompts: tuple[str, ...]  # one an image
-    negatives: tuple[str, ...]
-    ids: Mapping[str, NDArray[np.int64]]  # of every text above that the text encoder will read
-    seeds: tuple[int, ...]
-    plan: Plan
-    width: int
-    height: int
-    latents: Float32 | None
-    output_type: str
-
-
-@dataclass(frozen=True)
 class Step:
-    """One step of a running stream."""
+    """One U-Net call of a running stream; some samplers make two in most of their steps."""
 
     index: int  # from 0
     total: int
@@ -103,6 +87,7 @@ class Pipeline:
     threads: int | None = None
     _engines: dict[str, Engine] = field(default_factory=dict, repr=False)
     _tokenizer: Tokenizer | None = field(default=None, repr=False)
+    _embeddings: Embeddings | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def engine(self, part: str) -> Engine:
@@ -137,32 +122,92 @@ class Pipeline:
             pass
         return step.result()
 
+    def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
+        """Let a word stand for learned vectors, from a safetensors file of A1111's or diffusers' form.
+
+        Args:
+            path: the file.
+            token: the word; the file's own (diffusers) or its name (A1111) when None.
+
+        Returns:
+            The word. Calls that are running keep the vectors they started with.
+
+        Raises:
+            ArgumentError: a file that cannot be used, or vectors of another width than the text encoder's.
+            BundleError: a bundle whose text encoder takes no further vectors (exported before there were any).
+        """
+        word, vectors = read_embedding(path)
+        word = word if token is None else token
+        with self._lock:
+            width = self.bundle.embedding_width
+            if width is None:
+                raise BundleError(
+                    f"the text encoder of bundle {self.bundle.name!r} has no input extra_embeddings; export it again"
+                )
+            self._embeddings = self.embeddings().add(word, vectors)
+        return word
+
+    def unload_textual_inversion(self, token: str) -> None:
+        """Let the word be a word again."""
+        with self._lock:
+            self._embeddings = self.embeddings().remove(token)
+
+    def embeddings(self) -> Embeddings:
+        """The textual inversions that are loaded."""
+        with self._lock:
+            if self._embeddings is None:
+                self._embeddings = Embeddings(self.bundle.embedding_width or 1)
+            return self._embeddings
+
     def stream(
         self,
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        eta: float | None = None,
+        guidance: str | Apg = "cfg",
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        dynamic_thresholding_ratio: float | None = None,
+        on_x0: Hook | None = None,
+        rng: str = "torch-cpu",
+        clip_skip: int = 0,
+        prompt_syntax: str = "a1111",
         latents: Float32 | None = None,
         output_type: str = "pil",
     ) -> Iterator[Step]:
         """Yield a ``Step`` after every U-Net call; leaving the loop cancels. Arguments are checked before this returns.
 
         Args:
-            prompt: one, or several for a batch.
+            prompt: one, or several for a batch. ``(word:1.2)`` weighs a word, ``(word)`` and ``[word]`` by 1.1 and
+                1/1.1; a backslash before a bracket makes it text; BREAK begins a new chunk. Prompts longer than the
+                text encoder are read in chunks.
             negative_prompt: what to steer away from; one for all or one a prompt.
             num_inference_steps, guidance_scale, height, width, sampler: the bundle's defaults when None.
+                ``guidance_scale`` may be a list, one a step.
             num_images_per_prompt: pictures of each prompt.
             seed: of the first image; image k has seed + k. A sequence gives each image its own. Random when None.
                 Image k of a batch equals the single image with its seed.
-            spacing: leading, trailing or linspace; the model's own when None.
+            sampler: our name, diffusers' class or A1111's label ("DPM++ 2M Karras"), see ``edgediff.plan``.
+            spacing, timesteps, sigmas, eta, guidance_interval: see ``edgediff.plan``.
+            guidance: cfg, cfg++ (``guidance_scale`` is then 0 .. 1), apg, or an ``Apg`` with its settings.
+            guidance_rescale: share, 0 .. 1, by which the guided output's deviation is brought back (Lin et al. 2023).
+            dynamic_thresholding_ratio: quantile, 0 .. 1, at which the guided x0 is clipped and scaled back to the
+                range of the estimate without guidance (after Saharia et al. 2022); None for none.
+            on_x0: called with every x0 estimate, (B, C, h, w); what it returns is used in its place.
+            rng: torch-cpu or torch-cuda, whose noise the seeds give.
+            clip_skip: how many of the text encoder's last layers to leave out, as in diffusers (A1111 counts one more).
+            prompt_syntax: a1111, or plain, where every character is text.
             latents: starting noise (B, C, h, w) float32 of deviation 1, instead of the seed's.
             output_type: pil, np (uint8 (B, H, W, 3)) or latent.
 
@@ -170,116 +215,25 @@ class Pipeline:
             ArgumentError, PromptError: before any work starts.
             BundleError, EngineError: a part is damaged, cannot run, or gave values that are not finite.
         """
-        request = self.check(
-            prompt, negative_prompt, num_inference_steps, guidance_scale, height, width, num_images_per_prompt,
-            seed, sampler, spacing, latents, output_type,
-        )  # fmt: skip
+        given = dict(locals())
+        del given["self"]
+        request = check(self.bundle, self.tokenizer(), self.embeddings(), Arguments(**given), level=2)
         return self._run(request)
 
-    def check(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None,
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        height: int | None,
-        width: int | None,
-        num_images_per_prompt: int,
-        seed: int | Sequence[int] | None,
-        sampler: str | None,
-        spacing: str | None,
-        latents: Float32 | None,
-        output_type: str,
-    ) -> Request:
-        """The checked form of a call's arguments (see ``stream``)."""
-        defaults, latent = self.bundle.defaults, self.bundle.latent
-        prompts = _texts("prompt", prompt)
-        if not prompts:
-            raise PromptError("no prompt was given")
-        for p in prompts:
-            if not p.strip():
-                raise PromptError(f"the prompt is {p!r}; it must be text that is not empty")
-        negative_prompt = "" if negative_prompt is None else negative_prompt
-        negatives = _texts("negative prompt", negative_prompt)
-        if isinstance(negative_prompt, str):
-            negatives *= len(prompts)
-        if len(negatives) != len(prompts):
-            raise PromptError(f"{len(prompts)} prompts need as many negative prompts; {len(negatives)} were given")
-        per = _whole("num_images_per_prompt", num_images_per_prompt)
-        height = _whole("height", defaults.height if height is None else height)
-        width = _whole("width", defaults.width if width is None else width)
-        for name, value in (("height", height), ("width", width)):
-            if value > bundles.MAX_SIZE:
-                raise ArgumentError(f"{name} is {value}; it must be at most {bundles.MAX_SIZE}")
-            if value % latent.size_multiple:
-                below = value // latent.size_multiple * latent.size_multiple
-                near = [str(v) for v in (below, below + latent.size_multiple) if v]
-                raise ArgumentError(
-                    f"{name} is {value}; it must be a multiple of {latent.size_multiple}: try {' or '.join(near)}"
-                )
-        if output_type not in OUTPUT_TYPES:
-            raise ArgumentError(f"no output_type {output_type!r}; choose from {choices(OUTPUT_TYPES)}")
-        prompts = tuple(p for p in prompts for _ in range(per))
-        negatives = tuple(n for n in negatives for _ in range(per))
-        table = self.bundle.plan(sampler, num_inference_steps, guidance_scale, spacing)
-        shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
-        if latents is not None:
-            if not isinstance(latents, np.ndarray) or latents.shape != shape:
-                given = getattr(latents, "shape", type(latents).__name__)
-                raise ArgumentError(f"latents have shape {given}; this call needs {shape}")
-            latents = latents.astype(np.float32)
-            if not np.isfinite(latents).all():
-                raise ArgumentError("latents hold values that are not finite")
-        seeds = _seeds(seed, len(prompts))
-        ids = self._tokenize("prompt", prompts)
-        if table.rows[0].guided:
-            ids |= self._tokenize("negative prompt", negatives)
-        return Request(prompts, negatives, ids, seeds, table, width, height, latents, output_type)
-
-    def _tokenize(self, what: str, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        """Ids by text. Warns with the words that did not fit."""
-        tokenizer = self.tokenizer()
-        ids: dict[str, NDArray[np.int64]] = {}
-        for text in dict.fromkeys(texts):
-            ids[text], cut = tokenizer.encode(text)
-            if cut:
-                warnings.warn(
-                    f"the {what} is longer than the {tokenizer.max_length - 2} tokens that this model reads; "
-                    f"cut: {cut!r}",
-                    PromptWarning,
-                    stacklevel=4,  # the caller of stream()
-                )
-        return ids
-
     def _run(self, request: Request) -> Iterator[Step]:
-        latent = self.bundle.latent
+        latent, table, given = self.bundle.latent, request.plan, request.arguments
         shape = (1, latent.channels, request.height // latent.factor, request.width // latent.factor)
-        streams = [TorchCpuGenerator(seed) for seed in request.seeds]
+        streams = [request.generator(seed) for seed in request.seeds]
 
         def noise() -> Float32:
             return np.concatenate([s.randn(shape) for s in streams])
 
-        table = request.plan
-        guided = table.rows[0].guided
-        context = self.encode([request.ids[p] for p in request.prompts])
-        both = context
-        if guided:
-            both = np.concatenate([self.encode([request.ids[n] for n in request.negatives]), context])
-        unet = self.engine("unet")
+        denoise = self._denoiser(request)
+        combine = combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, given.on_x0)
         x = noise() if request.latents is None else request.latents
         if table.start != 1.0:
             x = x * np.float32(table.start)
-
-        def denoise(x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
-            twice = np.concatenate([x, x]) if guided else x
-            out = unet(
-                sample=twice,
-                timestep=np.full(len(twice), t, np.float32),
-                encoder_hidden_states=both if guided else context,
-            )["out_sample"]
-            return (out[: len(x)], out[len(x) :]) if guided else (None, out)
-
-        for k, step in enumerate(run(table, denoise, x, noise)):
+        for k, step in enumerate(run(table, denoise, x, noise, combine)):
             if not finite(step.after):
                 for out in (step.c, step.u):
                     if out is not None:
@@ -287,13 +241,47 @@ class Pipeline:
                 require_finite(f"sampler {table.sampler}, step {k + 1},", step.after)
             yield Step(k, len(table.rows), request, self, step)
 
-    def encode(self, ids: Sequence[NDArray[np.int64]]) -> Float32:
-        """Token ids (max_length,) of each prompt -> text embeddings, float32 (B, tokens, width)."""
-        unique = {row.tobytes(): row for row in ids}  # a prompt that stands more than once is encoded once
-        out = self.engine("text_encoder")(input_ids=np.stack(list(unique.values())))["last_hidden_state"]
+    def _denoiser(self, request: Request) -> Denoise:
+        """The U-Net on a request's prompts. Texts of several lengths go in several calls: padding one to the length of
+        another would change its picture.
+        """
+        conditional = self.encode(request, request.prompts)
+        both = [*self.encode(request, request.negatives), *conditional] if request.plan.guided else []
+        grouped = {True: _by_length(both), False: _by_length(conditional)}
+        unet = self.engine("unet")
+
+        def denoise(x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
+            sample = np.concatenate([x, x]) if guided else x
+            out: Float32 | None = None
+            for places, context in grouped[guided]:
+                every = len(places) == len(sample)
+                part = unet(
+                    sample=sample if every else sample[places],
+                    timestep=np.full(len(places), t, np.float32),
+                    encoder_hidden_states=context,
+                )["out_sample"]
+                if every:
+                    out = part
+                else:
+                    out = np.empty_like(sample) if out is None else out
+                    out[places] = part
+            assert out is not None  # a request has at least one prompt
+            return (out[: len(x)], out[len(x) :]) if guided else (None, out)
+
+        return denoise
+
+    def encode(self, request: Request, prompts: Sequence[str]) -> list[Float32]:
+        """The text embeddings of each prompt, float32 (tokens, width): chunk after chunk, weighted."""
+        chunks: dict[bytes, Chunk] = {c.key: c for p in prompts for c in request.texts[p].chunks}
+        inputs: dict[str, NDArray[Any]] = {"input_ids": np.stack([c.ids for c in chunks.values()])}
+        if self.bundle.embedding_width is not None:
+            inputs["extra_embeddings"] = request.embeddings.table
+        skip = request.arguments.clip_skip
+        name = f"hidden_state_{skip}" if skip else "last_hidden_state"
+        out = self.engine("text_encoder")(**inputs)[name]
         require_finite("text_encoder", out)
-        place = {key: k for k, key in enumerate(unique)}
-        return out[[place[row.tobytes()] for row in ids]]
+        hidden = dict(zip(chunks, out, strict=True))
+        return [np.concatenate([emphasise(hidden[c.key], c.weights) for c in request.texts[p].chunks]) for p in prompts]
 
     def decode(self, latents: Float32) -> Float32:
         """Latents (B, C, h, w) -> pictures (B, 3, H, W), nominally in [-1, 1]."""
@@ -317,9 +305,9 @@ class Pipeline:
         """Final latents -> the result that the request asked for."""
         parameters = tuple(self._parameters(request, k) for k in range(len(request.prompts)))
         images: Any = latents
-        if request.output_type != "latent":
+        if request.arguments.output_type != "latent":
             images = to_uint8(self.decode(latents))
-            if request.output_type == "pil":
+            if request.arguments.output_type == "pil":
                 images = [to_pil(p, text) for p, text in zip(images, parameters, strict=True)]
         return Result(images, latents, request.seeds, parameters)
 
@@ -327,17 +315,30 @@ class Pipeline:
         lines = [request.prompts[k]]
         if request.negatives[k]:
             lines.append(f"Negative prompt: {request.negatives[k]}")
-        facts = {
-            "Steps": len(request.plan.rows),
-            "Sampler": SAMPLERS[request.plan.sampler].label,
-            "Schedule type": request.plan.spacing,
-            "CFG scale": f"{request.plan.guidance_scale:g}",
+        table, given = request.plan, request.arguments
+        scale = table.guidance_scale
+        facts: dict[str, Any] = {
+            "Steps": table.intervals,
+            "Sampler": table.label,
+            "Schedule type": table.spacing,
+            "CFG scale": f"{scale:g}" if isinstance(scale, float) else " ".join(f"{g:g}" for g in scale),
             "Seed": request.seeds[k],
             "Size": f"{request.width}x{request.height}",
             "Model hash": self.bundle.id,
             "Model": self.bundle.name,
-            "Version": f"edgediff {__version__}",
         }
+        for name, value in (
+            ("Eta", given.eta),
+            ("Guidance", None if given.guidance == "cfg" else str(given.guidance).replace(", ", " ")),
+            ("Guidance interval", given.guidance_interval and "{:g} to {:g}".format(*given.guidance_interval)),
+            ("Guidance rescale", given.guidance_rescale or None),
+            ("Dynamic thresholding", given.dynamic_thresholding_ratio),
+            ("Clip skip", given.clip_skip + 1 if given.clip_skip else None),  # A1111's count
+            ("RNG", None if given.rng == "torch-cpu" else given.rng),
+        ):
+            if value is not None:
+                facts[name] = value
+        facts["Version"] = f"edgediff {__version__}"
         if request.latents is not None and not request.plan.stochastic:
             del facts["Seed"]  # it did not matter
         lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()))
@@ -357,45 +358,15 @@ def load(path: str | Path | None = None, *, device: str = "cpu", threads: int | 
         ArgumentError: an unknown device, threads outside 1 .. 256.
     """
     check_device(device)
-    if threads is not None and _whole("threads", threads) > MAX_THREADS:
+    if threads is not None and whole("threads", threads) > MAX_THREADS:
         raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")
     if path is not None and not isinstance(path, (str, Path)):
         raise ArgumentError(f"path is {path!r}; it must be the path of a bundle's folder")
     return Pipeline(bundles.read(path), device, threads)
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least 1")
-    return int(value)
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    texts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    for text in texts:
-        if not isinstance(text, str):
-            raise PromptError(f"the {name} is {text!r}; it must be text, or a list of texts")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the {name} {text!r} holds bytes that are not UTF-8 text") from error
-    return texts
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
-    if seed is None:
-        import secrets
-
-        first = secrets.randbits(32)  # short enough to type again
-        return tuple((first + k) % 2**32 for k in range(count))
-    seeds: tuple[Any, ...] = (seed,)
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        seeds = tuple(int(seed) + k for k in range(count))
-    elif isinstance(seed, (list, tuple, range, np.ndarray)):
-        seeds = tuple(seed)
-        if len(seeds) != count:
-            raise ArgumentError(f"{count} images need as many seeds; {len(seeds)} were given")
-    for s in seeds:
-        if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not 0 <= s <= MAX_SEED:
-            raise ArgumentError(f"seed is {s!r}; it must be a whole number from 0 to {MAX_SEED}")
-    return tuple(int(s) for s in seeds)
+def _by_length(contexts: Sequence[Float32]) -> list[tuple[NDArray[np.intp], Float32]]:
+    """Contexts (tokens, width) of equal length together: their places, and (B, tokens, width)."""
+    lengths = sorted({len(c) for c in contexts})
+    places = [np.array([k for k, c in enumerate(contexts) if len(c) == n]) for n in lengths]
+    return [(some, np.stack([contexts[k] for k in some])) for some in places]

@@ -1,32 +1,48 @@
-"""Normal noise equal to PyTorch's CPU generator, without PyTorch.
+"""Normal noise equal to PyTorch's generators, without PyTorch.
 
 ``torch.Generator("cpu")`` is MT19937, seeded by Knuth's initialisation with the low 32 bits of the seed, which is what
 ``numpy.random.RandomState(int)`` does too. ``torch.randn`` shapes its raw 32-bit draws by Box-Muller in one of two
 ways, by size (ATen/native/cpu/DistributionTemplates.h).
+
+``torch.Generator("cuda")`` is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): every
+GPU thread has a counter of its own, so a large draw depends on how many threads the GPU holds
+(ATen/native/cuda/DistributionTemplates.h, cuRAND's curand_normal.h).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError
+from .errors import ArgumentError, choices
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+TWO_PI = float(np.float32(2 * math.pi))  # as torch and cuRAND have it
+BLOCK = 256  # CUDA threads
+HALF, MASK = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+
+class Generator(Protocol):
+    """One random stream."""
+
+    def randn(self, shape: tuple[int, ...]) -> Float32:
+        """The next standard normal values, ``shape`` float32 in C order."""
 
 
 class TorchCpuGenerator:
     """One random stream: ``TorchCpuGenerator(7).randn(shape)`` is ``torch.randn(shape, generator=...)`` for seed 7.
 
-    Equal to within float32 rounding of log, sin and cos (about 1e-6). Not shared between threads.
+    Equal to within float32 rounding: 1e-6, or 4e-6 where torch runs without AVX2 and takes the angle in double.
+    ``ArgumentError`` for a seed outside 0 .. 2**64 - 1. Not shared between threads.
     """
 
     def __init__(self, seed: int) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
-            raise ArgumentError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
-        self._twister = np.random.RandomState(int(seed) & 0xFFFFFFFF)
+        self._twister = np.random.RandomState(_checked(seed) & 0xFFFFFFFF)
         self._cached: float | None = None  # the scalar path's second normal
 
     def _raw(self, n: int) -> NDArray[np.uint32]:
@@ -61,8 +77,84 @@ def _uniform53(high: int, low: int) -> float:
     return ((high << 32 | low) & (2**53 - 1)) * 2.0**-53
 
 
+def _rounded(values: NDArray[Any]) -> Float64:
+    return values.astype(np.float32).astype(np.float64)
+
+
 def _box_muller(raw: NDArray[np.uint32]) -> Float32:
     """Blocks of 16: the first 8 uniforms give the radius, the last 8 the angle. (k, 16) u32 -> (k, 16) f32."""
     u = (raw & 0xFFFFFF).astype(np.float64) * 2.0**-24
-    radius, theta = np.sqrt(-2 * np.log1p(-u[:, :8])), 2 * math.pi * u[:, 8:]
+    radius, theta = np.sqrt(-2 * np.log1p(-u[:, :8])), _rounded(TWO_PI * u[:, 8:])
     return np.concatenate([radius * np.cos(theta), radius * np.sin(theta)], axis=1).astype(np.float32)
+
+
+class TorchCudaGenerator:
+    """One random stream: ``torch.randn(shape, generator=..., device="cuda")`` of torch 2.13, by seed and GPU.
+
+    ``multiprocessors`` and ``threads_per_multiprocessor`` are the GPU's (``torch.cuda.get_device_properties``); the
+    defaults are an H100 or H200. They matter for draws of more values than the GPU holds threads.
+    Equal to the GPU's values but for the error of its fast sine and cosine (``__sincosf``), about 1e-6.
+    ``ArgumentError`` for a seed outside 0 .. 2**64 - 1 or a GPU without room for one block. Not shared between threads.
+    """
+
+    def __init__(self, seed: int, multiprocessors: int = 132, threads_per_multiprocessor: int = 2048) -> None:
+        self._key = _checked(seed)
+        self._blocks = multiprocessors * (threads_per_multiprocessor // BLOCK)
+        if multiprocessors < 1 or self._blocks < 1:
+            raise ArgumentError(
+                f"{multiprocessors} multiprocessors of {threads_per_multiprocessor} threads; "
+                f"there must be at least 1, of at least {BLOCK}"
+            )
+        self._counter = 0  # torch's offset / 4
+
+    def randn(self, shape: tuple[int, ...]) -> Float32:
+        """Standard normal float32 values of ``shape``, in C order. At most 2**29 of them: torch splits larger draws."""
+        n = math.prod(shape)
+        if n <= 0:
+            return np.empty(shape, np.float32)  # torch leaves the offset where it is; NumPy refuses a negative size
+        threads = BLOCK * min(self._blocks, -(-n // BLOCK))
+        rounds = -(-n // (4 * threads))
+        counter = np.zeros((4, threads), np.uint64)
+        counter[2] = np.arange(threads)
+        out = np.empty((rounds, 4, threads), np.float32)  # a thread's four normals lie a grid apart
+        for k in range(rounds):
+            counter[0], counter[1] = self._counter & 0xFFFFFFFF, self._counter >> 32
+            out[k] = _sin_cos(philox4x32(counter, self._key))
+            self._counter += 1
+        return out.reshape(-1)[:n].reshape(shape)
+
+
+def philox4x32(counter: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
+    """Ten rounds of Philox on words below 2**32: counter (4, ...), key of 64 bits -> (4, ...)."""
+    a, b, c, d = counter
+    low, high = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        p, q = a * np.uint64(0xD2511F53), c * np.uint64(0xCD9E8D57)
+        a, b, c, d = (q >> HALF) ^ b ^ np.uint64(low), q & MASK, (p >> HALF) ^ d ^ np.uint64(high), p & MASK
+        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([a, b, c, d])
+
+
+def _sin_cos(raw: NDArray[np.uint64]) -> Float32:
+    """cuRAND's Box-Muller: words 0 and 2 give the radius, 1 and 3 the angle. (4, ...) u32 -> (4, ...) f32."""
+    x, y = _rounded(raw[0::2]), _rounded(raw[1::2])
+    # Rounded as on the GPU: near u = 1 the radius turns 2**-25 into 1e-4.
+    radius = np.sqrt(-2 * np.log(_rounded(x * 2.0**-32 + 2.0**-33)))
+    theta = _rounded((y * 2.0**-32 + 2.0**-33) * TWO_PI)
+    return np.stack([radius * np.sin(theta), radius * np.cos(theta)], axis=1).astype(np.float32).reshape(raw.shape)
+
+
+GENERATORS: dict[str, Callable[[int], Generator]] = {"torch-cpu": TorchCpuGenerator, "torch-cuda": TorchCudaGenerator}
+
+
+def find_generator(name: str) -> Callable[[int], Generator]:
+    """The generator called ``name``, by seed; ``ArgumentError`` with the choices otherwise."""
+    if not isinstance(name, str) or name not in GENERATORS:
+        raise ArgumentError(f"no rng {name!r}; choose from {choices(GENERATORS)}")
+    return GENERATORS[name]
+
+
+def _checked(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise ArgumentError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
+    return int(seed)

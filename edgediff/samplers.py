@@ -1,61 +1,301 @@
 """Samplers: each a small function from noise levels to linear steps in (x, x0).
 
-A step reads ``x' = cx*x + c0*x0 + sum_k w[k]*x0_k + d*noise``, where ``x0_k`` are earlier x0 estimates, newest first.
-The state stays in the model's own variance-preserving coordinates, ``x = alpha*x0 + sigma*noise``.
+A step reads ``x' = cx*x + c0*x0 + sum_k w[k]*h_k + d*noise`` and remembers ``h = hx*x + h0*x0``, newest first. The
+state stays in the model's own coordinates, ``x = alpha*x0 + sigma*noise``; with ``eps = (x - alpha*x0) / sigma`` every
+method written for the noise estimate is linear in (x, x0) too. ``rho = sigma / alpha`` is k-diffusion's sigma.
+
+Where the start is pure noise (alpha 0) or the end is clean (sigma 0), methods of higher order have no finite step there
+and take DDIM's, as their origins do at the clean end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
-from .errors import ArgumentError, choices
-from .levels import Level
+from .levels import Level, Schedule
+from .multistep import bh_factors, lagrange_integrals, log_integrals
 
 
 @dataclass(frozen=True)
 class Step:
-    """Coefficients of one linear step (see the module)."""
+    """Coefficients of one linear step (see the module); ``at`` is the level at which the model is asked.
 
+    ``stage`` is above 0 for the further U-Net calls of one interval between levels.
+    """
+
+    at: Level
     cx: float
     c0: float
     w: tuple[float, ...] = ()
     d: float = 0.0
+    hx: float = 0.0
+    h0: float = 1.0
+    stage: int = 0
 
 
-Steps = Callable[[Sequence[Level]], Iterator[Step]]
+Levels = Sequence[Level]
+Steps = Iterator[Step]
 
 
-def ddim(levels: Sequence[Level], eta: float = 0.0) -> Iterator[Step]:
+def toward(now: Level, to: Level, keep: float | None = None, d: float = 0.0) -> Step:
+    """DDIM's step: put the estimates of x0 and of the noise together again at ``to``.
+
+    ``keep`` is the factor of x; less than ``sigma' / sigma`` leaves room for fresh noise ``d``.
+    """
+    keep = to.sigma / now.sigma if keep is None else keep
+    return Step(now, keep, to.alpha - keep * now.alpha, d=d)
+
+
+def ancestral(now: Level, to: Level, eta: float = 1.0) -> tuple[float, float]:
+    """``(kept, d)``: the deviation kept of the old noise and that of the fresh, ``kept^2 + d^2 = sigma'^2``."""
+    ratio = now.alpha * to.sigma / (now.sigma * to.alpha)
+    d = min(1.0, eta * math.sqrt(max(0.0, 1 - ratio * ratio))) * to.sigma
+    return math.sqrt(max(0.0, to.sigma**2 - d * d)), d
+
+
+def by_noise(now: Level, to: Level, gains: Sequence[float], positions: Sequence[int] = ()) -> Step:
+    """``x' = (alpha'/alpha)*x + alpha'*sum gains[k]*eps_k``, newest first; eps_k (k > 0) lies in the history at
+    ``positions[k - 1]``. The history holds eps.
+    """
+    e = [to.alpha * g for g in gains]
+    w = [0.0] * (positions[len(e) - 2] + 1 if len(e) > 1 else 0)
+    for place, value in zip(positions, e[1:], strict=False):
+        w[place] = value
+    cx, c0 = to.alpha / now.alpha + e[0] / now.sigma, -e[0] * now.alpha / now.sigma
+    return noting_noise(Step(now, cx, c0, tuple(w)))
+
+
+def noting_noise(step: Step) -> Step:
+    """The step, with eps as what the history keeps of it."""
+    return replace(step, hx=1 / step.at.sigma, h0=-step.at.alpha / step.at.sigma)
+
+
+def ddim(levels: Levels, _: Schedule, eta: float = 0.0) -> Steps:
     """DDIM (Song et al. 2020, https://arxiv.org/abs/2010.02502, equations 12 and 16).
 
-    In these coordinates Euler's method on the probability-flow ODE is DDIM with eta 0, and Euler ancestral is eta 1.
+    In these coordinates Euler's method on the probability-flow ODE is DDIM with eta 0; eta 1 is Euler ancestral and
+    DDPM (Ho et al. 2020). On a flow-matching model's levels it is flow-match Euler.
     """
     for now, to in pairwise(levels):
-        ratio = now.alpha * to.sigma / (now.sigma * to.alpha)
-        d = eta * to.sigma * math.sqrt(max(0.0, 1 - ratio * ratio))
-        keep = math.sqrt(max(0.0, to.sigma**2 - d * d)) / now.sigma
-        yield Step(keep, to.alpha - keep * now.alpha, d=d)
+        kept, d = ancestral(now, to, eta)
+        yield toward(now, to, kept / now.sigma, d)
 
 
-def dpmpp_2m(levels: Sequence[Level]) -> Iterator[Step]:
-    """DPM-Solver++(2M) (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2), midpoint form.
+def heun(levels: Levels, _: Schedule) -> Steps:
+    """Heun's method (Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 1): two calls an interval."""
+    for now, to in pairwise(levels):
+        euler = toward(now, to)
+        if now.alpha == 0 or to.sigma == 0:
+            yield euler
+            continue
+        half = to.alpha * (to.ratio - now.ratio) / 2  # of the mean of both slopes, which are eps
+        base = to.alpha / now.alpha + half / now.sigma, -half * now.alpha / now.sigma
+        yield replace(euler, hx=base[0], h0=base[1])
+        yield Step(to, half / to.sigma, -half * to.alpha / to.sigma, (1.0,), stage=1)
 
-    The first step has no history, and a last step to sigma 0 has no finite h: both are first order.
+
+def midway(now: Level, to: Level, kept: float, schedule: Schedule) -> Level:
+    """Halfway in log rho to the level that a step without its fresh noise would reach."""
+    return schedule.from_ratio(math.sqrt(now.ratio * kept / to.alpha))
+
+
+def dpm2(levels: Levels, schedule: Schedule, eta: float = 0.0) -> Steps:
+    """DPM-Solver-2 in k-diffusion's form (Karras et al. 2022, algorithm 2): the slope halfway carries the whole way."""
+    for now, to in pairwise(levels):
+        kept, d = ancestral(now, to, eta)
+        if now.alpha == 0 or kept == 0:
+            yield toward(now, to, kept / now.sigma, d)
+            continue
+        mid = midway(now, to, kept, schedule)
+        gain = kept - to.alpha * now.ratio  # alpha' (rho_down - rho)
+        yield replace(toward(now, mid), hx=to.alpha / now.alpha, h0=0.0)
+        yield Step(mid, gain / mid.sigma, -gain * mid.alpha / mid.sigma, (1.0,), d, stage=1)
+
+
+def dpmpp_2s(levels: Levels, schedule: Schedule, eta: float = 1.0) -> Steps:
+    """DPM-Solver++(2S), ancestral (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 1; k-diffusion)."""
+    for now, to in pairwise(levels):
+        kept, d = ancestral(now, to, eta)
+        if now.alpha == 0 or kept == 0:
+            yield toward(now, to, kept / now.sigma, d)
+            continue
+        mid = midway(now, to, kept, schedule)
+        yield replace(toward(now, mid), hx=kept / now.sigma, h0=0.0)
+        yield Step(mid, 0.0, to.alpha - kept / now.ratio, (1.0,), d, stage=1)
+
+
+def dpmpp_sde(levels: Levels, schedule: Schedule, eta: float = 1.0) -> Steps:
+    """DPM-Solver++ SDE (k-diffusion's sample_dpmpp_sde): two stages along one Brownian path.
+
+    The second stage starts from the interval's first state again. Its noise is the path's over the whole interval, so
+    part of it is that of the first stage: what the middle state holds beyond its mean.
+    """
+    for now, to in pairwise(levels):
+        kept, d = ancestral(now, to, eta)
+        if now.alpha == 0 or to.sigma == 0:
+            yield toward(now, to, kept / now.sigma, d)
+            continue
+        mid = midway(now, to, to.sigma, schedule)
+        kept_mid, d_mid = ancestral(now, mid, eta)
+        first = toward(now, mid, kept_mid / now.sigma, d_mid)
+        shared = math.sqrt((now.ratio - mid.ratio) / (now.ratio - to.ratio))
+        again = d * shared / d_mid if d_mid else 0.0
+        yield replace(first, hx=kept / now.sigma - again * first.cx, h0=-again * first.c0)
+        gain = to.alpha - kept / now.ratio
+        yield Step(mid, again, gain, (1.0,), d * math.sqrt(1 - shared**2), stage=1)
+
+
+def lms(levels: Levels, _: Schedule, order: int = 4) -> Steps:
+    """Linear multistep (k-diffusion's sample_lms): eps as a polynomial in rho through the last levels, integrated."""
+    past: list[float] = []
+    for now, to in pairwise(levels):
+        if now.alpha == 0:
+            yield toward(now, to)
+            continue
+        past = [now.ratio, *past][:order]
+        yield by_noise(now, to, lagrange_integrals(past, now.ratio, to.ratio), range(order))
+
+
+ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def plms(levels: Levels, schedule: Schedule) -> Steps:
+    """PLMS, also PNDM without its Runge-Kutta start (Liu et al. 2022, https://arxiv.org/abs/2202.09778, equation 12).
+
+    The first interval takes two calls, as in Stable Diffusion's own sampler: after a DDIM step the noise estimates of
+    both its ends are averaged and the step is taken again.
+    """
+    positions: list[int] = []  # of useful eps in the history
+    for k, (now, to) in enumerate(pairwise(levels)):
+        if now.alpha == 0:
+            yield from ddim(levels[k : k + 2], schedule)
+            continue
+        ratio = to.ratio - now.ratio
+        yield by_noise(now, to, [ratio * c for c in ADAMS_BASHFORTH[len(positions)]], positions)
+        if not positions and to.sigma and k + 2 < len(levels):
+            half = to.alpha * ratio / 2
+            yield noting_noise(Step(to, 1 + half / to.sigma, -half * to.alpha / to.sigma, (-half,), stage=1))
+            positions = [1]  # the estimate of the second call is not used again
+        else:
+            positions = [0, *(p + 1 for p in positions)][:3]
+
+
+def deis(levels: Levels, _: Schedule, order: int = 2) -> Steps:
+    """DEIS with polynomials in log rho (Zhang & Chen 2022, https://arxiv.org/abs/2204.13902, section 3.2)."""
+    past: list[float] = []
+    count = len(levels) - 1
+    for k, (now, to) in enumerate(pairwise(levels)):
+        if now.alpha == 0 or to.sigma == 0:
+            yield noting_noise(toward(now, to))
+            continue
+        past = [math.log(now.ratio), *past][:order]
+        # Short runs end in lower orders for stability, as in diffusers.
+        usable = past[: count - k] if count < 15 else past
+        yield by_noise(now, to, log_integrals(usable, now.ratio, to.ratio), range(order))
+
+
+def dpmpp_2m(levels: Levels, _: Schedule, eta: float = 0.0) -> Steps:
+    """DPM-Solver++(2M) (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2), midpoint form; with eta its SDE
+    (the same, section 5).
     """
     previous: Level | None = None
     for now, to in pairwise(levels):
-        keep = to.sigma / now.sigma
-        gain = to.alpha - keep * now.alpha  # alpha' (1 - exp(-h))
+        keep, gain, d = exponential(now, to, eta)
         if previous is None or to.sigma == 0:
-            yield Step(keep, gain)
+            yield Step(now, keep, gain, d=d)
         else:
             r = (now.lam - previous.lam) / (to.lam - now.lam)
-            yield Step(keep, gain * (1 + 0.5 / r), (-gain * 0.5 / r,))
+            yield Step(now, keep, gain * (1 + 0.5 / r), (-gain * 0.5 / r,), d)
         previous = now
+
+
+def exponential(now: Level, to: Level, eta: float) -> tuple[float, float, float]:
+    """``(keep, gain, d)`` of the exponential integrator's first order, with ``h = lambda' - lambda``:
+    ``exp(-eta h) sigma'/sigma``, ``alpha' (1 - exp(-(1 + eta) h))`` and ``sigma' sqrt(1 - exp(-2 eta h))``.
+    """
+    faded = (now.alpha * to.sigma / (now.sigma * to.alpha)) ** eta  # exp(-eta h)
+    keep = faded * to.sigma / now.sigma
+    return keep, to.alpha - keep * now.alpha, to.sigma * math.sqrt(max(0.0, 1 - faded * faded))
+
+
+def dpmpp_3m(levels: Levels, _: Schedule, eta: float = 1.0) -> Steps:
+    """DPM-Solver++(3M) SDE (k-diffusion's sample_dpmpp_3m_sde)."""
+    past: list[float] = []  # earlier h, newest first
+    for now, to in pairwise(levels):
+        keep, gain, d = exponential(now, to, eta)
+        h = to.lam - now.lam
+        c = [gain]
+        if to.sigma and past and math.isfinite(h):
+            x = h * (1 + eta)
+            phi_2 = to.alpha * (math.expm1(-x) / x + 1)
+            r0 = past[0] / h
+            if len(past) == 1 or math.isinf(r0):
+                c = [gain + phi_2 / r0, -phi_2 / r0]
+            else:
+                r1 = past[1] / h
+                phi_3 = phi_2 / x - to.alpha / 2
+                # d1 and d2 of the origin, gathered by estimate.
+                first, second = 1 / r0, (0.0 if math.isinf(r1) else 1 / r1)
+                slope, bend = phi_2, (phi_2 * r0 - phi_3) / (r0 + r1)
+                c = [gain + slope * first + bend * first, -(slope + bend) * first - bend * second, bend * second]
+        yield Step(now, keep, c[0], tuple(c[1:]), d)
+        past = [h, *past][:2]
+
+
+def unipc(levels: Levels, _: Schedule, order: int = 2) -> Steps:
+    """UniPC with B2(h) (Zhao et al. 2023, https://arxiv.org/abs/2302.04867, algorithms 5 to 8), x0 form.
+
+    Predictor and corrector of one interval share the term of the state before it, so the corrected state is the
+    predicted one plus a combination of x0 estimates: one row corrects and predicts.
+    """
+    count = len(levels) - 1
+    correction: list[float] = []  # of the interval before: factors of x0 now, x0 before, ...
+    now_order = 0
+    for k, (now, to) in enumerate(pairwise(levels)):
+        # Estimates made at pure noise have no finite log ratio; their share in higher orders is 0.
+        past = [v.lam for v in levels[max(0, k - order + 1) : k] if v.alpha][::-1]
+        now_order = min(order, count - k, 1 + len(past))
+        keep = to.sigma / now.sigma
+        h = to.lam - now.lam
+        predictor = bh_factors(h, [(lam - now.lam) / h for lam in past[: now_order - 1]], to.alpha, None)
+        corrected = correction or [0.0]
+        width = max(len(predictor), len(corrected))
+        total = [0.0] * width
+        for j, value in enumerate(predictor):
+            total[j] += value
+        for j, value in enumerate(corrected):
+            total[j] += keep * value
+        yield Step(now, keep, total[0], tuple(total[1:]))
+        correction = []
+        if to.sigma:
+            with_end = bh_factors(h, [(lam - now.lam) / h for lam in past[: now_order - 1]], to.alpha, 1.0)
+            correction = [with_end[0], *(c - p for c, p in zip(with_end[1:], predictor, strict=True))]
+
+
+def lcm(levels: Levels, _: Schedule) -> Steps:
+    """Latent consistency models (Luo et al. 2023, https://arxiv.org/abs/2310.04378, algorithm 3): jump to x0, noise it
+    again. The boundary condition mixes a little of x into x0 (at the least timestep 7e-6).
+    """
+    for now, to in pairwise(levels):
+        scaled = now.t * 10 / 0.5  # timestep_scaling / sigma_data
+        skip, out = 1 / (scaled**2 + 1), scaled / math.sqrt(scaled**2 + 1)
+        yield Step(now, to.alpha * skip, to.alpha * out, d=to.sigma)
+
+
+def tcd(levels: Levels, schedule: Schedule, eta: float = 0.3) -> Steps:
+    """Trajectory consistency distillation (Zheng et al. 2024, https://arxiv.org/abs/2402.19159, algorithm 4): jump to
+    ``(1 - eta) t'`` and noise from there to ``t'``; eta is the paper's gamma.
+    """
+    for now, to in pairwise(levels):
+        less = schedule.level(math.floor((1 - eta) * to.t)) if to.sigma else to
+        grow = to.alpha / less.alpha
+        jump = toward(now, less)
+        d = math.sqrt(max(0.0, to.sigma**2 - (grow * less.sigma) ** 2))
+        yield replace(jump, cx=grow * jump.cx, c0=grow * jump.c0, d=d)
 
 
 @dataclass(frozen=True)
@@ -64,29 +304,47 @@ class Sampler:
 
     Attributes:
         label: the name that pictures carry.
-        drop_last, rounded: how timesteps are spaced (see ``levels.timesteps``).
-        to_clean: the last level is sigma 0; otherwise the schedule's ``set_alpha_to_one`` decides.
+        drop_last, rounded: how levels are spaced (see ``spacings.spaced``).
+        end: the level of the last step: clean; schedule (``set_alpha_to_one`` decides); or first (timestep 0).
         unit_start: start from noise of deviation 1; otherwise of the first level's sigma, except in leading spacing.
+        spacing: its own, where it is not the schedule's.
+        eta: whether it takes one.
+        memoryless: no step reads the history.
     """
 
-    steps: Steps
+    steps: Callable[..., Steps]
     label: str
     drop_last: bool = False
     rounded: bool = True
-    to_clean: bool = True
+    end: str = "clean"
     unit_start: bool = True
+    spacing: str | None = None
+    eta: bool = False
+    memoryless: bool = False
 
+
+_K = partial(Sampler, rounded=False, unit_start=False)  # k-diffusion's conventions
+_DPM = partial(Sampler, drop_last=True)  # those of diffusers' multistep solvers
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler(ddim, "DDIM", to_clean=False),
-    "euler": Sampler(ddim, "Euler", rounded=False, unit_start=False),
-    "euler_a": Sampler(partial(ddim, eta=1.0), "Euler a", rounded=False, unit_start=False),
-    "dpmpp_2m": Sampler(dpmpp_2m, "DPM++ 2M", drop_last=True),
+    "ddim": Sampler(ddim, "DDIM", end="schedule", eta=True, memoryless=True),
+    "ddpm": Sampler(partial(ddim, eta=1.0), "DDPM", memoryless=True),
+    "euler": _K(ddim, "Euler", memoryless=True),
+    "euler_a": _K(partial(ddim, eta=1.0), "Euler a", eta=True, memoryless=True),
+    "heun": _K(heun, "Heun"),
+    "dpm2": _K(dpm2, "DPM2"),
+    "dpm2_a": _K(partial(dpm2, eta=1.0), "DPM2 a", eta=True),
+    "lms": _K(lms, "LMS"),
+    "plms": Sampler(plms, "PLMS", end="schedule"),
+    "deis": _DPM(deis, "DEIS", end="first"),
+    "deis_3": _DPM(partial(deis, order=3), "DEIS 3", end="first"),
+    "dpmpp_2m": _DPM(dpmpp_2m, "DPM++ 2M"),
+    "dpmpp_2m_sde": _DPM(partial(dpmpp_2m, eta=1.0), "DPM++ 2M SDE", eta=True),
+    "dpmpp_3m_sde": _DPM(dpmpp_3m, "DPM++ 3M SDE", eta=True),
+    "dpmpp_2s_a": _K(dpmpp_2s, "DPM++ 2S a", eta=True),
+    "dpmpp_sde": _K(dpmpp_sde, "DPM++ SDE", eta=True),
+    "unipc": _DPM(unipc, "UniPC"),
+    "unipc_3": _DPM(partial(unipc, order=3), "UniPC 3"),
+    "lcm": Sampler(lcm, "LCM", spacing="lcm", memoryless=True),
+    "tcd": Sampler(tcd, "TCD", end="first", spacing="lcm", eta=True, memoryless=True),
 }
-
-
-def find(name: str) -> Sampler:
-    """The sampler called ``name``; ``ArgumentError`` with the choices otherwise."""
-    if not isinstance(name, str) or name not in SAMPLERS:
-        raise ArgumentError(f"no sampler {name!r}; choose from {choices(SAMPLERS)}")
-    return SAMPLERS[name]

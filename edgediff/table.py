@@ -3,31 +3,39 @@
 With ``u`` and ``c`` the U-Net's unconditional and conditional outputs, ``h_k`` the history and ``n`` fresh noise::
 
     x' = a*x + bu*u + bc*c + sum_k w_k*h_k + d*n
-    h' = p*x + qu*u + qc*c                         (h' is the x0 estimate, pushed to the front of the history)
+    h' = p*x + qu*u + qc*c                         (pushed to the front of the history)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError
-from .levels import CLEAN, Level, Schedule, timesteps
-from .samplers import find
+from .errors import ArgumentError, choices
+from .levels import CLEAN, Level, Schedule
+from .names import resolve
+from .samplers import SAMPLERS, Sampler, Step
+from .spacings import K_DIFFUSION, from_sigmas, from_timesteps, spaced
 
 MAX_GUIDANCE = 1000.0  # float32 latents mean nothing long before
+GUIDANCES = ("cfg", "cfg++")
 
 Array = NDArray[np.floating]
+Scale = float | Sequence[float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One step. Python floats, so that float32 arrays stay float32. ``t`` is the timestep the U-Net is told.
+    """One U-Net call. Python floats, so that float32 arrays stay float32. ``t`` is the timestep the U-Net is told.
 
-    Without guidance (``guided`` is False) there is no ``u`` and the U-Net runs on the conditional half alone.
+    Where ``guided`` is False there is no ``u`` and the U-Net runs on the conditional half alone. ``scale`` is the
+    guidance g (1 without), and ``(x0_x, x0_m)`` gives the estimate ``x0 = x0_x*x + x0_m*m`` of ``m = u + g*(c - u)``.
     """
 
     t: float
@@ -40,6 +48,13 @@ class Row:
     qu: float
     qc: float
     guided: bool
+    scale: float
+    x0_x: float
+    x0_m: float
+
+    def merged(self) -> Row:
+        """The row for one output ``m`` in place of both; for plain guidance alone (see ``Plan.mergeable``)."""
+        return replace(self, bu=0.0, bc=self.bu + self.bc, qu=0.0, qc=self.qu + self.qc, guided=False, scale=1.0)
 
 
 @dataclass(frozen=True)
@@ -47,24 +62,43 @@ class Plan:
     """The rows of one run.
 
     Attributes:
-        sampler, spacing: the names it was made from.
-        levels: the noise levels, one more than rows.
+        sampler, spacing: the names it was made from; spacing is custom for explicit timesteps or sigmas.
+        levels: the level of the state before each row, and the last.
         guidance_scale: as it was given.
         start: factor of the unit starting noise.
         depth: how many past ``h`` the rows read.
+        intervals: steps as the user counts them; some samplers call the U-Net twice in one.
+        guidance: cfg or cfg++.
     """
 
     sampler: str
     spacing: str
-    guidance_scale: float
+    guidance_scale: float | tuple[float, ...]
     levels: tuple[Level, ...]
     rows: tuple[Row, ...]
     start: float
     depth: int
+    intervals: int
+    guidance: str = "cfg"
+
+    @property
+    def label(self) -> str:
+        """The sampler's name as pictures carry it."""
+        return SAMPLERS[self.sampler].label
 
     @property
     def stochastic(self) -> bool:
         return any(row.d for row in self.rows)
+
+    @property
+    def guided(self) -> bool:
+        """Whether any row asks the U-Net for its unconditional output."""
+        return any(row.guided for row in self.rows)
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether u and c may be combined before the row (CFG++ uses u on its own)."""
+        return self.guidance == "cfg"
 
     def __str__(self) -> str:
         names = [f"w{k}" for k in range(self.depth)]
@@ -78,71 +112,202 @@ class Plan:
 
 
 def x0_from(prediction: str, level: Level) -> tuple[float, float]:
-    """``(P, Q)`` with ``x0 = P*x + Q*m`` for the model output ``m`` (Salimans & Ho 2022, section 4, for v)."""
+    """``(P, Q)`` with ``x0 = P*x + Q*m`` for the model output ``m``.
+
+    epsilon: Ho et al. 2020, equation 15; v: Salimans & Ho 2022 (https://arxiv.org/abs/2202.00512), section 4; flow: the
+    output is ``noise - x0`` (Lipman et al. 2022, https://arxiv.org/abs/2210.02747).
+
+    Raises:
+        ArgumentError: epsilon at a level without signal, where it says nothing of x0.
+    """
     if prediction == "v_prediction":
         return level.alpha, -level.sigma
+    if prediction == "flow_prediction":
+        return 1.0, -level.sigma
     if prediction == "sample":
         return 0.0, 1.0
+    if level.alpha == 0:
+        raise ArgumentError(
+            f"timestep {level.t:g} is pure noise (zero terminal SNR), where an epsilon prediction says nothing of the "
+            "picture; use a spacing that leaves it out (leading), or a v_prediction model"
+        )
     return 1 / level.alpha, -level.sigma / level.alpha
 
 
 def plan(
     schedule: Schedule,
     sampler: str = "ddim",
-    steps: int = 20,
-    guidance_scale: float = 7.5,
+    steps: int | None = None,
+    guidance_scale: Scale = 7.5,
     spacing: str | None = None,
+    *,
+    eta: float | None = None,
+    guidance: str = "cfg",
+    guidance_interval: tuple[float, float] | None = None,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
 ) -> Plan:
     """The table of one run.
 
+    Runs shorter than a sampler's order are of the order that their history allows.
+
     Args:
         schedule: the model's noise schedule and prediction type.
-        sampler: a key of ``samplers.SAMPLERS``.
-        steps: U-Net calls.
-        guidance_scale: classifier-free guidance, ``m = u + g*(c - u)`` (Ho & Salimans 2022); off at 1 and below.
-        spacing: leading, trailing or linspace; the schedule's own when None.
+        sampler: a key or label of ``samplers.SAMPLERS``, a diffusers class name, or an A1111 label, which may name the
+            spacing too ("DPM++ 2M Karras"); ``spacing`` has the last word.
+        steps: intervals between noise levels; 20 when None. Heun, DPM2, 2S a and SDE call the U-Net twice in most.
+        guidance_scale: g of classifier-free guidance, ``m = u + g*(c - u)`` (Ho & Salimans 2022), or one g a step; off
+            where it is 1 or below. With CFG++ it is the paper's lambda, 0 .. 1.
+        spacing: one of ``levels.SPACINGS``; the sampler's or the schedule's own when None.
+        eta: 0 .. 1, the share of fresh noise, for samplers that take it; their own when None.
+        guidance: cfg, or cfg++ (Chung et al. 2024, https://arxiv.org/abs/2406.08070), which puts the unconditional
+            noise back; for samplers without history.
+        guidance_interval: (start, stop) in shares of the run, 0 .. 1; elsewhere the U-Net runs on the conditional half
+            alone (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724).
+        timesteps, sigmas: explicit levels in place of a spacing, noisy to clean.
 
     Raises:
-        ArgumentError: an unknown name, steps out of range, a guidance scale that is not finite.
+        ArgumentError: an unknown name, a number out of range, arguments that exclude each other.
     """
-    recipe = find(sampler)
-    if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, (int, float, np.number)):
-        raise ArgumentError(f"guidance_scale is {guidance_scale!r}; it must be a number")
-    g = float(guidance_scale)
-    if not abs(g) <= MAX_GUIDANCE:  # NaN too
-        raise ArgumentError(
-            f"guidance_scale is {guidance_scale}; it must be finite, at most {MAX_GUIDANCE:g} either way"
-        )
-    spacing = schedule.timestep_spacing if spacing is None else spacing
-    ts = timesteps(schedule, steps, spacing, drop_last=recipe.drop_last, rounded=recipe.rounded)
-    clean = recipe.to_clean or schedule.set_alpha_to_one
-    levels = (*(schedule.level(t) for t in ts), CLEAN if clean else schedule.level(0))
-    given, guided = g, g > 1
-    if not guided:
-        g = 1.0
-    rows = []
-    for level, step in zip(levels, recipe.steps(levels), strict=False):
-        p, q = x0_from(schedule.prediction_type, level)
-        rows.append(
-            Row(
-                t=level.t,
-                a=step.cx + step.c0 * p,
-                bu=step.c0 * q * (1 - g),
-                bc=step.c0 * q * g,
-                w=step.w,
-                d=step.d,
-                p=p,
-                qu=q * (1 - g),
-                qc=q * g,
-                guided=guided,
-            )
-        )
-    start = 1.0 if recipe.unit_start or spacing == "leading" else levels[0].sigma
-    return Plan(sampler, spacing, given, levels, tuple(rows), start, max(len(row.w) for row in rows))
+    key, named = resolve(sampler)
+    recipe = SAMPLERS[key]
+    spacing = spacing or named or recipe.spacing or schedule.timestep_spacing
+    levels = _levels(schedule, recipe, steps, spacing, timesteps, sigmas)
+    spacing = spacing if timesteps is None and sigmas is None else "custom"
+    scales = _scales(guidance_scale, len(levels) - 1, guidance)
+    first, stop = _interval(guidance_interval, len(levels) - 1)
+    function = recipe.steps
+    if eta is not None:
+        if not recipe.eta:
+            takers = [name for name, other in SAMPLERS.items() if other.eta]
+            raise ArgumentError(f"sampler {key} takes no eta; these do: {choices(takers)}")
+        function = partial(function, eta=_number("eta", eta, 0, 1))
+    rows, before, interval = [], [], -1
+    for step in function(levels, schedule):
+        interval += step.stage == 0
+        g = scales[interval] if first <= interval < stop else None
+        row = _row(step, schedule.prediction_type, g, guidance)
+        if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
+            raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
+        rows.append(row)
+        before.append(step.at)
+    depth = max(len(row.w) for row in rows)
+    if guidance != "cfg" and depth:
+        fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
+        raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
+    unit = recipe.unit_start or spacing == "leading" or schedule.flow
+    return Plan(
+        sampler=key,
+        spacing=spacing,
+        guidance_scale=tuple(scales) if isinstance(guidance_scale, (list, tuple, np.ndarray)) else scales[0],
+        levels=(*before, levels[-1]),
+        rows=tuple(rows),
+        start=1.0 if unit else levels[0].sigma,
+        depth=depth,
+        intervals=len(levels) - 1,
+        guidance=guidance,
+    )
+
+
+def _row(step: Step, prediction: str, g: float | None, guidance: str) -> Row:
+    """A step with x0 = P*x + Q*m and m = u + g*(c - u) put in; without guidance when ``g`` is None."""
+    p, q = x0_from(prediction, step.at)
+    guided = g is not None and (guidance == "cfg++" or g > 1)
+    g = g if g is not None and guided else 1.0
+    # CFG++ takes the noise that is put back, x - alpha*x0, from u alone.
+    back = step.cx * step.at.alpha if guided and guidance == "cfg++" else 0.0
+    c0 = step.c0 + back
+    return Row(
+        t=step.at.t,
+        a=step.cx + step.c0 * p,
+        bu=q * (c0 * (1 - g) - back),
+        bc=q * c0 * g,
+        w=step.w,
+        d=step.d,
+        p=step.hx + step.h0 * p,
+        qu=step.h0 * q * (1 - g),
+        qc=step.h0 * q * g,
+        guided=guided,
+        scale=g,
+        x0_x=p,
+        x0_m=q,
+    )
+
+
+def _levels(
+    schedule: Schedule,
+    recipe: Sampler,
+    steps: int | None,
+    spacing: str,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+) -> tuple[Level, ...]:
+    if timesteps is not None and sigmas is not None:
+        raise ArgumentError("timesteps and sigmas were both given; give one")
+    if sigmas is not None:
+        levels = from_sigmas(schedule, sigmas, rounded=recipe.rounded)
+    elif timesteps is not None:
+        levels = from_timesteps(schedule, timesteps)
+    else:
+        steps = 20 if steps is None else steps
+        levels = spaced(schedule, steps, spacing, drop_last=recipe.drop_last, rounded=recipe.rounded)
+    if (timesteps is not None or sigmas is not None) and steps is not None and steps != len(levels):
+        raise ArgumentError(f"num_inference_steps is {steps}, but {len(levels)} levels were given; leave one out")
+    end = CLEAN
+    if recipe.end == "first" or (recipe.end == "schedule" and not schedule.set_alpha_to_one):
+        end = schedule.level(0)
+    clean = sigmas is not None or (timesteps is None and spacing in K_DIFFUSION) or schedule.flow
+    # Where the levels end at timestep 0 already, DEIS and TCD would waste their last call.
+    idle = recipe.end == "first" and levels[-1].sigma <= end.sigma
+    return (*levels, CLEAN if clean or idle else end)
+
+
+def _scales(given: Scale, count: int, guidance: str) -> list[float]:
+    if guidance not in GUIDANCES:
+        raise ArgumentError(f"no guidance {guidance!r}; choose from {choices(GUIDANCES)}")
+    several = isinstance(given, (list, tuple, np.ndarray))
+    values: list[Any] = list(given) if several else [given]  # type: ignore[arg-type]
+    if several and len(values) != count:
+        raise ArgumentError(f"guidance_scale has {len(values)} values; {count} steps need as many")
+    limits = (0.0, 1.0) if guidance == "cfg++" else (-MAX_GUIDANCE, MAX_GUIDANCE)
+    scales = [_number("guidance_scale", v, *limits) for v in values]
+    return scales if several else scales * count
+
+
+def _interval(given: tuple[float, float] | None, count: int) -> tuple[int, int]:
+    if given is None:
+        return 0, count
+    if not isinstance(given, (list, tuple)) or len(given) != 2:
+        raise ArgumentError(f"guidance_interval is {given!r}; it must be (start, stop), for example (0.2, 0.8)")
+    start, stop = (_number("guidance_interval", v, 0, 1) for v in given)
+    if start > stop:
+        raise ArgumentError(f"guidance_interval is {given!r}; it must not stop before it starts")
+    return round(start * count), round(stop * count)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise ArgumentError(f"{name} is {value!r}; it must be a number")
+    if not low <= value <= high:  # NaN too
+        raise ArgumentError(f"{name} is {value}; it must be {low:g} .. {high:g}")
+    return float(value)
+
+
+def guide(row: Row, u: Array | None, c: Array) -> Array:
+    """``m = u + g*(c - u)``; a new array, or ``c`` itself without guidance."""
+    return c if u is None else row.scale * c + (1 - row.scale) * u
 
 
 def estimate(row: Row, x: Array, u: Array | None, c: Array) -> Array:
-    """``h'``: the x0 estimate of this step, same shape and dtype as ``x``."""
+    """The x0 estimate of this step, same shape and dtype as ``x``."""
+    out = row.x0_m * guide(row, u, c)
+    if row.x0_x:
+        out += row.x0_x * x
+    return out
+
+
+def remember(row: Row, x: Array, u: Array | None, c: Array) -> Array:
+    """``h'``: what the history keeps of this step, same shape and dtype as ``x``."""
     h = row.qc * c
     if row.p:
         h += row.p * x
@@ -158,7 +323,7 @@ def update(
 
     Args:
         x: state, (B, C, h, w) float32 or float64; ``u`` (None when the row is not guided), ``c``, ``n`` alike.
-        history: past estimates, newest first, at least ``len(row.w)`` of them.
+        history: past ``h``, newest first, at least ``len(row.w)`` of them.
         n: fresh unit noise; read only when ``row.d`` is not 0.
     """
     out = row.a * x
@@ -166,7 +331,8 @@ def update(
     if u is not None:
         out += row.bu * u
     for weight, h in zip(row.w, history, strict=False):
-        out += weight * h
+        if weight:
+            out += weight * h
     if row.d:
         if n is None:
             raise ArgumentError("this row adds noise (d != 0) but none was given")

@@ -5,21 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .errors import BundleError, EngineError
-
-Ids = NDArray[np.int64]
 
 
 class Tokenizer:
-    """A CLIP tokenizer: begin, up to ``max_length - 2`` tokens, end, padding.
+    """A CLIP tokenizer.
 
     Args:
         path: the bundle's tokenizer.json (its post-processor adds begin and end).
         max_length: tokens that the text encoder takes, begin and end included.
         pad_id: id that fills the rest.
+
+    Attributes:
+        begin, end: ids that stand before and after every chunk.
+        comma: id of a comma; None where there is none.
     """
 
     def __init__(self, path: Path, max_length: int, pad_id: int) -> None:
@@ -33,18 +32,15 @@ class Tokenizer:
             raise BundleError(f"{path.name} is not a tokenizer that can be read: {error}") from error
         self._backend.no_padding()
         self._backend.no_truncation()
-        self.max_length = max_length
-        self.pad_id = pad_id
+        self.max_length, self.pad_id = max_length, pad_id
+        around = self._backend.encode("").ids
+        if len(around) != 2:
+            raise BundleError(f"{path.name} puts {len(around)} tokens around a prompt; CLIP's puts 2, begin and end")
+        self.begin, self.end = (int(i) for i in around)
+        comma = self._backend.encode(",", add_special_tokens=False).ids
+        self.comma: int | None = int(comma[0]) if len(comma) == 1 else None
 
-    def encode(self, prompt: str) -> tuple[Ids, str]:
-        """Ids, int64 (max_length,), and the words of ``prompt`` that did not fit (empty when all did)."""
-        encoded = self._backend.encode(prompt)
-        ids, cut = list(encoded.ids), ""
-        if len(ids) > self.max_length:
-            # Offsets of special tokens are (0, 0), so the first cut token is an ordinary one: the last kept is end.
-            start = encoded.offsets[self.max_length - 1][0]
-            cut = prompt[start:].strip()
-            ids = [*ids[: self.max_length - 1], ids[-1]]
-        out = np.full(self.max_length, self.pad_id, np.int64)
-        out[: len(ids)] = ids
-        return out, cut
+    def tokens(self, text: str) -> list[tuple[int, int]]:
+        """``(id, index of its first character)`` of every token of ``text``, without begin and end."""
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        return [(int(i), int(start)) for i, (start, _) in zip(encoded.ids, encoded.offsets, strict=True)]

@@ -18,6 +18,7 @@ import edgediff
 from edgediff import bundle as bundles
 from edgediff.engines import INSTALL, WEIGHTS
 from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError, choices
+from edgediff.names import from_config
 
 from .parity import compare
 from .parts import Traced, parts_of
@@ -27,25 +28,20 @@ from .weights import store_fp16
 
 PRECISIONS = ("fp32", "fp16-weights")
 DATA_LIMIT = 1 << 30  # bytes; above it weights go to one external file (protobuf ends at 2 GB)
-# The scheduler class of a pipeline picks the default sampler; other classes fall back to DDIM.
-SAMPLER_OF = {
-    "DDIMScheduler": "ddim",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_a",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-}
 # Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "trained_betas": (None,),
-    "rescale_betas_zero_snr": (False,),
     "clip_sample": (False,),
     "thresholding": (False,),
-    "use_karras_sigmas": (False,),
-    "use_exponential_sigmas": (False,),
     "use_beta_sigmas": (False,),
     "use_flow_sigmas": (False,),
-    "algorithm_type": ("dpmsolver++",),
-    "solver_order": (2,),
+    "use_lu_lambdas": (False,),
+    "euler_at_final": (False,),
+    "final_sigmas_type": ("zero",),
+    "timestep_type": ("discrete",),
+    "interpolation_type": ("linear",),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
 }
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
 
@@ -148,12 +144,12 @@ def _facts(pipeline: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     if unet.in_channels != vae.latent_channels:
         raise BundleError(f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels}")
     side = unet.sample_size * factor
-    sampler = type(pipeline.scheduler).__name__
+    sampler, _ = from_config(_config(pipeline.scheduler)) or ("ddim", None)
     return {
         "format": bundles.FORMAT,
         "name": "",
         "kind": bundles.KINDS[0],
-        "schedule": _schedule(pipeline.scheduler.config),
+        "schedule": _schedule(_config(pipeline.scheduler)),
         "latent": {
             "channels": vae.latent_channels,
             "factor": factor,
@@ -166,7 +162,7 @@ def _facts(pipeline: Any, defaults: dict[str, Any]) -> dict[str, Any]:
             "height": side,
             "num_inference_steps": 20,
             "guidance_scale": 7.5,
-            "sampler": SAMPLER_OF.get(sampler, "ddim"),
+            "sampler": sampler,
             **defaults,
         },
         "text": [
@@ -187,9 +183,10 @@ def _write(
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     latent, text, size = facts["latent"], facts["text"][0], facts["defaults"]["width"]
-    if (scheduler := type(pipeline.scheduler).__name__) not in SAMPLER_OF:
+    if from_config(config := _config(pipeline.scheduler)) is None:
         report(
-            f"scheduler: {scheduler} has no twin here; the bundle's default sampler is {facts['defaults']['sampler']}"
+            f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "
+            f"{facts['defaults']['sampler']}"
         )
     parts, parity = {}, {}
     for part in parts_of(pipeline, latent["size_multiple"], latent["factor"], text["max_length"]):
@@ -245,7 +242,11 @@ def _file(work: Path, path: Path, engine: str, precision: str) -> dict[str, Any]
     }
 
 
-def _schedule(config: Any) -> dict[str, Any]:
+def _config(scheduler: Any) -> dict[str, Any]:
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
+def _schedule(config: dict[str, Any]) -> dict[str, Any]:
     """The facts that the runtime plans from; settings that change the result and that it lacks are refused."""
     for key, neutral in NEUTRAL.items():
         if (value := config.get(key)) is not None and value not in neutral:
@@ -257,6 +258,9 @@ def _schedule(config: Any) -> dict[str, Any]:
             f"scheduler: {config.get('_class_name')} has no {missing[0]}; is it a discrete-time schedule?"
         )
     schedule = {k: v for k, v in config.items() if k in names and v is not None}
+    # The sampler's spacing of noise levels (Karras, ...) comes before that of timesteps.
+    if (twin := from_config(config)) and twin[1]:
+        schedule["timestep_spacing"] = twin[1]
     try:
         return dataclasses.asdict(edgediff.Schedule(**schedule))
     except ArgumentError as error:

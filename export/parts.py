@@ -9,17 +9,42 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
+MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
 DynamicAxes = dict[str, dict[int, str]]
 
 
-class TextEncoder(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
+class WordTable(torch.nn.Module):
+    """A token table that reads ids below 0 from a second table, -1 its row 0 (textual inversion)."""
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.model(input_ids=input_ids).last_hidden_state
-        return out
+    def __init__(self, table: torch.nn.Embedding) -> None:
+        super().__init__()
+        self.table = table
+        self.extra: torch.Tensor | None = None
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        assert self.extra is not None
+        known = self.table(ids.clamp(min=0))
+        return torch.where(ids.unsqueeze(-1) < 0, self.extra[(-1 - ids).clamp(min=0)], known)
+
+
+class TextEncoder(torch.nn.Module):
+    """Gives the last state and, for clip_skip 1 .. ``skips``, earlier ones, each through the final norm as diffusers
+    does.
+    """
+
+    def __init__(self, model: Any, skips: int) -> None:
+        super().__init__()
+        self.model, self.skips = model, skips
+        embeddings = model.text_model.embeddings
+        if not isinstance(embeddings.token_embedding, WordTable):
+            embeddings.token_embedding = WordTable(embeddings.token_embedding)
+        self.words = embeddings.token_embedding
+
+    def forward(self, input_ids: torch.Tensor, extra_embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.words.extra = extra_embeddings
+        out = self.model(input_ids=input_ids, output_hidden_states=True)
+        norm = self.model.text_model.final_layer_norm
+        return (out.last_hidden_state, *(norm(out.hidden_states[-1 - k]) for k in range(1, self.skips + 1)))
 
 
 class Unet(torch.nn.Module):
@@ -94,11 +119,15 @@ def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) ->
     channels, width = unet.config.in_channels, unet.config.cross_attention_dim
     side = size_multiple // factor
 
-    def ids(batch: int, _: int) -> dict[str, torch.Tensor]:
+    skips = min(text.config.num_hidden_layers - 1, MAX_CLIP_SKIP)
+    skipped = tuple(f"hidden_state_{k}" for k in range(1, skips + 1))
+
+    def ids(batch: int, scale: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         values = torch.randint(0, text.config.vocab_size - 2, (batch, max_length), generator=generator)
         values[:, 0], values[:, max_length // 2 :] = text.config.bos_token_id, text.config.eos_token_id
-        return {"input_ids": values}
+        values[:, 1] = torch.arange(batch) % scale - scale  # textual inversions
+        return {"input_ids": values, "extra_embeddings": _normal(scale, text.config.hidden_size)}
 
     def noisy(batch: int, scale: int) -> dict[str, torch.Tensor]:
         return {
@@ -118,10 +147,14 @@ def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) ->
     return [
         Traced(
             "text_encoder",
-            TextEncoder(text),
+            TextEncoder(text, skips),
             ids,
-            ("last_hidden_state",),
-            {"input_ids": {0: "batch"}, "last_hidden_state": {0: "batch"}},
+            ("last_hidden_state", *skipped),
+            {
+                "input_ids": {0: "batch"},
+                "extra_embeddings": {0: "extra"},
+                **{name: {0: "batch"} for name in ("last_hidden_state", *skipped)},
+            },
         ),
         Traced(
             "unet",

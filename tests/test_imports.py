@@ -11,10 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "edgediff"
 FLOORS = {
-    0: ("errors", "levels", "rng", "image", "version"),
-    1: ("samplers", "table", "tokenizer"),
-    2: ("bundle", "engines", "engines.onnxruntime"),
-    3: ("loop",),
+    0: ("errors", "levels", "spacings", "multistep", "rng", "image", "version"),
+    1: ("samplers", "names", "table", "tokenizer", "prompt", "embeddings"),
+    2: ("guidance", "texts", "bundle", "engines", "engines.onnxruntime"),
+    3: ("loop", "request"),
     4: ("pipeline",),
     5: ("cli", "progress", "__init__", "__main__"),
 }
@@ -24,6 +24,10 @@ BESIDE = {
     ("levels", "errors"),
     ("rng", "errors"),
     ("image", "errors"),
+    ("spacings", "levels"),
+    ("spacings", "errors"),
+    ("names", "samplers"),
+    ("table", "names"),
     ("table", "samplers"),
     ("engines", "bundle"),
     ("engines.onnxruntime", "bundle"),
@@ -32,7 +36,7 @@ BESIDE = {
     ("cli", "progress"),
     ("__main__", "cli"),
 }
-LAZY = {"onnxruntime", "PIL", "tokenizers"}
+LAZY = {"onnxruntime", "PIL", "tokenizers", "safetensors"}
 
 
 def modules() -> list[str]:

@@ -9,60 +9,178 @@ import numpy as np
 import pytest
 
 from edgediff import ArgumentError, Schedule, plan
-from edgediff.levels import PREDICTIONS, SPACINGS
+from edgediff.levels import PREDICTIONS
 from edgediff.loop import run
 from edgediff.samplers import SAMPLERS
-from edgediff.table import estimate, update, x0_from
+from edgediff.table import Plan, estimate, remember, update, x0_from
 
-CASES = list(product(SAMPLERS, PREDICTIONS, SPACINGS))
+SPACED = ("leading", "trailing", "linspace", "karras", "exponential", "ays", "normal", "simple", "lcm")
+CASES = list(product(SAMPLERS, PREDICTIONS))
 
 
 def model_output(prediction: str, alpha: float, sigma: float, x0: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """What a perfect model says of ``alpha*x0 + sigma*noise``: each prediction type by its definition."""
-    return {"epsilon": noise, "sample": x0, "v_prediction": alpha * noise - sigma * x0}[prediction]
+    return {
+        "epsilon": noise,
+        "sample": x0,
+        "v_prediction": alpha * noise - sigma * x0,
+        "flow_prediction": noise - x0,
+    }[prediction]
 
 
-@pytest.mark.parametrize(("sampler", "prediction", "spacing"), CASES)
-@pytest.mark.parametrize("steps", [1, 2, 20])
-def test_signal_kept_noise_kept(sampler: str, prediction: str, spacing: str, steps: int) -> None:
-    """With exact outputs x' = alpha'*x0 + sigma''*noise + d*n, where sigma''^2 + d^2 = sigma'^2, at every step."""
-    table = plan(Schedule(prediction_type=prediction), sampler, steps, 1.0, spacing)
-    # x0 and noise as the two axes of a plane: coefficients can be read off the state.
-    x0, noise = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    assert len(table.levels) == steps + 1
+def signal_and_noise(table: Plan, prediction: str) -> float:
+    """Largest departure over a run with a perfect model from ``x = alpha*x0 + sigma*noise`` with unit noise.
+
+    x0, the first noise and every fresh one are the axes of a space, so that coefficients can be read off the state:
+    x' must hold alpha' of x0, and all its noise together must have norm sigma' (for one row: sigma''^2 + d^2 =
+    sigma'^2, the fresh noise of earlier rows included where two stages share a path).
+    """
+    axes = np.eye(len(table.rows) + 2)
+    x0, fresh = axes[0], iter(axes[2:])
+    x = table.levels[0].alpha * x0 + table.levels[0].sigma * axes[1]
     history: list[np.ndarray] = []
+    worst = 0.0
     for row, now, to in zip(table.rows, table.levels, table.levels[1:], strict=False):
-        x = now.alpha * x0 + now.sigma * noise
-        m = model_output(prediction, now.alpha, now.sigma, x0, noise)
-        after = update(row, x, None, m, history, np.zeros(2))
-        signal, kept = after
-        assert signal == pytest.approx(to.alpha, rel=1e-9)
-        assert math.hypot(kept, row.d) == pytest.approx(to.sigma, rel=1e-9, abs=1e-9)
-        history.insert(0, estimate(row, x, None, m))
-        np.testing.assert_allclose(history[0], x0, atol=1e-9)
+        m = model_output(prediction, now.alpha, now.sigma, x0, (x - now.alpha * x0) / now.sigma)
+        np.testing.assert_allclose(estimate(row, x, None, m), x0, atol=1e-9)
+        after = update(row, x, None, m, history, next(fresh))
+        history.insert(0, remember(row, x, None, m))
+        worst = max(worst, abs(after[0] - to.alpha), abs(float(np.linalg.norm(after[1:])) - to.sigma))
+        x = after
+    return worst
+
+
+@pytest.mark.parametrize(("sampler", "prediction"), CASES)
+@pytest.mark.parametrize("spacing", SPACED)
+def test_signal_kept_noise_kept(sampler: str, prediction: str, spacing: str) -> None:
+    for steps, zero in product((1, 2, 3, 5, 14, 20), (False, True)):
+        schedule = Schedule(prediction_type=prediction, rescale_betas_zero_snr=zero)
+        try:
+            table = plan(schedule, sampler, steps, 1.0, spacing)
+        except ArgumentError:
+            assert (
+                (zero and (prediction == "epsilon" or spacing in ("karras", "exponential")))
+                or (prediction == "flow_prediction" and spacing in ("leading", "ays", "lcm"))
+                or (sampler == "lcm" and prediction == "flow_prediction")
+            )
+            continue
+        assert len(table.levels) == len(table.rows) + 1
+        assert table.intervals == steps
+        # LCM's boundary condition takes back a little noise at small t, and at t = 0 all that is there.
+        skip = 1 / ((table.levels[-2].t * 20) ** 2 + 1)
+        assert signal_and_noise(table, prediction) < (1e-8 if sampler != "lcm" else 1e-9 + skip)
+
+
+@pytest.mark.parametrize("sampler", [name for name, other in SAMPLERS.items() if other.eta])
+@pytest.mark.parametrize("eta", [0.0, 0.35, 1.0])
+def test_eta_keeps_signal_and_noise(sampler: str, eta: float) -> None:
+    table = plan(Schedule(), sampler, 8, 1.0, eta=eta)
+    assert signal_and_noise(table, "epsilon") < 1e-8
+    assert table.stochastic == (eta > 0)
+
+
+def test_first_step_from_pure_noise() -> None:
+    """At zero terminal SNR the v output is -x0, and every sampler's first state is DDIM's."""
+    schedule = Schedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    x, v = np.random.default_rng(0).standard_normal((2, 5))
+    for sampler in SAMPLERS:
+        table = plan(schedule, sampler, 6, 1.0, "trailing", **({"eta": 0.0} if SAMPLERS[sampler].eta else {}))
+        assert table.levels[0].alpha == 0
+        if table.rows[0].d == 0:
+            to = table.levels[1]
+            np.testing.assert_allclose(update(table.rows[0], x, None, v), -to.alpha * v + to.sigma * x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_epsilon_cannot_start_from_pure_noise(spacing: str) -> None:
+    schedule = Schedule(rescale_betas_zero_snr=True)
+    with pytest.raises(ArgumentError, match=r"pure noise \(zero terminal SNR\).*leading"):
+        plan(schedule, "ddim", 5, 1.0, spacing)
+    assert plan(schedule, "ddim", 5, 1.0, "leading").levels[0].alpha > 0
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_x0_from(prediction: str) -> None:
-    level = Schedule().level(600)
+    level = Schedule(prediction_type=prediction).level(600)
     x0, noise = np.array([0.3, -2.0]), np.array([1.1, 0.4])
     p, q = x0_from(prediction, level)
     m = model_output(prediction, level.alpha, level.sigma, x0, noise)
     np.testing.assert_allclose(p * (level.alpha * x0 + level.sigma * noise) + q * m, x0, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("sampler", "prediction", "spacing"), CASES)
-def test_guidance_is_folded_in(sampler: str, prediction: str, spacing: str) -> None:
+@pytest.mark.parametrize(("sampler", "prediction"), CASES)
+def test_guidance_is_folded_in(sampler: str, prediction: str) -> None:
     """The guided row on (u, c) equals the unguided row on u + g*(c - u)."""
     schedule, rng = Schedule(prediction_type=prediction), np.random.default_rng(0)
+    spacing = None if prediction != "flow_prediction" else "trailing"
     guided, plain = (plan(schedule, sampler, 5, g, spacing) for g in (6.5, 1.0))
-    x, u, c, n, h = rng.standard_normal((5, 2, 4, 3, 3))
+    x, u, c, n, *h = rng.standard_normal((8, 2, 4, 3, 3))
     for a, b in zip(guided.rows, plain.rows, strict=True):
         assert a.guided
         assert not b.guided
         m = u + 6.5 * (c - u)
-        np.testing.assert_allclose(update(a, x, u, c, [h], n), update(b, x, None, m, [h], n), rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(estimate(a, x, u, c), estimate(b, x, None, m), rtol=1e-9, atol=1e-12)
+        for got, expected in (
+            (update(a, x, u, c, h, n), update(b, x, None, m, h, n)),
+            (remember(a, x, u, c), remember(b, x, None, m)),
+            (estimate(a, x, u, c), estimate(b, x, None, m)),
+            (update(a.merged(), x, None, m, h, n), update(b, x, None, m, h, n)),
+        ):
+            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_guidance_interval() -> None:
+    """Outside of it there is no unconditional half, and the row is the unguided one."""
+    whole, off, some = (
+        plan(Schedule(), "dpmpp_2m", 10, g, guidance_interval=i)
+        for g, i in ((5.0, None), (1.0, None), (5.0, (0.2, 0.7)))
+    )
+    assert [row.guided for row in some.rows] == [False] * 2 + [True] * 5 + [False] * 3
+    assert all(row == (whole if row.guided else off).rows[k] for k, row in enumerate(some.rows))
+    assert whole.guided
+    assert some.guided
+    assert not plan(Schedule(), "ddim", 10, 5.0, guidance_interval=(0.3, 0.3)).guided
+
+
+def test_interval_and_scale_count_steps_not_calls() -> None:
+    table = plan(Schedule(), "heun", 4, [1.0, 3.0, 5.0, 7.0], guidance_interval=(0.0, 0.75))
+    assert [row.scale for row in table.rows] == [1, 1, 3, 3, 5, 5, 1]
+    assert [row.guided for row in table.rows] == [False, False, True, True, True, True, False]
+    assert table.guidance_scale == (1.0, 3.0, 5.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"guidance_scale": [3.0, 2.0]}, "has 2 values; 4 steps"),
+        ({"guidance_scale": [3.0, 2.0, "x", 1.0]}, "guidance_scale is 'x'; it must be a number"),
+        ({"guidance_interval": (0.5, 0.2)}, "must not stop before it starts"),
+        ({"guidance_interval": (0.0, 1.2)}, r"guidance_interval is 1.2; it must be 0 \.\. 1"),
+        ({"guidance_interval": 0.5}, r"it must be \(start, stop\)"),
+        ({"eta": 1.5}, r"eta is 1.5; it must be 0 \.\. 1"),
+        ({"sampler": "heun", "eta": 0.5}, "sampler heun takes no eta; these do: ddim, euler_a"),
+        ({"timesteps": [900, 300], "sigmas": [3.0, 1.0]}, "were both given"),
+        ({"timesteps": [900, 300]}, "num_inference_steps is 4, but 2 levels were given"),
+    ],
+)
+def test_bad_arguments(arguments: dict, said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        plan(Schedule(), **{"sampler": "ddim", "steps": 4, **arguments})
+
+
+def test_explicit_levels() -> None:
+    table = plan(Schedule(), "dpmpp_2m", timesteps=[999, 850, 736, 24])
+    assert [row.t for row in table.rows] == [999, 850, 736, 24]
+    assert table.spacing == "custom"
+    assert table.levels[-1].sigma == 0
+    assert plan(Schedule(), "euler", sigmas=[10.0, 2.0, 0.3]).levels[1].ratio == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_calls(sampler: str) -> None:
+    """How often the U-Net is asked: 20 steps, and one more or nearly twice as often."""
+    twice = ("heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde")
+    expected = 39 if sampler in twice else 21 if sampler == "plms" else 20
+    assert len(plan(Schedule(), sampler, 20).rows) == expected
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.0])
@@ -74,7 +192,8 @@ def test_float32_stays_float32() -> None:
     x = np.ones((1, 4, 2, 2), np.float32)
     for sampler in SAMPLERS:
         for row in plan(Schedule(), sampler, 3, 7.5).rows:
-            assert update(row, x, x, x, [x], x).dtype == np.float32
+            assert update(row, x, x, x, [x, x, x, x], x).dtype == np.float32
+            assert remember(row, x, x, x).dtype == np.float32
             assert estimate(row, x, x, x).dtype == np.float32
 
 
@@ -99,7 +218,9 @@ def test_noise_is_asked_for_only_when_used() -> None:
         calls = 0
         list(run(plan(Schedule(), sampler, 6, 1.0), lambda x, t, g: (None, x), np.ones((1, 1)), noise))
         counts[sampler] = calls
-    assert counts == {"ddim": 0, "euler": 0, "euler_a": 5, "dpmpp_2m": 0}
+    noisy = {name: count for name, count in counts.items() if count}
+    one_a_step = ("ddpm", "euler_a", "dpm2_a", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2s_a", "lcm", "tcd")
+    assert noisy == dict.fromkeys(one_a_step, 5) | {"dpmpp_sde": 10}
 
 
 def test_a_noisy_row_without_noise_raises() -> None:
@@ -114,7 +235,7 @@ def test_bad_guidance(scale: object) -> None:
 
 
 def test_bad_names() -> None:
-    with pytest.raises(ArgumentError, match="no sampler 'plmss'; choose from ddim, euler"):
+    with pytest.raises(ArgumentError, match="no sampler 'plmss'; choose from ddim, ddpm, euler"):
         plan(Schedule(), "plmss", 4)
     with pytest.raises(ArgumentError, match="no spacing 'tight'; choose from leading"):
         plan(Schedule(), "ddim", 4, 1.0, "tight")

@@ -1,6 +1,7 @@
 """Train the built-in model: ``python -m edgediff_export.reference_model --config core64 --out runs/core64``.
 
-Stages resume from the checkpoints in the folder; ``--stage publish`` then puts the result where it ships.
+Stages resume from the checkpoints in the folder; ``--stage publish`` then puts the result where it ships. ``--stage
+export`` only exports the bundle again from the pipeline that the repository holds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="core64", help="a preset's name or a JSON file")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs, sample sheets and the pipeline")
-    parser.add_argument("--stage", default="all", choices=(*STAGES, "all", "publish"))
+    parser.add_argument("--stage", default="all", choices=(*STAGES, "all", "publish", "export"))
     parser.add_argument("--repository", type=Path, default=Path(), help="the checkout that publish writes to")
     parser.add_argument("--threads", type=int, default=0, help="torch CPU threads (default: all)")
     args = parser.parse_args()
@@ -55,6 +56,10 @@ def main() -> None:
         from .publish import publish
 
         publish(config, glyphs, args.out, args.repository)
+    elif args.stage == "export":
+        from .publish import export_again
+
+        export_again(config, glyphs, args.out, args.repository)
 
 
 if __name__ == "__main__":

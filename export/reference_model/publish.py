@@ -21,14 +21,31 @@ DEFAULTS: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 2.0, "s
 def publish(config: Config, glyphs: list[Glyph], folder: Path, repository: Path) -> None:
     """Copy ``pipeline``, ``judge`` and ``card.json`` from ``folder``, and export the bundle, into ``repository``."""
     home = repository / "export" / "reference_model"
-    bundle, notice = repository / "edgediff" / "models" / "emoji", home / "LICENSE.model"
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    fresh = _bundle(config, glyphs, folder, home / "LICENSE.model", folder)
+    # Nothing in the repository changes before everything is there to be copied.
+    _replace(folder / "pipeline", home / "pipeline")
+    _replace(folder / "judge", repository / "benchmarks" / "data")
+    _replace(fresh, repository / "edgediff" / "models" / "emoji")
+    shutil.copy(folder / "card.json", home / "card.json")
+
+
+def export_again(config: Config, glyphs: list[Glyph], folder: Path, repository: Path) -> None:
+    """Export the bundle from the pipeline that lies in ``repository``, after the exporter has changed."""
+    home = repository / "export" / "reference_model"
+    _replace(
+        _bundle(config, glyphs, home, home / "LICENSE.model", folder), repository / "edgediff" / "models" / "emoji"
+    )
+
+
+def _bundle(config: Config, glyphs: list[Glyph], source: Path, notice: Path, folder: Path) -> Path:
+    """The bundle of ``source``'s pipeline and card, in ``folder``."""
+    card = json.loads((source / "card.json").read_text(encoding="utf-8"))
     rng = random.Random(5)
     shown = [random_picture(config, rng.choice(glyphs), rng.choice(list(COLOURS)), rng) for _ in range(256)]
     fresh = folder / "bundle"
     shutil.rmtree(fresh, ignore_errors=True)
     export(
-        folder / "pipeline",
+        source / "pipeline",
         fresh,
         name=f"edgediff-emoji-{config.name}",
         defaults=DEFAULTS,
@@ -37,11 +54,7 @@ def publish(config: Config, glyphs: list[Glyph], folder: Path, repository: Path)
         pictures=to_tensor(shown),
     )
     shutil.copy(notice, fresh / "LICENSE")
-    # Nothing in the repository changes before everything is there to be copied.
-    _replace(folder / "pipeline", home / "pipeline")
-    _replace(folder / "judge", repository / "benchmarks" / "data")
-    _replace(fresh, bundle)
-    shutil.copy(folder / "card.json", home / "card.json")
+    return fresh
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -1,0 +1,146 @@
+"""Guidance that is not linear: it runs between the U-Net and the row, unfused, and gives one output ``m`` for both.
+
+Everything is per image: batches do not change pictures. Arrays are (B, C, h, w) float32 or float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArgumentError
+from .table import GUIDANCES, Plan, Row, guide
+
+Array = NDArray[Any]
+Combine = Callable[[Row, Array, "Array | None", Array], Array]
+Hook = Callable[[Array], Array]
+
+METHODS = (*GUIDANCES, "apg")
+
+
+@dataclass(frozen=True)
+class Apg:
+    """Adaptive projected guidance (Sadat et al. 2024, https://arxiv.org/abs/2410.02416, algorithm 1).
+
+    The difference of the x0 estimates loses the part that lies along the conditional one, which oversaturates.
+
+    Attributes:
+        eta: how much of that part stays; 1 is plain guidance.
+        norm_threshold: greatest norm of the difference over one latent; 0 sets none.
+        momentum: share of the earlier differences; negative pushes away from them.
+    """
+
+    eta: float = 0.0
+    norm_threshold: float = 0.0
+    momentum: float = -0.5
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("eta", 0.0, 1.0), ("norm_threshold", 0.0, 1e6), ("momentum", -1.0, 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ArgumentError(f"apg {name} is {value!r}; it must be a number, {low:g} .. {high:g}")
+
+    def start(self) -> Combine:
+        """Guidance for one run; it holds the running average."""
+        average: Array | float = 0.0
+
+        def combine(row: Row, x: Array, u: Array | None, c: Array) -> Array:
+            nonlocal average
+            if u is None:
+                return c
+            toward = row.x0_x * x + row.x0_m * c
+            # The estimates differ by the outputs alone.
+            average = row.x0_m * (c - u) + self.momentum * average
+            difference = average
+            if self.norm_threshold:
+                norm = np.sqrt(_dot(difference, difference))
+                difference = difference * np.minimum(1, self.norm_threshold / np.maximum(norm, 1e-12)).astype(c.dtype)
+            along = (_dot(difference, toward) / np.maximum(_dot(toward, toward), 1e-24)).astype(c.dtype) * toward
+            x0 = toward + (row.scale - 1) * (difference - (1 - self.eta) * along)
+            return _output(row, x, x0)
+
+        return combine
+
+
+def rescale(m: Array, c: Array, phi: float) -> Array:
+    """Bring each guided output's deviation back to that of the conditional one, by the share ``phi`` (Lin et al. 2023,
+    https://arxiv.org/abs/2305.08891, equations 15 and 16).
+    """
+    axes = tuple(range(1, c.ndim))
+    spread = m.std(axis=axes, keepdims=True)
+    ratio = c.std(axis=axes, keepdims=True) / np.where(spread > 0, spread, 1)
+    out: Array = m * (phi * ratio + (1 - phi)).astype(m.dtype)
+    return out
+
+
+def dynamic_threshold(x0: Array, ratio: float, reference: Array | float = 1.0) -> Array:
+    """Clip each picture at the quantile ``ratio`` of its absolute values, and scale what lies there to ``reference``
+    (Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.3); untouched where the quantile is below it.
+
+    With reference 1 it is the paper's rule, for pixels in [-1, 1]. Latents have no such range: the pipeline passes the
+    same quantile of the estimate without guidance, (B, 1, 1, 1).
+    """
+    limit = np.maximum(quantile(x0, ratio), reference)
+    out: Array = np.clip(x0, -limit, limit) * (reference / limit)
+    return out.astype(x0.dtype, copy=False)
+
+
+def quantile(x0: Array, ratio: float) -> Array:
+    """Of each picture's absolute values, (B, 1, ...) in the dtype of ``x0``."""
+    out: Array = np.quantile(np.abs(x0), ratio, axis=tuple(range(1, x0.ndim)), keepdims=True)
+    return out.astype(x0.dtype, copy=False)
+
+
+def combiner(
+    plan: Plan,
+    method: str | Apg = "cfg",
+    guidance_rescale: float = 0.0,
+    dynamic_thresholding_ratio: float | None = None,
+    on_x0: Hook | None = None,
+) -> Combine | None:
+    """What a run does between the halves of its rows; None when plain rows do it all. Fresh for every run."""
+    apg = Apg() if method == "apg" else method if isinstance(method, Apg) else None
+    if apg is None and not guidance_rescale and dynamic_thresholding_ratio is None and on_x0 is None:
+        return None
+    if not plan.mergeable:
+        raise ArgumentError(
+            f"guidance {plan.guidance} cannot be combined with guidance_rescale, dynamic thresholding or a hook on x0; "
+            "use cfg or apg"
+        )
+    first = apg.start() if apg else None
+
+    def combine(row: Row, x: Array, u: Array | None, c: Array) -> Array:
+        m = first(row, x, u, c) if first else guide(row, u, c)
+        if guidance_rescale and u is not None:
+            m = rescale(m, c, guidance_rescale)
+        if dynamic_thresholding_ratio is not None and u is not None:
+            reference = quantile(row.x0_x * x + row.x0_m * c, dynamic_thresholding_ratio)
+            m = _output(row, x, dynamic_threshold(row.x0_x * x + row.x0_m * m, dynamic_thresholding_ratio, reference))
+        if on_x0 is not None:
+            x0 = row.x0_x * x + row.x0_m * m
+            changed = on_x0(x0)
+            if not isinstance(changed, np.ndarray) or changed.shape != x0.shape:
+                raise ArgumentError(
+                    f"on_x0 gave {getattr(changed, 'shape', type(changed).__name__)}; "
+                    f"it must give an array of shape {x0.shape}"
+                )
+            m = _output(row, x, changed.astype(x0.dtype, copy=False))
+        return m
+
+    return combine
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Per image, in float64, (B, 1, 1, 1)."""
+    out: Array = np.sum(a.astype(np.float64) * b, axis=tuple(range(1, a.ndim)), keepdims=True)
+    return out
+
+
+def _output(row: Row, x: Array, x0: Array) -> Array:
+    """The model output that would have given ``x0``."""
+    out: Array = (x0 - row.x0_x * x) / row.x0_m
+    return out

@@ -1,0 +1,230 @@
+r"""Weighted prompts: text -> spans with a weight -> chunks of tokens -> weighted embeddings.
+
+The syntax is that of the AUTOMATIC1111 web UI: ``(x)`` weighs 1.1 times more, ``[x]`` 1.1 times less, ``(x:1.2)`` 1.2
+times more; brackets nest, ``\(`` is the character itself, and the word ``BREAK`` begins a new chunk.
+https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArgumentError, PromptError, choices
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+SYNTAXES = ("a1111", "plain")
+MAX_WEIGHT = 100
+STEP = 1.1  # what one pair of brackets multiplies or divides by
+DIGITS = 9  # weights are rounded, so that (([[x]])) weighs exactly 1 again and is one span with its neighbours
+
+CLOSES = {")": "(", "]": "["}
+# Everything that is not text, leftmost first: an escape takes its character before that counts as a bracket.
+_MARK = re.compile(r"\\[()\[\]\\]|[()\[\]:]|\bBREAK\b")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
+_MEANT_AS_NUMBER = re.compile(r"(?=[^0-9]*[0-9])[0-9.,+\-eE\s]+")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of the prompt with one weight; never empty."""
+
+    text: str
+    weight: float
+    offsets: tuple[int, ...]  # the index in the prompt of every character of text
+
+    @property
+    def start(self) -> int:
+        """The index in the prompt of the first character."""
+        return self.offsets[0]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a prompt. ``start`` is the index in the prompt of the first character that it came from."""
+
+    id: int
+    weight: float
+    start: int
+
+
+Piece = tuple[str, int, int]  # a mark, or "" for text; where it begins and ends in the prompt
+
+
+def parse(prompt: str, syntax: str = "a1111") -> list[list[Span]]:
+    """The sections of ``prompt``, split at BREAK; a section without text is an empty list.
+
+    Neighbours of equal weight are one span, so a prompt without syntax is tokenised whole. The syntax ``plain``
+    interprets nothing: one span.
+
+    Raises:
+        PromptError: brackets that do not match, a weight that is not a number or beyond ``MAX_WEIGHT``.
+        ArgumentError: an unknown syntax.
+    """
+    if syntax not in SYNTAXES:
+        raise ArgumentError(f"no prompt syntax {syntax!r}; choose from {choices(SYNTAXES)}")
+    if syntax == "plain":
+        return [_spans(prompt, [(1.0, 0, len(prompt))] if prompt else [])]
+    pieces, factors = _pieces(prompt)
+    sections: list[list[tuple[float, int, int]]] = [[]]
+    weights = [1.0]  # of the brackets around, outermost first
+    for mark, start, end in pieces:
+        if mark == "BREAK":
+            sections.append([])
+        elif mark in CLOSES:
+            weights.pop()
+        elif mark:
+            weights.append(weights[-1] * factors[start])
+            if round(abs(weights[-1]), DIGITS) > MAX_WEIGHT:
+                raise PromptError(
+                    f"the nested brackets at character {start + 1} of the prompt multiply to a weight of "
+                    f"{weights[-1]:.6g}; it must be {-MAX_WEIGHT} .. {MAX_WEIGHT}: nest fewer or lower their weights"
+                )
+        else:
+            sections[-1].append((round(weights[-1], DIGITS), start, end))
+    return [_spans(prompt, section) for section in sections]
+
+
+def _spans(prompt: str, stretches: Iterable[tuple[float, int, int]]) -> list[Span]:
+    spans = []
+    for weight, run in groupby(stretches, key=lambda stretch: stretch[0]):
+        offsets = tuple(i for _, start, end in run for i in range(start, end))
+        spans.append(Span("".join(prompt[i] for i in offsets), weight, offsets))
+    return spans
+
+
+def _pieces(prompt: str) -> tuple[list[Piece], dict[int, float]]:
+    """Text, brackets and BREAKs in order, and the factor of every opening bracket by its index."""
+    pieces: list[Piece] = []
+    factors: dict[int, float] = {}
+    opened: list[int] = []  # brackets still open, outermost first
+    last = 0  # where the text begins that the next mark ends
+    for found in _MARK.finditer(prompt):
+        mark, at, end = found[0], found.start(), found.end()
+        factor = None
+        if mark in CLOSES:
+            if not opened:
+                raise PromptError(
+                    f"the {mark} at character {at + 1} of the prompt closes nothing; "
+                    f"remove it, or write \\{mark} for the character itself"
+                )
+            opener = opened.pop()
+            if prompt[opener] != CLOSES[mark]:
+                raise PromptError(
+                    f"the {mark} at character {at + 1} of the prompt does not match the {prompt[opener]} at character "
+                    f"{opener + 1}; close that first, or write \\{mark} for the character itself"
+                )
+            # Text begins at a colon where no other mark stands between that and the bracket.
+            if mark == ")" and prompt.startswith(":", last, at):
+                factor = _factor(prompt[last + 1 : at], last + 1)
+            factors[opener] = factor if factor is not None else STEP if mark == ")" else 1 / STEP
+        if last < at and factor is None:
+            pieces.append(("", last, at))
+        if mark == ":":
+            last = at  # text, unless the closing bracket shows a weight behind it
+        elif mark[0] == "\\":
+            last = at + 1  # the backslash goes, its character is text
+        else:
+            pieces.append((mark, at, end))
+            last = end
+        if mark in CLOSES.values():
+            opened.append(at)
+    if opened:
+        bracket = prompt[opened[0]]
+        raise PromptError(
+            f"the {bracket} at character {opened[0] + 1} of the prompt is never closed; "
+            f"close it, or write \\{bracket} for the character itself"
+        )
+    if last < len(prompt):
+        pieces.append(("", last, len(prompt)))
+    return pieces, factors
+
+
+def _factor(tail: str, at: int) -> float | None:
+    """The weight that ``tail``, the text from index ``at`` to a closing bracket, stands for; None for ordinary text."""
+    number = tail.strip()
+    place = at + 1 + len(tail) - len(tail.lstrip())
+    if not _NUMBER.fullmatch(number):
+        if _MEANT_AS_NUMBER.fullmatch(tail):
+            raise PromptError(
+                f"the weight {number[:40]!r} at character {place} of the prompt is not a number; write it like 1.2, "
+                r"or write \( and \) for brackets that are text"
+            )
+        return None
+    factor = float(number)
+    if abs(factor) > MAX_WEIGHT:
+        raise PromptError(
+            f"the weight {number[:40]!r} at character {place} of the prompt is too large; "
+            f"it must be {-MAX_WEIGHT} .. {MAX_WEIGHT}"
+        )
+    return factor
+
+
+def chunk(
+    sections: Sequence[Sequence[Token]], size: int, comma: int | None = None, backtrack: int = 20
+) -> list[list[Token]]:
+    """Chunks of 1 .. ``size`` tokens; a section begins a new one, and a prompt without tokens is one empty chunk.
+
+    Where a section overflows a chunk whose last ``comma`` is among its last ``backtrack`` tokens, what follows that
+    comma moves to the next chunk, so that a phrase stays whole. If the next token is itself a comma, the phrase ends
+    with the chunk and nothing moves (both as in AUTOMATIC1111).
+    """
+    if size < 1:
+        raise ArgumentError(f"size is {size}; a chunk must take at least 1 token")
+    chunks = []
+    for section in sections:
+        start = 0
+        while start < len(section):
+            end = start + size
+            if end < len(section) and section[end].id != comma:
+                nearest = range(end - 1, max(start, end - backtrack) - 1, -1)
+                end = next((i + 1 for i in nearest if section[i].id == comma), end)
+            chunks.append(list(section[start:end]))
+            start = end
+    return chunks or [[]]
+
+
+def limit(chunks: Sequence[list[Token]], max_chunks: int | None) -> tuple[list[list[Token]], int | None]:
+    """At most ``max_chunks`` chunks, and where in the prompt the first token begins that was cut (None: none was)."""
+    if max_chunks is None:
+        return list(chunks), None
+    if max_chunks < 1:
+        raise ArgumentError(f"max_chunks is {max_chunks}; it must be at least 1, or None for no limit")
+    cut = (token.start for rest in chunks[max_chunks:] for token in rest)
+    return list(chunks[:max_chunks]), next(cut, None)
+
+
+def pack(chunk: Sequence[Token], size: int, begin: int, end: int, pad: int) -> tuple[Int64, Float32]:
+    """Ids, int64 (size + 2,): begin, at most ``size`` tokens, end, padding; and weights, float32 (size + 2,)."""
+    if len(chunk) > size:
+        raise ArgumentError(f"the chunk has {len(chunk)} tokens; it must have at most {size}")
+    ids = np.full(size + 2, pad, np.int64)
+    weights = np.ones(size + 2, np.float32)
+    after = len(chunk) + 1
+    ids[0], ids[after] = begin, end
+    ids[1:after] = [token.id for token in chunk]
+    weights[1:after] = [token.weight for token in chunk]
+    return ids, weights
+
+
+def emphasise(hidden: Float32, weights: Float32) -> Float32:
+    """``hidden``, float32 (tokens, width), with every token's vector times its weight, float32 (tokens,).
+
+    The whole is then scaled so that the mean over all values is what it was (AUTOMATIC1111's "Original" emphasis).
+    That is left out where the factor is not in 0.5 .. 2 - negative or not finite, too: the mean is then so near zero
+    that its ratio says nothing of the vectors' size. With all weights 1, ``hidden`` itself comes back.
+    """
+    if (weights == 1).all():
+        return hidden
+    out: Float32 = np.multiply(hidden, weights[:, None], dtype=np.float32)
+    before, after = (float(values.mean(dtype=np.float64)) for values in (hidden, out))
+    if after != 0 and 0.5 <= before / after <= 2:
+        out *= np.float32(before / after)
+    return out

@@ -1,0 +1,213 @@
+"""A call's arguments, checked before any work starts."""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import bundle as bundles
+from .bundle import Bundle
+from .embeddings import Embeddings
+from .errors import ArgumentError, PromptError, PromptWarning, choices
+from .guidance import METHODS, Apg, Hook, combiner
+from .rng import Generator, find_generator
+from .table import Plan
+from .texts import Text, tokenise
+from .tokenizer import Tokenizer
+
+Float32 = NDArray[np.float32]
+OUTPUT_TYPES = ("pil", "np", "latent")
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What ``Pipeline.stream`` takes, by the same names; its docstring says what each means."""
+
+    prompt: str | Sequence[str]
+    negative_prompt: str | Sequence[str] | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | Sequence[float] | None = None
+    height: int | None = None
+    width: int | None = None
+    num_images_per_prompt: int = 1
+    seed: int | Sequence[int] | None = None
+    sampler: str | None = None
+    spacing: str | None = None
+    timesteps: Sequence[float] | None = None
+    sigmas: Sequence[float] | None = None
+    eta: float | None = None
+    guidance: str | Apg = "cfg"
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
+    dynamic_thresholding_ratio: float | None = None
+    on_x0: Hook | None = None
+    rng: str = "torch-cpu"
+    clip_skip: int = 0
+    prompt_syntax: str = "a1111"
+    latents: Float32 | None = None
+    output_type: str = "pil"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One checked call: every argument has a value and is known to be usable."""
+
+    arguments: Arguments
+    prompts: tuple[str, ...]  # one an image
+    negatives: tuple[str, ...]
+    texts: Mapping[str, Text]  # of every prompt above that the text encoder will read
+    embeddings: Embeddings
+    seeds: tuple[int, ...]
+    generator: Callable[[int], Generator]
+    plan: Plan
+    width: int
+    height: int
+    latents: Float32 | None
+
+
+def check(bundle: Bundle, tokenizer: Tokenizer, embeddings: Embeddings, given: Arguments, level: int) -> Request:
+    """The checked form of a call's arguments; warnings are for the caller ``level`` frames above.
+
+    Raises:
+        ArgumentError, PromptError: see ``Pipeline.stream``.
+    """
+    prompts = _texts("prompt", given.prompt)
+    if not prompts:
+        raise PromptError("no prompt was given")
+    for p in prompts:
+        if not p.strip():
+            raise PromptError(f"the prompt is {p!r}; it must be text that is not empty")
+    negative_prompt = "" if given.negative_prompt is None else given.negative_prompt
+    negatives = _texts("negative prompt", negative_prompt)
+    if isinstance(negative_prompt, str):
+        negatives *= len(prompts)
+    if len(negatives) != len(prompts):
+        raise PromptError(f"{len(prompts)} prompts need as many negative prompts; {len(negatives)} were given")
+    per = whole("num_images_per_prompt", given.num_images_per_prompt)
+    width, height = _size(bundle, given)
+    if given.output_type not in OUTPUT_TYPES:
+        raise ArgumentError(f"no output_type {given.output_type!r}; choose from {choices(OUTPUT_TYPES)}")
+    _check_clip_skip(bundle, given.clip_skip)
+    prompts = tuple(p for p in prompts for _ in range(per))
+    negatives = tuple(n for n in negatives for _ in range(per))
+    table = _plan(bundle, given)
+    latent = bundle.latent
+    shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
+    latents = None if given.latents is None else _latents(given.latents, shape)
+    seeds = _seeds(given.seed, len(prompts))
+    generator = find_generator(given.rng)
+    texts: dict[str, Text] = {}
+    for what, some in (("prompt", prompts), ("negative prompt", negatives if table.guided else ())):
+        for prompt in dict.fromkeys(some):
+            texts[prompt] = text = tokenise(prompt, tokenizer, embeddings, given.prompt_syntax, bundle.max_chunks)
+            if text.cut:
+                warnings.warn(
+                    f"the {what} is longer than the {len(text.chunks) * (tokenizer.max_length - 2)} tokens that this "
+                    f"model reads; cut: {text.cut!r}",
+                    PromptWarning,
+                    stacklevel=level + 1,
+                )
+    return Request(given, prompts, negatives, texts, embeddings, seeds, generator, table, width, height, latents)
+
+
+def _plan(bundle: Bundle, given: Arguments) -> Plan:
+    if not isinstance(given.guidance, Apg) and given.guidance not in METHODS:
+        raise ArgumentError(f"no guidance {given.guidance!r}; choose from {choices(METHODS)}, or an Apg(...)")
+    linear = "cfg++" if given.guidance == "cfg++" else "cfg"
+    table = bundle.plan(
+        given.sampler,
+        given.num_inference_steps,
+        given.guidance_scale,
+        given.spacing,
+        eta=given.eta,
+        guidance=linear,
+        guidance_interval=given.guidance_interval,
+        timesteps=given.timesteps,
+        sigmas=given.sigmas,
+    )
+    for name, value in (
+        ("guidance_rescale", given.guidance_rescale),
+        ("dynamic_thresholding_ratio", given.dynamic_thresholding_ratio),
+    ):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value <= 1):
+            raise ArgumentError(f"{name} is {value!r}; it must be a number, 0 .. 1")
+    if given.on_x0 is not None and not callable(given.on_x0):
+        raise ArgumentError(f"on_x0 is {given.on_x0!r}; it must be a function of an array")
+    combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, given.on_x0)
+    return table
+
+
+def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:
+    defaults, multiple = bundle.defaults, bundle.latent.size_multiple
+    height = whole("height", defaults.height if given.height is None else given.height)
+    width = whole("width", defaults.width if given.width is None else given.width)
+    for name, value in (("height", height), ("width", width)):
+        if value > bundles.MAX_SIZE:
+            raise ArgumentError(f"{name} is {value}; it must be at most {bundles.MAX_SIZE}")
+        if value % multiple:
+            below = value // multiple * multiple
+            near = [str(v) for v in (below, below + multiple) if v]
+            raise ArgumentError(f"{name} is {value}; it must be a multiple of {multiple}: try {' or '.join(near)}")
+    return width, height
+
+
+def _check_clip_skip(bundle: Bundle, clip_skip: int) -> None:
+    known = (0, *bundle.clip_skips)
+    if isinstance(clip_skip, bool) or clip_skip not in known:
+        raise ArgumentError(
+            f"clip_skip is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers {choices(map(str, known))}"
+        )
+
+
+def _latents(given: Any, shape: tuple[int, ...]) -> Float32:
+    if not isinstance(given, np.ndarray) or given.shape != shape:
+        found = getattr(given, "shape", type(given).__name__)
+        raise ArgumentError(f"latents have shape {found}; this call needs {shape}")
+    latents = given.astype(np.float32)
+    if not np.isfinite(latents).all():
+        raise ArgumentError("latents hold values that are not finite")
+    return latents
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1, or ``ArgumentError``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    return int(value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    for text in texts:
+        if not isinstance(text, str):
+            raise PromptError(f"the {name} is {text!r}; it must be text, or a list of texts")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the {name} {text!r} holds bytes that are not UTF-8 text") from error
+    return texts
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
+    if seed is None:
+        first = secrets.randbits(32)  # short enough to type again
+        return tuple((first + k) % 2**32 for k in range(count))
+    seeds: tuple[Any, ...] = (seed,)
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        seeds = tuple(int(seed) + k for k in range(count))
+    elif isinstance(seed, (list, tuple, range, np.ndarray)):
+        seeds = tuple(seed)
+        if len(seeds) != count:
+            raise ArgumentError(f"{count} images need as many seeds; {len(seeds)} were given")
+    for s in seeds:
+        if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not 0 <= s <= MAX_SEED:
+            raise ArgumentError(f"seed is {s!r}; it must be a whole number from 0 to {MAX_SEED}")
+    return tuple(int(s) for s in seeds)

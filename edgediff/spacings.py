@@ -1,0 +1,171 @@
+"""Spacings: which noise levels a run visits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import ArgumentError, choices
+from .levels import SPACINGS, Float64, Level, Schedule
+
+RHO = 7.0  # Karras et al. 2022, table 1
+DISTILLED_STEPS = 50  # LCM and TCD students were trained on this many timesteps
+# Align Your Steps (Sabour et al. 2024, https://arxiv.org/abs/2404.14507, table 4): ten steps, as noise levels.
+AYS = {
+    "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "ays_sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+}
+K_DIFFUSION = ("karras", "exponential", "ays", "ays_sdxl", "simple", "normal", "sgm_uniform")  # these end clean
+
+
+def spaced(
+    schedule: Schedule, steps: int, spacing: str, *, drop_last: bool = False, rounded: bool = True
+) -> tuple[Level, ...]:
+    """``steps`` levels from noisy to clean; the last one, to which the last step leads, is the sampler's to add.
+
+    Args:
+        spacing: leading, trailing, linspace (Lin et al. 2023, https://arxiv.org/abs/2305.08891, table 2); simple,
+            normal, sgm_uniform (as A1111 and ComfyUI name them; normal is k-diffusion's own); karras (Karras et al.
+            2022, https://arxiv.org/abs/2206.00364, equation 5), exponential; ays, ays_sdxl; lcm.
+        drop_last: space ``steps + 1`` points and leave out the cleanest (diffusers' DPM-Solver family) in leading and
+            linspace.
+        rounded: tell the model whole timesteps; otherwise linspace and the spacings of noise levels give fractional
+            ones.
+
+    Raises:
+        ArgumentError: an unknown spacing, one that the schedule cannot use, or steps out of range.
+    """
+    if not isinstance(spacing, str) or spacing not in SPACINGS:
+        raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise ArgumentError(f"num_inference_steps is {steps!r}; it must be a whole number")
+    total, steps = schedule.num_train_timesteps, int(steps)
+    extra_point = drop_last and spacing in ("leading", "linspace")
+    limit = min(DISTILLED_STEPS if spacing == "lcm" else total, total - extra_point)
+    if not 1 <= steps <= limit:
+        raise ArgumentError(f"num_inference_steps is {steps}; it must be 1 .. {limit} for this model and sampler")
+    if spacing in ("karras", "exponential", "ays", "ays_sdxl"):
+        return from_sigmas(schedule, _sigmas(schedule, steps, spacing), rounded=rounded)
+    if schedule.flow:
+        return from_sigmas(schedule, _straight(schedule, steps, spacing, drop_last))
+    ts = timesteps(schedule, steps, spacing, drop_last=drop_last, rounded=rounded)
+    return tuple(schedule.level(t, log=spacing in K_DIFFUSION) for t in ts)
+
+
+def timesteps(
+    schedule: Schedule, steps: int, spacing: str, *, drop_last: bool = False, rounded: bool = True
+) -> Float64:
+    """The timesteps of the spacings that space them, float64 (steps,)."""
+    total, points = schedule.num_train_timesteps, steps + 1 if drop_last else steps
+    if spacing == "trailing":
+        down: Float64 = np.round(np.arange(total, 0, -total / steps, dtype=np.float64))
+        return down[:steps] - 1
+    if spacing == "simple":
+        simple: Float64 = total - 1 - np.floor(np.arange(steps) * (total / steps))
+        return simple
+    if spacing == "lcm":
+        origin: Float64 = np.arange(DISTILLED_STEPS, 0, -1, dtype=np.float64) * (total // DISTILLED_STEPS) - 1
+        chosen: Float64 = origin[np.floor(np.arange(steps) * (DISTILLED_STEPS / steps)).astype(int)]
+        return chosen
+    if spacing == "normal":
+        return np.linspace(total - 1, 0, steps, dtype=np.float64)
+    if spacing == "sgm_uniform":
+        return np.linspace(total - 1, 0, steps + 1, dtype=np.float64)[:-1]
+    if spacing == "leading":
+        up: Float64 = np.arange(points, dtype=np.float64) * (total // points) + schedule.steps_offset
+    else:
+        up = np.linspace(0, total - 1, points, dtype=np.float64)
+        up = np.round(up) if rounded else up
+    t: Float64 = up[::-1][:steps]
+    # An offset must not lead past the last trained timestep (as many steps as timesteps).
+    return t - max(0.0, float(t[0]) - (total - 1))
+
+
+def _straight(schedule: Schedule, steps: int, spacing: str, drop_last: bool) -> Float64:
+    """A flow model's sigmas: spaced evenly, then shifted."""
+    least, most = schedule.sigma_range
+    if spacing == "linspace":
+        # diffusers' FlowMatchEulerDiscreteScheduler ends at the shifted least sigma, and shifts that again.
+        s = np.linspace(1, 1 / schedule.num_train_timesteps, steps + 1)[:-1] if drop_last else None
+        s = np.linspace(most, least, steps) if s is None else s
+    elif spacing in ("trailing", "simple", "sgm_uniform"):
+        s = 1 - np.arange(steps) / steps
+    elif spacing == "normal":
+        s = np.linspace(1, 1 / schedule.num_train_timesteps, steps)
+    else:
+        usable = [name for name in SPACINGS if name not in ("leading", "lcm", *AYS)]
+        raise ArgumentError(f"spacing {spacing} cannot serve a flow-matching model; choose from {choices(usable)}")
+    out: Float64 = schedule.shift * s / (1 + (schedule.shift - 1) * s)
+    return out
+
+
+def _sigmas(schedule: Schedule, steps: int, spacing: str) -> Float64:
+    least, most = schedule.sigma_range
+    if spacing in AYS:
+        if schedule.flow:
+            raise ArgumentError(f"spacing {spacing} cannot serve a flow-matching model; choose another, or give sigmas")
+        # Other step counts by linear interpolation of log sigma, as the paper's authors do.
+        given = np.log(AYS[spacing])
+        return np.exp(np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(given)), given))[:-1]
+    if math.isinf(most):
+        usable = [name for name in SPACINGS if name not in ("karras", "exponential")]
+        raise ArgumentError(
+            f"spacing {spacing} needs a finite greatest noise level, and this model's schedule ends in pure noise; "
+            f"choose from {choices(usable)}"
+        )
+    ramp = np.linspace(0, 1, steps)
+    if spacing == "exponential":
+        return np.exp(math.log(most) + ramp * (math.log(least) - math.log(most)))
+    high, low = most ** (1 / RHO), least ** (1 / RHO)
+    out: Float64 = (high + ramp * (low - high)) ** RHO
+    return out
+
+
+def from_sigmas(schedule: Schedule, sigmas: Sequence[float] | Float64, *, rounded: bool = False) -> tuple[Level, ...]:
+    """Levels of explicit noise levels, as ``Schedule.from_sigma`` takes them; a last 0 is understood.
+
+    Raises:
+        ArgumentError: none given, not falling, not above 0, or above the greatest that the model was trained on.
+    """
+    values = _falling("sigmas", sigmas)
+    values = values[:-1] if values[-1] == 0 else values
+    most = schedule.sigma_range[1]
+    if not len(values) or values[-1] <= 0 or values[0] > most * 1.001:  # published lists are rounded
+        raise ArgumentError(
+            f"sigmas run from {_ends(sigmas)}; they must lie above 0 and at most at {most:.6g}, this model's greatest"
+        )
+    levels = [schedule.from_sigma(min(float(s), most)) for s in values]
+    return tuple(Level(float(round(v.t)), v.alpha, v.sigma) if rounded else v for v in levels)
+
+
+def from_timesteps(schedule: Schedule, ts: Sequence[float]) -> tuple[Level, ...]:
+    """Levels of explicit timesteps.
+
+    Raises:
+        ArgumentError: none given, not falling, or not among 0 .. num_train_timesteps - 1 (a flow model: above 0, at
+            most num_train_timesteps).
+    """
+    values, total = _falling("timesteps", ts), schedule.num_train_timesteps
+    low, high = (1e-9, total) if schedule.flow else (0, total - 1)
+    if values[-1] < low or values[0] > high:
+        raise ArgumentError(f"timesteps run from {_ends(ts)}; they must lie in {low:g} .. {high}")
+    return tuple(schedule.level(float(t)) for t in values)
+
+
+def _falling(name: str, given: Any) -> Float64:
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ArgumentError(f"{name} are {given!r}; they must be a list of finite numbers")
+    if (np.diff(values) >= 0).any():
+        raise ArgumentError(f"{name} are {[float(v) for v in values]}; each must be less than the one before")
+    return values
+
+
+def _ends(given: Any) -> str:
+    return f"{float(given[0]):g} to {float(given[-1]):g}"
