@@ -35,8 +35,7 @@ class Embeddings:
             np.float32
         )
         longest = sorted(self.vectors, key=len, reverse=True)
-        names = "|".join(re.escape(word) for word in longest)
-        self._pattern = re.compile(rf"(?<!\w)(?:{names})(?!\w)") if longest else None
+        self._pattern = re.compile("|".join(map(_whole, longest))) if longest else None
 
     def add(self, word: str, vectors: Float32) -> Embeddings:
         """With ``word`` standing for ``vectors``, (tokens, width), in place of what it stood for before."""
@@ -60,6 +59,13 @@ class Embeddings:
             pieces += [(text[last : found.start()], last), (found[0], found.start())]
             last = found.end()
         return [*pieces, (text[last:], last)]
+
+
+def _whole(word: str) -> str:
+    """A pattern for ``word`` that is no part of a longer one."""
+    before = r"(?<!\w)" if re.match(r"\w", word) else ""
+    after = r"(?!\w)" if re.search(r"\w$", word) else ""
+    return before + re.escape(word) + after
 
 
 def read_embedding(path: str | Path) -> tuple[str, Float32]:

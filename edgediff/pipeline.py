@@ -206,7 +206,8 @@ class Pipeline:
                 range of the estimate without guidance (after Saharia et al. 2022); None for none.
             on_x0: called with every x0 estimate, (B, C, h, w); what it returns is used in its place.
             rng: torch-cpu or torch-cuda, whose noise the seeds give.
-            clip_skip: how many of the text encoder's last layers to leave out, as in diffusers (A1111 counts one more).
+            clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts
+                one more), for both prompts.
             prompt_syntax: a1111, or plain, where every character is text.
             latents: starting noise (B, C, h, w) float32 of deviation 1, instead of the seed's.
             output_type: pil, np (uint8 (B, H, W, 3)) or latent.

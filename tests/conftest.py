@@ -96,6 +96,20 @@ def damaged(tiny_bundle: Path, tmp_path: Path) -> Callable[[], Path]:
     return copy
 
 
+@pytest.fixture
+def one_chunk(damaged: Callable[[], Path]) -> Path:
+    """The tiny bundle with a U-Net that says it takes 77 tokens and no more, as engines of fixed shape do."""
+    import json
+
+    root = damaged()
+    manifest = json.loads((root / "bundle.json").read_text(encoding="utf-8"))
+    for tensor in manifest["parts"]["unet"]["inputs"]:
+        if tensor["name"] == "encoder_hidden_states":
+            tensor["shape"][1] = 77
+    (root / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return root
+
+
 @pytest.fixture(scope="session")
 def emoji() -> edgediff.Pipeline:
     return edgediff.load().warm()

@@ -104,7 +104,7 @@ def _put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (_put(-1.0, "latent", "scale"), "must be positive"),
         (_put(math.nan, "latent", "scale"), "it holds NaN"),
         (_put(10**400, "latent", "scale"), "must be of type float"),
-        (_put("heun", "defaults", "sampler"), "defaults: no sampler 'heun'"),
+        (_put("restart", "defaults", "sampler"), "defaults: no sampler 'restart'"),
         (_put(0, "defaults", "num_inference_steps"), "defaults: num_inference_steps is 0"),
         (_put(30, "defaults", "width"), "the default size 30x32"),
         (

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import edgediff
 from edgediff import cli, progress
 
 
@@ -103,9 +104,9 @@ def test_damaged_bundle(tiny_bundle: Path, tmp_path: Path, capsys: pytest.Captur
     assert "1 of 5 files of bundle 'tiny' cannot be used" in captured.err
 
 
-def test_long_prompt_warns(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_prompt_warns(one_chunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "a.png")
-    assert cli.main(["generate", "cat " * 80, "--model", str(tiny_bundle), "--steps", "1", "-o", out]) == 0
+    assert cli.main(["generate", "cat " * 80, "--model", str(one_chunk), "--steps", "1", "-o", out]) == 0
     assert "edgediff: warning: the prompt is longer than the 75 tokens" in capsys.readouterr().err
 
 
@@ -126,7 +127,7 @@ def test_info_and_verify(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.count("ok  ") == 5
 
 
-def test_progress_draws_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_draws_on_a_terminal_only(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
 
     class Terminal:
@@ -140,7 +141,8 @@ def test_progress_draws_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
             pass
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(progress.progress(range(3), 3)) == [0, 1, 2]
+    steps = list(edgediff.load(tiny_bundle).stream("a cat", num_inference_steps=3, sampler="ddim"))
+    assert list(progress.progress(steps)) == steps
     assert "".join(written).count("\r") == 3
     assert "3/3" in "".join(written)
 

@@ -53,7 +53,7 @@ def test_picture(pipe: edgediff.Pipeline) -> None:
     text = image.info["parameters"]
     assert text == result.parameters[0]
     assert text.splitlines()[0] == "a cat"
-    assert "Steps: 2, Sampler: DDIM, Schedule type: leading, CFG scale: 7.5, Seed: 5, Size: 32x32" in text
+    assert "Steps: 2, Sampler: PLMS, Schedule type: leading, CFG scale: 7.5, Seed: 5, Size: 32x32" in text
 
 
 def test_same_seed_same_bytes_and_threads(pipe: edgediff.Pipeline) -> None:
@@ -79,11 +79,97 @@ def test_image_of_a_batch_equals_the_single_one(pipe: edgediff.Pipeline, sampler
 
 def test_unet_calls(tiny_bundle: Path) -> None:
     pipe, unet = counted(tiny_bundle, "unet")
-    pipe("a cat", num_inference_steps=3)
+    pipe("a cat", num_inference_steps=3, sampler="ddim")
     assert unet.batches == [2, 2, 2]
     unet.batches.clear()
-    pipe("a cat", num_inference_steps=3, guidance_scale=1.0)
+    pipe("a cat", num_inference_steps=3, sampler="ddim", guidance_scale=1.0)
     assert unet.batches == [1, 1, 1]
+    unet.batches.clear()
+    pipe("a cat", num_inference_steps=10, sampler="ddim", guidance_interval=(0.2, 0.7))
+    assert unet.batches == [1, 1, 2, 2, 2, 2, 2, 1, 1, 1]
+
+
+def test_prompts_of_several_lengths_in_a_batch(tiny_bundle: Path) -> None:
+    """Each picture is that of its prompt alone: nothing is padded to the longest."""
+    pipe, unet = counted(tiny_bundle, "unet")
+    prompts = ["a cat", "a cat BREAK a dog", "a dog " * 80, "a fish"]
+    negatives = ["", "a pear", "a pear BREAK a plum", ""]
+    arguments: dict[str, Any] = {"num_inference_steps": 2, "sampler": "euler"}
+    batch = pipe(prompts, negative_prompt=negatives, seed=10, **arguments)
+    assert unet.batches == [5, 2, 1] * 2  # of one, two and three chunks
+    for k, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True)):
+        single = pipe(prompt, negative_prompt=negative, seed=10 + k, **arguments)
+        np.testing.assert_allclose(batch.latents[k], single.latents[0], atol=2e-5)
+
+
+def test_weights(pipe: edgediff.Pipeline) -> None:
+    def latents(prompt: str, **more: Any) -> np.ndarray:
+        out: np.ndarray = pipe(prompt, seed=1, num_inference_steps=2, **more).latents
+        return out
+
+    plain = latents("a red cat")
+    np.testing.assert_array_equal(latents("a (red:1.0) cat"), plain)
+    np.testing.assert_array_equal(latents(r"a red \(cat\)"), latents("a red (cat)", prompt_syntax="plain"))
+    heavy = latents("a (red:1.4) cat")
+    assert np.abs(heavy - plain).max() > 1e-5
+    np.testing.assert_array_equal(heavy, latents("a (red:1.4) cat"))
+    with pytest.raises(PromptError, match="never closed"):
+        pipe.stream("a (red cat")
+    with pytest.raises(ArgumentError, match="no prompt syntax 'b'; choose from a1111, plain"):
+        pipe.stream("a cat", prompt_syntax="b")
+
+
+def test_noise_of_both_generators(pipe: edgediff.Pipeline) -> None:
+    arguments: dict[str, Any] = {"num_inference_steps": 2, "sampler": "ddim", "output_type": "latent"}
+    for rng, made in (("torch-cpu", edgediff.rng.TorchCpuGenerator), ("torch-cuda", edgediff.rng.TorchCudaGenerator)):
+        start = made(4).randn((1, 4, 8, 8))
+        found = pipe("a cat", seed=4, rng=rng, **arguments)
+        np.testing.assert_array_equal(found.latents, pipe("a cat", latents=start, **arguments).latents)
+    assert "RNG: torch-cuda" in found.parameters[0]
+
+
+def test_parameters_name_what_was_asked(pipe: edgediff.Pipeline) -> None:
+    result = pipe(
+        "a cat",
+        seed=1,
+        sampler="DPM++ 2M Karras",
+        num_inference_steps=3,
+        guidance_scale=[5.0, 4.0, 3.0],
+        guidance="apg",
+        guidance_interval=(0.0, 0.5),
+        guidance_rescale=0.3,
+        clip_skip=1,
+    )
+    for fact in (
+        "Steps: 3, Sampler: DPM++ 2M, Schedule type: karras, CFG scale: 5 4 3",
+        "Guidance: apg",
+        "Guidance interval: 0 to 0.5",
+        "Guidance rescale: 0.3",
+        "Clip skip: 2",
+    ):
+        assert fact in result.parameters[0]
+
+
+def test_guidance_reaches_the_loop(pipe: edgediff.Pipeline) -> None:
+    seen: list[float] = []
+
+    def hook(x0: np.ndarray) -> np.ndarray:
+        seen.append(float(np.abs(x0).max()))
+        return x0.clip(-0.1, 0.1)
+
+    arguments: dict[str, Any] = {"seed": 1, "num_inference_steps": 4, "sampler": "ddim", "output_type": "latent"}
+    plain = pipe("a cat", **arguments).latents
+    hooked = pipe("a cat", on_x0=hook, **arguments).latents
+    assert len(seen) == 4
+    # DDIM ends a little above the clean level here: what is not clipped is its noise.
+    assert np.abs(hooked).max() < 0.3 < np.abs(plain).max()
+    for other in (
+        {"guidance": "apg"},
+        {"guidance": "cfg++"},
+        {"dynamic_thresholding_ratio": 0.8},
+        {"guidance": edgediff.Apg(eta=0.5, norm_threshold=1.0)},
+    ):
+        assert np.abs(pipe("a cat", **arguments, **other).latents - plain).max() > 1e-4
 
 
 def test_leaving_the_loop_cancels(tiny_bundle: Path) -> None:
@@ -95,13 +181,13 @@ def test_leaving_the_loop_cancels(tiny_bundle: Path) -> None:
 
 
 def test_stream(pipe: edgediff.Pipeline) -> None:
-    steps = list(pipe.stream("a cat", num_inference_steps=3, seed=1, num_images_per_prompt=2))
+    steps = list(pipe.stream("a cat", num_inference_steps=3, sampler="ddim", seed=1, num_images_per_prompt=2))
     assert [(s.index, s.total, s.last) for s in steps] == [(0, 3, False), (1, 3, False), (2, 3, True)]
     assert [p.size for p in steps[0].preview()] == [(32, 32)] * 2
     assert [p.size for p in steps[0].decode()] == [(32, 32)] * 2
     with pytest.raises(ArgumentError, match="step 1 of 3 is not the last"):
         steps[0].result()
-    whole = pipe("a cat", num_inference_steps=3, seed=1, num_images_per_prompt=2)
+    whole = pipe("a cat", num_inference_steps=3, sampler="ddim", seed=1, num_images_per_prompt=2)
     np.testing.assert_array_equal(steps[-1].result().latents, whole.latents)
 
 
@@ -142,7 +228,19 @@ def test_random_seed_can_be_repeated(pipe: edgediff.Pipeline) -> None:
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001"),
         ({"guidance_scale": math.nan}, "guidance_scale is nan"),
         ({"guidance_scale": math.inf}, "guidance_scale is inf"),
-        ({"guidance_scale": 1e30}, "guidance_scale is 1e\\+30; it must be finite, at most 1000"),
+        ({"guidance_scale": 1e30}, r"guidance_scale is 1e\+30; it must be -1000 \.\. 1000"),
+        ({"guidance": "cfq"}, "no guidance 'cfq'; choose from cfg, cfg[+][+], apg"),
+        ({"guidance": "cfg++", "sampler": "dpmpp_2m"}, "needs a sampler without history"),
+        ({"guidance": "cfg++", "sampler": "ddim", "guidance_rescale": 0.5}, "cannot be combined"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5"),
+        ({"guidance_rescale": None, "dynamic_thresholding_ratio": "x"}, "dynamic_thresholding_ratio is 'x'"),
+        ({"on_x0": 5}, "on_x0 is 5; it must be a function"),
+        ({"rng": "mersenne"}, "no rng 'mersenne'; choose from torch-cpu, torch-cuda"),
+        ({"clip_skip": 9}, "clip_skip is 9; the text encoder of bundle 'tiny' offers 0, 1"),
+        ({"clip_skip": True}, "clip_skip is True"),
+        ({"timesteps": [5, 10]}, "each must be less"),
+        ({"num_inference_steps": 5, "sigmas": [3.0]}, "num_inference_steps is 5, but 1 levels were given"),
+        ({"eta": 0.5, "sampler": "heun"}, "takes no eta"),
         ({"height": 30}, "height is 30; it must be a multiple of 8: try 24 or 32"),
         ({"width": 0}, "width is 0"),
         ({"width": 3}, "try 8"),
@@ -184,7 +282,8 @@ def test_negative_prompts_must_match(pipe: edgediff.Pipeline) -> None:
         pipe.stream("a cat", negative_prompt="\udcff")
 
 
-def test_long_prompt_warns_with_the_words_that_were_cut(pipe: edgediff.Pipeline) -> None:
+def test_long_prompt_warns_with_the_words_that_were_cut(one_chunk: Path) -> None:
+    pipe = edgediff.load(one_chunk, threads=1)
     kept, lost = "cat " * 75, "zebra, giraffe"
     with pytest.warns(PromptWarning, match=r"longer than the 75 tokens .* cut: 'zebra, giraffe'"):
         cut = pipe(kept + lost, num_inference_steps=1, seed=0)
@@ -210,7 +309,7 @@ def test_overflow_in_the_sampler_is_named(tiny_bundle: Path) -> None:
 
     pipe._engines["unet"] = Loud(real)
     start = np.full((1, 4, 8, 8), 3e38, np.float32)
-    with pytest.raises(EngineError, match=r"sampler ddim, step 1, gave \d+ of 256 values that are not finite"):
+    with pytest.raises(EngineError, match=r"sampler plms, step 1, gave \d+ of 256 values that are not finite"):
         pipe("a cat", guidance_scale=1000, num_inference_steps=1, latents=start, output_type="latent")
 
 

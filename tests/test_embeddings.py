@@ -1,0 +1,112 @@
+"""Textual inversion files and words: what is read, matched and refused. diffusers judges the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import edgediff
+from edgediff import ArgumentError, BundleError
+from edgediff.embeddings import Embeddings, read_embedding
+
+
+def ones(rows: int, width: int = 4) -> np.ndarray:
+    return np.ones((rows, width), np.float32)
+
+
+def test_rows_and_ids() -> None:
+    some = Embeddings(4).add("cat", ones(1)).add("<style>", 2 * ones(3))
+    assert some.ids == {"cat": (-1,), "<style>": (-2, -3, -4)}
+    np.testing.assert_array_equal(some.table, [[1] * 4, [2] * 4, [2] * 4, [2] * 4])
+    assert some.table.dtype == np.float32
+    less = some.remove("cat")
+    assert less.ids == {"<style>": (-1, -2, -3)}
+    assert Embeddings(4).table.shape == (1, 4)
+    assert some.add("cat", 5 * ones(2)).ids["cat"] == (-1, -2)
+    assert some.ids["cat"] == (-1,)
+
+
+def test_words_are_found_whole() -> None:
+    some = Embeddings(4).add("cat", ones(1)).add("cat-2", ones(1)).add("<a>", ones(1))
+    assert some.split("cat, cats cat-2<a>cat") == [
+        ("", 0),
+        ("cat", 0),
+        (", cats ", 3),
+        ("cat-2", 10),
+        ("", 15),
+        ("<a>", 15),
+        ("", 18),
+        ("cat", 18),
+        ("", 21),
+    ]
+    assert Embeddings(4).split("a cat") == [("a cat", 0)]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_files(tmp_path: Path, kind: type) -> None:
+    values = np.arange(8, dtype=kind).reshape(2, 4)
+    save_file({"emb_params": values}, tmp_path / "my-style.safetensors")
+    save_file({"<toy>": values[0]}, tmp_path / "b.safetensors")
+    word, vectors = read_embedding(tmp_path / "my-style.safetensors")
+    assert word == "my-style"
+    np.testing.assert_array_equal(vectors, values)
+    assert vectors.dtype == np.float32
+    word, vectors = read_embedding(str(tmp_path / "b.safetensors"))
+    assert (word, vectors.shape) == ("<toy>", (1, 4))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"clip_l": ones(1), "clip_g": ones(1)}, "holds clip_g, clip_l; an embedding for one text encoder"),
+        ({"emb_params": np.ones((1, 2, 3), np.float32)}, r"has shape \(1, 2, 3\)"),
+        ({"emb_params": np.ones((1, 4), np.int64)}, "of int64"),
+        ({"emb_params": np.full((1, 4), np.nan, np.float32)}, "not finite"),
+        ({"emb_params": np.ones((0, 4), np.float32)}, r"has shape \(0, 4\)"),
+    ],
+)
+def test_bad_files(tmp_path: Path, tensors: dict[str, np.ndarray], said: str) -> None:
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(ArgumentError, match=said):
+        read_embedding(tmp_path / "a.safetensors")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="cannot be read: No such file"):
+        read_embedding(tmp_path / "none.safetensors")
+    (tmp_path / "a.pt").write_bytes(b"PK\3\4 a pickle, which is never opened")
+    with pytest.raises(ArgumentError, match="is not a safetensors file"):
+        read_embedding(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("word", ["", "two words", "(a)", "a:b", "\\a", None])
+def test_words_that_cannot_stand(word: object) -> None:
+    with pytest.raises(ArgumentError, match="must be a word without blanks"):
+        Embeddings(4).add(word, ones(1))  # type: ignore[arg-type]
+
+
+def test_wrong_width(tiny_bundle: Path, tmp_path: Path) -> None:
+    save_file({"emb_params": ones(1, 33)}, tmp_path / "wide.safetensors")
+    pipe = edgediff.load(tiny_bundle)
+    with pytest.raises(ArgumentError, match="'wide' has width 33; this model's text encoder has 32"):
+        pipe.load_textual_inversion(tmp_path / "wide.safetensors")
+    with pytest.raises(ArgumentError, match="no embedding 'wide' is loaded; there are none"):
+        pipe.unload_textual_inversion("wide")
+
+
+def test_a_bundle_without_the_input(one_chunk: Path, tmp_path: Path) -> None:
+    import json
+
+    manifest = json.loads((one_chunk / "bundle.json").read_text(encoding="utf-8"))
+    part = manifest["parts"]["text_encoder"]
+    part["inputs"], part["outputs"] = part["inputs"][:1], part["outputs"][:1]
+    (one_chunk / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    save_file({"emb_params": ones(1, 32)}, tmp_path / "a.safetensors")
+    pipe = edgediff.load(one_chunk)
+    with pytest.raises(BundleError, match="no input extra_embeddings; export it again"):
+        pipe.load_textual_inversion(tmp_path / "a.safetensors")
+    with pytest.raises(ArgumentError, match="clip_skip is 1; the text encoder of bundle 'tiny' offers 0"):
+        pipe.stream("a cat", clip_skip=1)
