@@ -15,12 +15,14 @@ from typing import Any, NoReturn
 from .bundle import Bundle, File, read
 from .engines import DEVICES, HASH_LIMIT, why_not
 from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
+from .guidance import METHODS
 from .image import check_output, save
 from .levels import SPACINGS
 from .pipeline import load
 from .progress import progress
 from .rng import GENERATORS
 from .samplers import SAMPLERS
+from .table import GUIDANCES
 from .version import __version__
 
 
@@ -99,12 +101,17 @@ def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def show_plan(args: argparse.Namespace) -> None:
     bundle = read(args.model)
-    table = bundle.plan(**plan_arguments(args))
+    arguments = plan_arguments(args)
+    if unfused := args.guidance in METHODS and args.guidance not in GUIDANCES:
+        arguments["guidance"] = "cfg"
+    table = bundle.plan(**arguments)
     print(
         f"{table.label}, {table.spacing} spacing, {bundle.schedule.prediction_type}, "
         f"starting noise x {table.start:.6g}\n"
         "x' = a*x + bu*u + bc*c + sum_k wk*h_k + d*noise;  h = p*x + qu*u + qc*c"
     )
+    if unfused:
+        print(f"{args.guidance} runs between the U-Net and the row: m in place of u + g*(c - u)")
     print(table)
 
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.polynomial import Polynomial
 
 
 def lagrange_integrals(nodes: Sequence[float], start: float, end: float) -> list[float]:
     """The integral from ``start`` to ``end`` of each node's Lagrange polynomial."""
+    from numpy.polynomial import Polynomial  # takes as long to load as the rest of edgediff
+
     # In units of the first node: rho spans three decades.
     unit, out = nodes[0], []
     scaled = [n / unit for n in nodes]
@@ -23,6 +24,8 @@ def lagrange_integrals(nodes: Sequence[float], start: float, end: float) -> list
 
 def log_integrals(nodes: Sequence[float], start: float, end: float) -> list[float]:
     """The integral over rho from ``start`` to ``end`` of each node's Lagrange polynomial in log rho."""
+    from numpy.polynomial import Polynomial
+
     out = []
     for k, node in enumerate(nodes):
         others = [n - node for j, n in enumerate(nodes) if j != k]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -198,6 +197,8 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
     if seed is None:
+        import secrets
+
         first = secrets.randbits(32)  # short enough to type again
         return tuple((first + k) % 2**32 for k in range(count))
     seeds: tuple[Any, ...] = (seed,)

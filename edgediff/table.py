@@ -102,7 +102,7 @@ class Plan:
 
     def __str__(self) -> str:
         names = [f"w{k}" for k in range(self.depth)]
-        head = ["step", "t", "alpha", "sigma", "a", "bu", "bc", *names, "d", "p", "qu", "qc"]
+        head = ["call", "t", "alpha", "sigma", "a", "bu", "bc", *names, "d", "p", "qu", "qc"]
         lines = ["".join(f"{h:>11}" for h in head)]
         for k, (row, level) in enumerate(zip(self.rows, self.levels, strict=False)):
             w = [*row.w, *[0.0] * (self.depth - len(row.w))]
@@ -220,12 +220,12 @@ def _row(step: Step, prediction: str, g: float | None, guidance: str) -> Row:
     return Row(
         t=step.at.t,
         a=step.cx + step.c0 * p,
-        bu=q * (c0 * (1 - g) - back),
+        bu=q * (c0 * (1 - g) - back) if guided else 0.0,
         bc=q * c0 * g,
         w=step.w,
         d=step.d,
         p=step.hx + step.h0 * p,
-        qu=step.h0 * q * (1 - g),
+        qu=step.h0 * q * (1 - g) if guided else 0.0,
         qc=step.h0 * q * g,
         guided=guided,
         scale=g,

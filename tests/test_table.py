@@ -244,5 +244,5 @@ def test_bad_names() -> None:
 def test_printed_table() -> None:
     text = str(plan(Schedule(), "dpmpp_2m", 3, 7.5)).splitlines()
     assert len(text) == 4
-    assert text[0].split() == ["step", "t", "alpha", "sigma", "a", "bu", "bc", "w0", "d", "p", "qu", "qc"]
+    assert text[0].split() == ["call", "t", "alpha", "sigma", "a", "bu", "bc", "w0", "d", "p", "qu", "qc"]
     assert len({len(line) for line in text}) == 1
