@@ -49,9 +49,14 @@ K_DIFFUSION = ("dpmpp_2s_a", "dpmpp_3m_sde")
 SIGMAS = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 TIMESTEPS = ("leading", "trailing", "linspace")
 # Flow matching: class and settings that take a straight schedule.
+_STRAIGHT = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "dpmpp_2m": (MULTISTEP, _STRAIGHT),
+    "dpmpp_2m_sde": (MULTISTEP, _STRAIGHT | {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", _STRAIGHT),
+    "unipc_3": ("UniPCMultistepScheduler", _STRAIGHT | {"solver_order": 3}),
 }
 # diffusers takes a prediction type that it does not know for epsilon, refuses it, or averages raw v outputs of
 # different levels (PNDM). There the toy model's output is turned into epsilon first.
@@ -146,7 +151,7 @@ def reference(sampler: str, spacing: str, schedule: edgediff.Schedule, plan: Pla
         config["prediction_type"] = schedule.prediction_type if native else "epsilon"
     if spacing in SIGMAS:
         config[SIGMAS[spacing]] = True
-    if name != "FlowMatchEulerDiscreteScheduler":
+    if not name.startswith("FlowMatch"):
         config["timestep_spacing"] = spacing if spacing in TIMESTEPS else "linspace"
         extra = extra | ({"flow_shift": schedule.shift} if schedule.flow else {})
     else:
@@ -155,7 +160,12 @@ def reference(sampler: str, spacing: str, schedule: edgediff.Schedule, plan: Pla
     with widened(name, wide) as module:
         scheduler = getattr(module, name)(**config, **extra)
         if not schedule.flow:
-            scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha_bar).to(dtype)
+            bar = schedule.alpha_bar
+            if name != "DDIMScheduler":
+                # diffusers' other classes put 2**-24 in place of zero; the smaller, the nearer to the limit. Those that
+                # work with x / alpha lose digits where it is too small.
+                bar = np.maximum(bar, 1e-12 if name.startswith("Euler") else 1e-200)
+            scheduler.alphas_cumprod = torch.from_numpy(bar).to(dtype)
             scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
         scheduler.set_timesteps(plan.intervals)
         ts = np.array([row.t for row in plan.rows])
@@ -181,6 +191,15 @@ def reference(sampler: str, spacing: str, schedule: edgediff.Schedule, plan: Pla
     return result
 
 
+def _flow_sigmas(sampler: str, steps: int, shift: float, wide: bool) -> list[float]:
+    """diffusers' own, which stop short of pure noise to keep logarithms finite, each class in another way."""
+    name, extra = FLOW[sampler]
+    with widened(name, wide) as module:
+        scheduler = getattr(module, name)(flow_shift=shift, **extra)
+        scheduler.set_timesteps(steps)
+    return [float(s) for s in scheduler.sigmas[:-1]]
+
+
 def error(
     sampler: str,
     spacing: str,
@@ -189,8 +208,12 @@ def error(
     steps: int = 20,
     wide: bool = True,
     shift: float = 1.0,
+    zero: bool = False,
 ) -> float:
-    """Largest difference of the final states, relative to the largest value of diffusers' final state."""
+    """Largest difference of the final states, relative to the largest value of diffusers' final state.
+
+    ``zero`` rescales the schedule to zero terminal SNR.
+    """
     schedule = edgediff.Schedule(
         beta_schedule=betas,
         prediction_type=prediction,
@@ -198,12 +221,11 @@ def error(
         steps_offset=1 if spacing == "leading" else 0,
         set_alpha_to_one=False,
         shift=shift,
+        rescale_betas_zero_snr=zero,
     )
     plan = edgediff.plan(schedule, sampler, steps, 1.0, spacing)
-    if schedule.flow and sampler == "unipc":
-        # diffusers starts a little below pure noise, to keep its logarithms finite; ours takes the limit.
-        sigmas = [level.sigma for level in plan.levels[:-1]]
-        plan = edgediff.plan(schedule, sampler, None, 1.0, sigmas=[sigmas[0] - 1e-6, *sigmas[1:]])
+    if schedule.flow and sampler not in ("euler", "heun"):
+        plan = edgediff.plan(schedule, sampler, None, 1.0, sigmas=_flow_sigmas(sampler, steps, shift, wide))
     expected = reference(sampler, spacing, schedule, plan, wide)
     dtype = torch.float64 if wide else torch.float32
     draws = torch.Generator().manual_seed(1)

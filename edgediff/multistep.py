@@ -41,20 +41,22 @@ def log_integrals(nodes: Sequence[float], start: float, end: float) -> list[floa
 
 
 def bh_factors(h: float, nodes: Sequence[float], alpha: float, end: float | None) -> list[float]:
-    """Factors of the x0 estimates in UniP (``end`` None: now, before, ...) or UniC (at the end, now, before, ...)."""
-    decay = math.expm1(-h) if math.isfinite(h) else -1.0
+    """Factors of the x0 estimates in UniP (``end`` None: now, before, ...) or UniC (at the end, now, before, ...).
+
+    ``nodes`` are the places of earlier estimates in units of h, 0 now; ``end`` is 1. An estimate made at pure noise
+    lies at -inf and has no share, h is inf on the way to the clean level.
+    """
+    decay, phi = (math.expm1(-h), math.expm1(-h) / -h - 1) if math.isfinite(h) else (-1.0, -1.0)
     points = [*nodes, *([] if end is None else [end])]
+    finite = [point for point in points if math.isfinite(point)]
+    b, factorial = [], 1
+    for i in range(1, len(finite) + 1):
+        b.append(phi * factorial / decay)
+        factorial *= i + 1
+        phi = (phi / -h if math.isfinite(h) else 0.0) - 1 / factorial
     if len(points) == 1:
-        rhos = [0.5]  # the paper's simplification
-    elif points:
-        b, phi, factorial = [], (decay / -h if math.isfinite(h) else 0.0) - 1, 1
-        for i in range(1, len(points) + 1):
-            b.append(phi * factorial / decay)
-            factorial *= i + 1
-            phi = (phi / -h if math.isfinite(h) else 0.0) - 1 / factorial
-        rhos = [float(v) for v in np.linalg.solve(np.vander(points, increasing=True).T, b)]
-    else:
-        rhos = []
-    shares = [-alpha * decay * rho / point for rho, point in zip(rhos, points, strict=True)]
+        b = [0.5] * len(finite)  # the paper's simplification
+    rhos = iter(np.linalg.solve(np.vander(finite, increasing=True).T, b) if finite else ())
+    shares = [-alpha * decay * float(next(rhos)) / point if math.isfinite(point) else 0.0 for point in points]
     now = -alpha * decay - sum(shares)
     return [now, *shares] if end is None else [shares[-1], now, *shares[:-1]]

@@ -11,67 +11,14 @@ and take DDIM's, as their origins do at the clean end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from .levels import Level, Schedule
 from .multistep import bh_factors, lagrange_integrals, log_integrals
-
-
-@dataclass(frozen=True)
-class Step:
-    """Coefficients of one linear step (see the module); ``at`` is the level at which the model is asked.
-
-    ``stage`` is above 0 for the further U-Net calls of one interval between levels.
-    """
-
-    at: Level
-    cx: float
-    c0: float
-    w: tuple[float, ...] = ()
-    d: float = 0.0
-    hx: float = 0.0
-    h0: float = 1.0
-    stage: int = 0
-
-
-Levels = Sequence[Level]
-Steps = Iterator[Step]
-
-
-def toward(now: Level, to: Level, keep: float | None = None, d: float = 0.0) -> Step:
-    """DDIM's step: put the estimates of x0 and of the noise together again at ``to``.
-
-    ``keep`` is the factor of x; less than ``sigma' / sigma`` leaves room for fresh noise ``d``.
-    """
-    keep = to.sigma / now.sigma if keep is None else keep
-    return Step(now, keep, to.alpha - keep * now.alpha, d=d)
-
-
-def ancestral(now: Level, to: Level, eta: float = 1.0) -> tuple[float, float]:
-    """``(kept, d)``: the deviation kept of the old noise and that of the fresh, ``kept^2 + d^2 = sigma'^2``."""
-    ratio = now.alpha * to.sigma / (now.sigma * to.alpha)
-    d = min(1.0, eta * math.sqrt(max(0.0, 1 - ratio * ratio))) * to.sigma
-    return math.sqrt(max(0.0, to.sigma**2 - d * d)), d
-
-
-def by_noise(now: Level, to: Level, gains: Sequence[float], positions: Sequence[int] = ()) -> Step:
-    """``x' = (alpha'/alpha)*x + alpha'*sum gains[k]*eps_k``, newest first; eps_k (k > 0) lies in the history at
-    ``positions[k - 1]``. The history holds eps.
-    """
-    e = [to.alpha * g for g in gains]
-    w = [0.0] * (positions[len(e) - 2] + 1 if len(e) > 1 else 0)
-    for place, value in zip(positions, e[1:], strict=False):
-        w[place] = value
-    cx, c0 = to.alpha / now.alpha + e[0] / now.sigma, -e[0] * now.alpha / now.sigma
-    return noting_noise(Step(now, cx, c0, tuple(w)))
-
-
-def noting_noise(step: Step) -> Step:
-    """The step, with eps as what the history keeps of it."""
-    return replace(step, hx=1 / step.at.sigma, h0=-step.at.alpha / step.at.sigma)
+from .steps import Levels, Step, Steps, ancestral, by_noise, midway, noting_noise, straight, toward
 
 
 def ddim(levels: Levels, _: Schedule, eta: float = 0.0) -> Steps:
@@ -85,9 +32,9 @@ def ddim(levels: Levels, _: Schedule, eta: float = 0.0) -> Steps:
         yield toward(now, to, kept / now.sigma, d)
 
 
-def heun(levels: Levels, _: Schedule) -> Steps:
+def heun(levels: Levels, schedule: Schedule) -> Steps:
     """Heun's method (Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 1): two calls an interval."""
-    for now, to in pairwise(levels):
+    for now, to in pairwise(straight(levels, schedule)):
         euler = toward(now, to)
         if now.alpha == 0 or to.sigma == 0:
             yield euler
@@ -98,14 +45,9 @@ def heun(levels: Levels, _: Schedule) -> Steps:
         yield Step(to, half / to.sigma, -half * to.alpha / to.sigma, (1.0,), stage=1)
 
 
-def midway(now: Level, to: Level, kept: float, schedule: Schedule) -> Level:
-    """Halfway in log rho to the level that a step without its fresh noise would reach."""
-    return schedule.from_ratio(math.sqrt(now.ratio * kept / to.alpha))
-
-
 def dpm2(levels: Levels, schedule: Schedule, eta: float = 0.0) -> Steps:
     """DPM-Solver-2 in k-diffusion's form (Karras et al. 2022, algorithm 2): the slope halfway carries the whole way."""
-    for now, to in pairwise(levels):
+    for now, to in pairwise(levels if eta else straight(levels, schedule)):
         kept, d = ancestral(now, to, eta)
         if now.alpha == 0 or kept == 0:
             yield toward(now, to, kept / now.sigma, d)
@@ -149,10 +91,10 @@ def dpmpp_sde(levels: Levels, schedule: Schedule, eta: float = 1.0) -> Steps:
         yield Step(mid, again, gain, (1.0,), d * math.sqrt(1 - shared**2), stage=1)
 
 
-def lms(levels: Levels, _: Schedule, order: int = 4) -> Steps:
+def lms(levels: Levels, schedule: Schedule, order: int = 4) -> Steps:
     """Linear multistep (k-diffusion's sample_lms): eps as a polynomial in rho through the last levels, integrated."""
     past: list[float] = []
-    for now, to in pairwise(levels):
+    for now, to in pairwise(straight(levels, schedule)):
         if now.alpha == 0:
             yield toward(now, to)
             continue
@@ -170,9 +112,9 @@ def plms(levels: Levels, schedule: Schedule) -> Steps:
     both its ends are averaged and the step is taken again.
     """
     positions: list[int] = []  # of useful eps in the history
-    for k, (now, to) in enumerate(pairwise(levels)):
+    for k, (now, to) in enumerate(pairwise(straight(levels, schedule))):
         if now.alpha == 0:
-            yield from ddim(levels[k : k + 2], schedule)
+            yield toward(now, to)
             continue
         ratio = to.ratio - now.ratio
         yield by_noise(now, to, [ratio * c for c in ADAMS_BASHFORTH[len(positions)]], positions)
@@ -254,26 +196,16 @@ def unipc(levels: Levels, _: Schedule, order: int = 2) -> Steps:
     """
     count = len(levels) - 1
     correction: list[float] = []  # of the interval before: factors of x0 now, x0 before, ...
-    now_order = 0
     for k, (now, to) in enumerate(pairwise(levels)):
-        # Estimates made at pure noise have no finite log ratio; their share in higher orders is 0.
-        past = [v.lam for v in levels[max(0, k - order + 1) : k] if v.alpha][::-1]
-        now_order = min(order, count - k, 1 + len(past))
-        keep = to.sigma / now.sigma
-        h = to.lam - now.lam
-        predictor = bh_factors(h, [(lam - now.lam) / h for lam in past[: now_order - 1]], to.alpha, None)
-        corrected = correction or [0.0]
-        width = max(len(predictor), len(corrected))
-        total = [0.0] * width
-        for j, value in enumerate(predictor):
-            total[j] += value
-        for j, value in enumerate(corrected):
-            total[j] += keep * value
+        keep, h = to.sigma / now.sigma, to.lam - now.lam
+        past = levels[max(0, k - order + 1) : k][::-1][: count - k - 1]  # short ends lower the order
+        nodes = [(level.lam - now.lam) / h for level in past]
+        predictor = bh_factors(h, nodes, to.alpha, None)
+        total = [p + keep * c for p, c in zip_longest(predictor, correction, fillvalue=0.0)]
         yield Step(now, keep, total[0], tuple(total[1:]))
-        correction = []
         if to.sigma:
-            with_end = bh_factors(h, [(lam - now.lam) / h for lam in past[: now_order - 1]], to.alpha, 1.0)
-            correction = [with_end[0], *(c - p for c, p in zip(with_end[1:], predictor, strict=True))]
+            at_end, *others = bh_factors(h, nodes, to.alpha, 1.0)
+            correction = [at_end, *(c - p for c, p in zip(others, predictor, strict=True))]
 
 
 def lcm(levels: Levels, _: Schedule) -> Steps:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from .errors import ArgumentError, choices
 from .levels import CLEAN, Level, Schedule
 from .names import resolve
-from .samplers import SAMPLERS, Sampler, Step
+from .samplers import SAMPLERS, Sampler
 from .spacings import K_DIFFUSION, from_sigmas, from_timesteps, spaced
+from .steps import Step
 
 MAX_GUIDANCE = 1000.0  # float32 latents mean nothing long before
 GUIDANCES = ("cfg", "cfg++")
@@ -190,7 +191,7 @@ def plan(
         if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
-        before.append(step.at)
+        before.append(Level(step.at.t, 1 - step.at.sigma, step.at.sigma) if schedule.flow else step.at)
     depth = max(len(row.w) for row in rows)
     if guidance != "cfg" and depth:
         fitting = [name for name, other in SAMPLERS.items() if other.memoryless]

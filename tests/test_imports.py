@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "edgediff"
 FLOORS = {
-    0: ("errors", "levels", "spacings", "multistep", "rng", "image", "version"),
+    0: ("errors", "levels", "spacings", "multistep", "steps", "rng", "image", "version"),
     1: ("samplers", "names", "table", "tokenizer", "prompt", "embeddings"),
     2: ("guidance", "texts", "bundle", "engines", "engines.onnxruntime"),
     3: ("loop", "request"),
@@ -25,6 +25,7 @@ BESIDE = {
     ("rng", "errors"),
     ("image", "errors"),
     ("spacings", "levels"),
+    ("steps", "levels"),
     ("spacings", "errors"),
     ("names", "samplers"),
     ("table", "names"),
