@@ -207,12 +207,14 @@ def error(
     betas: str = "scaled_linear",
     steps: int = 20,
     wide: bool = True,
+    their_wide: bool = True,
     shift: float = 1.0,
     zero: bool = False,
 ) -> float:
     """Largest difference of the final states, relative to the largest value of diffusers' final state.
 
-    ``zero`` rescales the schedule to zero terminal SNR.
+    Ours runs in float64 when ``wide``, else in float32; diffusers likewise by ``their_wide``. ``zero`` rescales the
+    schedule to zero terminal SNR.
     """
     schedule = edgediff.Schedule(
         beta_schedule=betas,
@@ -225,16 +227,16 @@ def error(
     )
     plan = edgediff.plan(schedule, sampler, steps, 1.0, spacing)
     if schedule.flow and sampler not in ("euler", "heun"):
-        plan = edgediff.plan(schedule, sampler, None, 1.0, sigmas=_flow_sigmas(sampler, steps, shift, wide))
-    expected = reference(sampler, spacing, schedule, plan, wide)
-    dtype = torch.float64 if wide else torch.float32
+        plan = edgediff.plan(schedule, sampler, None, 1.0, sigmas=_flow_sigmas(sampler, steps, shift, their_wide))
+    expected = reference(sampler, spacing, schedule, plan, their_wide)
+    dtype = torch.float64 if their_wide else torch.float32
     draws = torch.Generator().manual_seed(1)
     start = TorchCpuGenerator(0).randn(SHAPE).astype(np.float64 if wide else np.float32)
     states = run(
         plan,
         lambda x, t, _: (None, toy(x, t)),
         start * plan.start,
-        lambda: torch.randn(SHAPE, generator=draws, dtype=dtype).numpy(),
+        lambda: torch.randn(SHAPE, generator=draws, dtype=dtype).numpy().astype(start.dtype),
     )
     ends = [step.after for step in states]
     got = ends[-2 if sampler.startswith("deis") and spacing in SIGMAS else -1]
