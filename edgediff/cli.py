@@ -48,8 +48,9 @@ def generate(args: argparse.Namespace) -> None:
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
     pipe = load(args.model, device=args.device, threads=args.threads)
     for given in args.embedding or ():
-        word, equals, file = given.rpartition("=")
-        pipe.load_textual_inversion(file, word if equals else None)
+        word, equals, file = given.partition("=")
+        named = equals and not Path(given).exists()  # a path may hold the sign itself
+        pipe.load_textual_inversion(file if named else given, word if named else None)
     steps = pipe.stream(
         args.prompt,
         negative_prompt=args.negative_prompt,
@@ -193,7 +194,12 @@ def parser() -> argparse.ArgumentParser:
 
     def add_plan_arguments(p: argparse.ArgumentParser) -> None:
         p.add_argument("--model", metavar="BUNDLE", help="a bundle's folder (default: the built-in emoji model)")
-        p.add_argument("--steps", type=int, metavar="N", help="U-Net calls (default: the model's)")
+        p.add_argument(
+            "--steps",
+            type=int,
+            metavar="N",
+            help="steps; some samplers call the U-Net twice in one (default: the model's)",
+        )
         p.add_argument(
             "--guidance-scale", metavar="G", help="1 turns guidance off; G,G,... is one a step (default: the model's)"
         )

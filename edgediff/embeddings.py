@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,8 +40,10 @@ class Embeddings:
 
     def add(self, word: str, vectors: Float32) -> Embeddings:
         """With ``word`` standing for ``vectors``, (tokens, width), in place of what it stood for before."""
-        if not isinstance(word, str) or not word or re.search(r"[\s()\[\]\\:]", word):
-            raise ArgumentError(f"token is {word!r}; it must be a word without blanks, brackets, colons or backslashes")
+        if not isinstance(word, str) or not word or re.search(r"[\s()\[\]\\:]|\bBREAK\b", word):
+            raise ArgumentError(
+                f"token is {word!r}; it must be a word without blanks, brackets, colons, backslashes or BREAK"
+            )
         if vectors.shape[1] != self.width:
             raise ArgumentError(
                 f"the embedding of {word!r} has width {vectors.shape[1]}; this model's text encoder has {self.width}"
@@ -48,9 +51,15 @@ class Embeddings:
         return Embeddings(self.width, {**self.vectors, word: vectors})
 
     def remove(self, word: str) -> Embeddings:
-        if word not in self.vectors:
+        if not isinstance(word, str) or word not in self.vectors:
             raise ArgumentError(f"no embedding {word!r} is loaded; there are {choices(self.vectors) or 'none'}")
         return Embeddings(self.width, {k: v for k, v in self.vectors.items() if k != word})
+
+    def hashes(self, text: str) -> str:
+        """``"word: hash, ..."`` of the words in ``text``, quoted as pictures carry it; empty where there are none."""
+        words = dict.fromkeys(self._pattern.findall(text) if self._pattern else ())
+        shown = (f"{word}: {hashlib.sha256(self.vectors[word].tobytes()).hexdigest()[:12]}" for word in words)
+        return f'"{", ".join(shown)}"' if words else ""
 
     def split(self, text: str) -> list[tuple[str, int]]:
         """``text`` cut at the words: ``(piece, index)``; every second piece is a word."""
@@ -76,6 +85,8 @@ def read_embedding(path: str | Path) -> tuple[str, Float32]:
         ArgumentError: no such file, not a safetensors file, or not one embedding of finite vectors.
         EngineError: the package safetensors is not installed.
     """
+    if not isinstance(path, (str, Path)):
+        raise ArgumentError(f"path is {path!r}; it must be the path of a safetensors file")
     path = Path(path)
     try:
         from safetensors.numpy import load
@@ -100,7 +111,8 @@ def read_embedding(path: str | Path) -> tuple[str, Float32]:
     vectors = np.atleast_2d(vectors)
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind != "f":
         raise ArgumentError(f"{path}: {word} has shape {vectors.shape} of {vectors.dtype}; it must be (tokens, width)")
-    vectors = vectors.astype(np.float32)
+    with np.errstate(over="ignore"):  # seen below
+        vectors = vectors.astype(np.float32)
     if not np.isfinite(vectors).all():
         raise ArgumentError(f"{path}: {word} holds values that are not finite")
     return word, vectors

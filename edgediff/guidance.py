@@ -78,8 +78,8 @@ def rescale(m: Array, c: Array, phi: float) -> Array:
 
 
 def dynamic_threshold(x0: Array, ratio: float, reference: Array | float = 1.0) -> Array:
-    """Clip each picture at the quantile ``ratio`` of its absolute values, and scale what lies there to ``reference``
-    (Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.3); untouched where the quantile is below it.
+    """Clip each picture at the quantile ``ratio`` of its absolute values, or at ``reference`` where that is more, and
+    scale what lies there to ``reference`` (Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.3).
 
     With reference 1 it is the paper's rule, for pixels in [-1, 1]. Latents have no such range: the pipeline passes the
     same quantile of the estimate without guidance, (B, 1, 1, 1).
@@ -122,16 +122,21 @@ def combiner(
             m = _output(row, x, dynamic_threshold(row.x0_x * x + row.x0_m * m, dynamic_thresholding_ratio, reference))
         if on_x0 is not None:
             x0 = row.x0_x * x + row.x0_m * m
-            changed = on_x0(x0)
-            if not isinstance(changed, np.ndarray) or changed.shape != x0.shape:
-                raise ArgumentError(
-                    f"on_x0 gave {getattr(changed, 'shape', type(changed).__name__)}; "
-                    f"it must give an array of shape {x0.shape}"
-                )
-            m = _output(row, x, changed.astype(x0.dtype, copy=False))
+            m = _output(row, x, _checked(on_x0(x0), x0))
         return m
 
     return combine
+
+
+def _checked(changed: Any, x0: Array) -> Array:
+    """What a hook gave, in the type of ``x0``."""
+    if not isinstance(changed, np.ndarray) or changed.shape != x0.shape or changed.dtype.kind not in "fiu":
+        given = f"{changed.dtype}{changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__
+        raise ArgumentError(f"on_x0 gave {given}; it must give {x0.dtype}{x0.shape}")
+    out = changed.astype(x0.dtype, copy=False)
+    if not np.isfinite(out).all():
+        raise ArgumentError("on_x0 gave values that are not finite")
+    return out
 
 
 def _dot(a: Array, b: Array) -> Array:

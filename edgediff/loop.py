@@ -20,19 +20,21 @@ Denoise = Callable[[Array, float, bool], tuple[Array | None, Array]]
 
 @dataclass(frozen=True)
 class LoopStep:
-    """What one U-Net call saw and made: the state ``before``, the outputs, and the state ``after``.
-
-    After an unfused guidance ``c`` holds what it made of both outputs, ``u`` is None and ``row`` is the merged row.
+    """What one U-Net call saw and made: the state ``before``, the outputs, what an unfused guidance made of them
+    (``m``; None without), and the state ``after``.
     """
 
     row: Row
     before: Array
     u: Array | None
     c: Array
+    m: Array | None
     after: Array
 
     def x0(self) -> Array:
         """The x0 estimate of this step, computed when asked for."""
+        if self.m is not None:
+            return estimate(self.row.merged(), self.before, None, self.m)
         return estimate(self.row, self.before, self.u, self.c)
 
 
@@ -52,10 +54,10 @@ def run(
     for row in plan.rows:
         u, c = denoise(x, row.t, row.guided)
         with np.errstate(over="ignore", invalid="ignore"):  # the caller checks; NumPy would print
-            if combine is not None:
-                row, u, c = row.merged(), None, combine(row, x, u, c)
-            after = update(row, x, u, c, history, noise() if row.d else None)
+            m = None if combine is None else combine(row, x, u, c)
+            used = (row, x, u, c) if m is None else (row.merged(), x, None, m)
+            after = update(*used, history, noise() if row.d else None)
             if plan.depth:
-                history.appendleft(remember(row, x, u, c))
-        yield LoopStep(row, x, u, c, after)
+                history.appendleft(remember(*used))
+        yield LoopStep(row, x, u, c, m, after)
         x = after

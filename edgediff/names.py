@@ -28,11 +28,11 @@ DIFFUSERS = {
     "LCMScheduler": "lcm",
     "TCDScheduler": "tcd",
 }
-# What DPMSolverMultistepScheduler is, by algorithm_type and solver_order.
+# What DPMSolverMultistepScheduler is, by algorithm_type and solver_order. Its third order is another method than
+# k-diffusion's 3M.
 MULTISTEP = {
     ("dpmsolver++", 2): "dpmpp_2m",
     ("sde-dpmsolver++", 2): "dpmpp_2m_sde",
-    ("sde-dpmsolver++", 3): "dpmpp_3m_sde",
 }
 # Besides every label and key of SAMPLERS itself.
 OTHERS = {
@@ -43,11 +43,10 @@ OTHERS = {
     "dpm 2 a": "dpm2_a",
     "dpm 2 ancestral": "dpm2_a",
     "dpm++ 2s ancestral": "dpmpp_2s_a",
-    "uni pc": "unipc",
-    "uni pc bh2": "unipc",
+    "uni pc bh2": "unipc_3",
     "flow match euler": "euler",
 }
-# A1111 writes the spacing ("schedule type") behind the sampler; "automatic" is the sampler's own.
+# A1111 writes the spacing ("schedule type") behind the sampler; "automatic" leaves it to sampler and model.
 ENDINGS = {
     "karras": "karras",
     "exponential": "exponential",

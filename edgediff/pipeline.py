@@ -236,9 +236,9 @@ class Pipeline:
             x = x * np.float32(table.start)
         for k, step in enumerate(run(table, denoise, x, noise, combine)):
             if not finite(step.after):
-                for out in (step.c, step.u):
+                for part, out in (("unet", step.c), ("unet", step.u), ("guidance", step.m)):
                     if out is not None:
-                        require_finite("unet", out)
+                        require_finite(part, out)
                 require_finite(f"sampler {table.sampler}, step {k + 1},", step.after)
             yield Step(k, len(table.rows), request, self, step)
 
@@ -336,6 +336,11 @@ class Pipeline:
             ("Dynamic thresholding", given.dynamic_thresholding_ratio),
             ("Clip skip", given.clip_skip + 1 if given.clip_skip else None),  # A1111's count
             ("RNG", None if given.rng == "torch-cpu" else given.rng),
+            ("Timesteps", None if given.timesteps is None else " ".join(f"{v:g}" for v in given.timesteps)),
+            ("Sigmas", None if given.sigmas is None else " ".join(f"{v:g}" for v in given.sigmas)),
+            ("Prompt syntax", None if given.prompt_syntax == "a1111" else given.prompt_syntax),
+            ("TI hashes", request.embeddings.hashes(request.prompts[k] + " " + request.negatives[k]) or None),
+            ("Hook", None if given.on_x0 is None else "on_x0"),
         ):
             if value is not None:
                 facts[name] = value

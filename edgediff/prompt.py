@@ -48,21 +48,24 @@ class Span:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a prompt. ``start`` is the index in the prompt of the first character that it came from."""
+    """One token of a prompt. ``start`` is the index in the prompt of the first character that it came from; ``joined``
+    tokens stay in one chunk with the one before.
+    """
 
     id: int
     weight: float
     start: int
+    joined: bool = False
 
 
 Piece = tuple[str, int, int]  # a mark, or "" for text; where it begins and ends in the prompt
 
 
-def parse(prompt: str, syntax: str = "a1111") -> list[list[Span]]:
+def parse(prompt: str, syntax: str = "a1111", what: str = "prompt") -> list[list[Span]]:
     """The sections of ``prompt``, split at BREAK; a section without text is an empty list.
 
     Neighbours of equal weight are one span, so a prompt without syntax is tokenised whole. The syntax ``plain``
-    interprets nothing: one span.
+    interprets nothing: one span. Errors call the prompt ``what``.
 
     Raises:
         PromptError: brackets that do not match, a weight that is not a number or beyond ``MAX_WEIGHT``.
@@ -72,7 +75,7 @@ def parse(prompt: str, syntax: str = "a1111") -> list[list[Span]]:
         raise ArgumentError(f"no prompt syntax {syntax!r}; choose from {choices(SYNTAXES)}")
     if syntax == "plain":
         return [_spans(prompt, [(1.0, 0, len(prompt))] if prompt else [])]
-    pieces, factors = _pieces(prompt)
+    pieces, factors = _pieces(prompt, what)
     sections: list[list[tuple[float, int, int]]] = [[]]
     weights = [1.0]  # of the brackets around, outermost first
     for mark, start, end in pieces:
@@ -84,7 +87,7 @@ def parse(prompt: str, syntax: str = "a1111") -> list[list[Span]]:
             weights.append(weights[-1] * factors[start])
             if round(abs(weights[-1]), DIGITS) > MAX_WEIGHT:
                 raise PromptError(
-                    f"the nested brackets at character {start + 1} of the prompt multiply to a weight of "
+                    f"the nested brackets at character {start + 1} of the {what} multiply to a weight of "
                     f"{weights[-1]:.6g}; it must be {-MAX_WEIGHT} .. {MAX_WEIGHT}: nest fewer or lower their weights"
                 )
         else:
@@ -100,7 +103,7 @@ def _spans(prompt: str, stretches: Iterable[tuple[float, int, int]]) -> list[Spa
     return spans
 
 
-def _pieces(prompt: str) -> tuple[list[Piece], dict[int, float]]:
+def _pieces(prompt: str, what: str) -> tuple[list[Piece], dict[int, float]]:
     """Text, brackets and BREAKs in order, and the factor of every opening bracket by its index."""
     pieces: list[Piece] = []
     factors: dict[int, float] = {}
@@ -112,18 +115,18 @@ def _pieces(prompt: str) -> tuple[list[Piece], dict[int, float]]:
         if mark in CLOSES:
             if not opened:
                 raise PromptError(
-                    f"the {mark} at character {at + 1} of the prompt closes nothing; "
+                    f"the {mark} at character {at + 1} of the {what} closes nothing; "
                     f"remove it, or write \\{mark} for the character itself"
                 )
             opener = opened.pop()
             if prompt[opener] != CLOSES[mark]:
                 raise PromptError(
-                    f"the {mark} at character {at + 1} of the prompt does not match the {prompt[opener]} at character "
+                    f"the {mark} at character {at + 1} of the {what} does not match the {prompt[opener]} at character "
                     f"{opener + 1}; close that first, or write \\{mark} for the character itself"
                 )
             # Text begins at a colon where no other mark stands between that and the bracket.
             if mark == ")" and prompt.startswith(":", last, at):
-                factor = _factor(prompt[last + 1 : at], last + 1)
+                factor = _factor(prompt[last + 1 : at], last + 1, what)
             factors[opener] = factor if factor is not None else STEP if mark == ")" else 1 / STEP
         if last < at and factor is None:
             pieces.append(("", last, at))
@@ -139,7 +142,7 @@ def _pieces(prompt: str) -> tuple[list[Piece], dict[int, float]]:
     if opened:
         bracket = prompt[opened[0]]
         raise PromptError(
-            f"the {bracket} at character {opened[0] + 1} of the prompt is never closed; "
+            f"the {bracket} at character {opened[0] + 1} of the {what} is never closed; "
             f"close it, or write \\{bracket} for the character itself"
         )
     if last < len(prompt):
@@ -147,21 +150,21 @@ def _pieces(prompt: str) -> tuple[list[Piece], dict[int, float]]:
     return pieces, factors
 
 
-def _factor(tail: str, at: int) -> float | None:
+def _factor(tail: str, at: int, what: str) -> float | None:
     """The weight that ``tail``, the text from index ``at`` to a closing bracket, stands for; None for ordinary text."""
     number = tail.strip()
     place = at + 1 + len(tail) - len(tail.lstrip())
     if not _NUMBER.fullmatch(number):
         if _MEANT_AS_NUMBER.fullmatch(tail):
             raise PromptError(
-                f"the weight {number[:40]!r} at character {place} of the prompt is not a number; write it like 1.2, "
+                f"the weight {number[:40]!r} at character {place} of the {what} is not a number; write it like 1.2, "
                 r"or write \( and \) for brackets that are text"
             )
         return None
     factor = float(number)
     if abs(factor) > MAX_WEIGHT:
         raise PromptError(
-            f"the weight {number[:40]!r} at character {place} of the prompt is too large; "
+            f"the weight {number[:40]!r} at character {place} of the {what} is too large; "
             f"it must be {-MAX_WEIGHT} .. {MAX_WEIGHT}"
         )
     return factor
@@ -174,7 +177,8 @@ def chunk(
 
     Where a section overflows a chunk whose last ``comma`` is among its last ``backtrack`` tokens, what follows that
     comma moves to the next chunk, so that a phrase stays whole. If the next token is itself a comma, the phrase ends
-    with the chunk and nothing moves (both as in AUTOMATIC1111).
+    with the chunk and nothing moves (both as in AUTOMATIC1111). Joined tokens move together, unless they are longer
+    than a chunk. Empty sections make no chunks (AUTOMATIC1111 reads them as empty ones).
     """
     if size < 1:
         raise ArgumentError(f"size is {size}; a chunk must take at least 1 token")
@@ -186,6 +190,9 @@ def chunk(
             if end < len(section) and section[end].id != comma:
                 nearest = range(end - 1, max(start, end - backtrack) - 1, -1)
                 end = next((i + 1 for i in nearest if section[i].id == comma), end)
+            whole = next((i for i in range(min(end, len(section) - 1), start, -1) if not section[i].joined), start)
+            if end < len(section) and whole > start:
+                end = whole
             chunks.append(list(section[start:end]))
             start = end
     return chunks or [[]]

@@ -103,13 +103,15 @@ def check(bundle: Bundle, tokenizer: Tokenizer, embeddings: Embeddings, given: A
     seeds = _seeds(given.seed, len(prompts))
     generator = find_generator(given.rng)
     texts: dict[str, Text] = {}
-    for what, some in (("prompt", prompts), ("negative prompt", negatives if table.guided else ())):
-        for prompt in dict.fromkeys(some):
-            texts[prompt] = text = tokenise(prompt, tokenizer, embeddings, given.prompt_syntax, bundle.max_chunks)
+    for kind, some in (("prompt", prompts), ("negative prompt", negatives if table.guided else ())):
+        unique = list(dict.fromkeys(some))
+        for k, prompt in enumerate(unique, 1):
+            what = kind if len(unique) == 1 else f"{kind} {k}"
+            texts[prompt] = text = tokenise(prompt, tokenizer, embeddings, given.prompt_syntax, bundle.max_chunks, what)
             if text.cut:
                 warnings.warn(
                     f"the {what} is longer than the {len(text.chunks) * (tokenizer.max_length - 2)} tokens that this "
-                    f"model reads; cut: {text.cut!r}",
+                    f"model reads; cut: {_shown(text.cut)}",
                     PromptWarning,
                     stacklevel=level + 1,
                 )
@@ -160,7 +162,7 @@ def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:
 
 def _check_clip_skip(bundle: Bundle, clip_skip: int) -> None:
     known = (0, *bundle.clip_skips)
-    if isinstance(clip_skip, bool) or clip_skip not in known:
+    if isinstance(clip_skip, bool) or not isinstance(clip_skip, (int, np.integer)) or clip_skip not in known:
         raise ArgumentError(
             f"clip_skip is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers {choices(map(str, known))}"
         )
@@ -170,7 +172,10 @@ def _latents(given: Any, shape: tuple[int, ...]) -> Float32:
     if not isinstance(given, np.ndarray) or given.shape != shape:
         found = getattr(given, "shape", type(given).__name__)
         raise ArgumentError(f"latents have shape {found}; this call needs {shape}")
-    latents = given.astype(np.float32)
+    if given.dtype.kind not in "fiu":
+        raise ArgumentError(f"latents are of type {given.dtype}; they must be numbers")
+    with np.errstate(over="ignore"):  # seen below
+        latents = given.astype(np.float32)
     if not np.isfinite(latents).all():
         raise ArgumentError("latents hold values that are not finite")
     return latents
@@ -195,12 +200,21 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return texts
 
 
+def _shown(text: str, most: int = 400) -> str:
+    """Quoted; of a long text, both ends."""
+    if len(text) <= most:
+        return repr(text)
+    return f"{text[: most // 2]!r} ... {text[-most // 2 :]!r} ({len(text)} characters)"
+
+
 def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
     if seed is None:
         import secrets
 
         first = secrets.randbits(32)  # short enough to type again
         return tuple((first + k) % 2**32 for k in range(count))
+    if isinstance(seed, np.ndarray) and seed.ndim == 0:
+        seed = seed.item()
     seeds: tuple[Any, ...] = (seed,)
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         seeds = tuple(int(seed) + k for k in range(count))

@@ -51,41 +51,50 @@ class TorchCpuGenerator:
     def randn(self, shape: tuple[int, ...]) -> Float32:
         """Standard normal float32 values of ``shape``, in C order."""
         n = math.prod(shape)
-        return (self._blocks(n) if n >= 16 else self._scalars(n)).reshape(shape)
+        out = self._blocks(n, self._uniform24) if n >= 16 else self._scalars(n)
+        return out.reshape(shape).astype(np.float32)
 
-    def _blocks(self, n: int) -> Float32:
-        out = _box_muller(self._raw(n)[: n - n % 16].reshape(-1, 16)).reshape(-1)
+    def randn64(self, shape: tuple[int, ...]) -> Float64:
+        """``torch.randn(shape, generator=..., dtype=torch.float64)``: other values, not the same ones finer."""
+        n = math.prod(shape)
+        return (self._blocks(n, self._uniform53) if n >= 16 else self._scalars(n)).reshape(shape)
+
+    def _uniform24(self, n: int) -> Float64:
+        return (self._raw(n) & 0xFFFFFF).astype(np.float64) * 2.0**-24
+
+    def _uniform53(self, n: int) -> Float64:
+        high, low = self._raw(2 * n).astype(np.uint64).reshape(-1, 2).T
+        return ((high << HALF | low) & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
+
+    def _blocks(self, n: int, uniform: Callable[[int], Float64]) -> Float64:
+        single = uniform == self._uniform24
+        out = _box_muller(uniform(n)[: n - n % 16].reshape(-1, 16), single).reshape(-1)
         if n % 16:
             # torch redraws the last 16 outputs from fresh values when the size is not a multiple of 16.
-            out = np.concatenate([out[: n - 16], _box_muller(self._raw(16).reshape(1, 16))[0]])
+            out = np.concatenate([out[: n - 16], _box_muller(uniform(16).reshape(1, 16), single)[0]])
         return out
 
-    def _scalars(self, n: int) -> Float32:
-        out = np.empty(n, np.float32)
+    def _scalars(self, n: int) -> Float64:
+        out = np.empty(n)
         for k in range(n):
             if self._cached is not None:
                 out[k], self._cached = self._cached, None
                 continue
-            high1, low1, high2, low2 = (int(v) for v in self._raw(4))
-            u1, u2 = _uniform53(high1, low1), _uniform53(high2, low2)
+            u1, u2 = (float(u) for u in self._uniform53(2))
             radius, theta = math.sqrt(-2 * math.log1p(-u2)), 2 * math.pi * u1
             out[k], self._cached = radius * math.cos(theta), radius * math.sin(theta)
         return out
-
-
-def _uniform53(high: int, low: int) -> float:
-    return ((high << 32 | low) & (2**53 - 1)) * 2.0**-53
 
 
 def _rounded(values: NDArray[Any]) -> Float64:
     return values.astype(np.float32).astype(np.float64)
 
 
-def _box_muller(raw: NDArray[np.uint32]) -> Float32:
-    """Blocks of 16: the first 8 uniforms give the radius, the last 8 the angle. (k, 16) u32 -> (k, 16) f32."""
-    u = (raw & 0xFFFFFF).astype(np.float64) * 2.0**-24
-    radius, theta = np.sqrt(-2 * np.log1p(-u[:, :8])), _rounded(TWO_PI * u[:, 8:])
-    return np.concatenate([radius * np.cos(theta), radius * np.sin(theta)], axis=1).astype(np.float32)
+def _box_muller(u: Float64, single: bool) -> Float64:
+    """Blocks of 16: the first 8 uniforms give the radius, the last 8 the angle, which torch rounds in ``single``."""
+    radius = np.sqrt(-2 * np.log1p(-u[:, :8]))
+    theta = _rounded(TWO_PI * u[:, 8:]) if single else 2 * math.pi * u[:, 8:]
+    return np.concatenate([radius * np.cos(theta), radius * np.sin(theta)], axis=1)
 
 
 class TorchCudaGenerator:

@@ -1,8 +1,4 @@
-"""Samplers: each a small function from noise levels to linear steps in (x, x0).
-
-A step reads ``x' = cx*x + c0*x0 + sum_k w[k]*h_k + d*noise`` and remembers ``h = hx*x + h0*x0``, newest first. The
-state stays in the model's own coordinates, ``x = alpha*x0 + sigma*noise``; with ``eps = (x - alpha*x0) / sigma`` every
-method written for the noise estimate is linear in (x, x0) too. ``rho = sigma / alpha`` is k-diffusion's sigma.
+"""Samplers: each a small function from noise levels to linear steps in (x, x0); ``steps`` has their words.
 
 Where the start is pure noise (alpha 0) or the end is clean (sigma 0), methods of higher order have no finite step there
 and take DDIM's, as their origins do at the clean end.
@@ -223,7 +219,8 @@ def tcd(levels: Levels, schedule: Schedule, eta: float = 0.3) -> Steps:
     ``(1 - eta) t'`` and noise from there to ``t'``; eta is the paper's gamma.
     """
     for now, to in pairwise(levels):
-        less = schedule.level(math.floor((1 - eta) * to.t)) if to.sigma else to
+        less = schedule.level(math.floor((1 - eta) * to.t)) if eta and to.sigma else to
+        less = less if less.ratio < to.ratio else to  # t is rounded where levels were not made from timesteps
         grow = to.alpha / less.alpha
         jump = toward(now, less)
         d = math.sqrt(max(0.0, to.sigma**2 - (grow * less.sigma) ** 2))

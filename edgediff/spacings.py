@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ def spaced(
             2022, https://arxiv.org/abs/2206.00364, equation 5), exponential; ays, ays_sdxl; lcm.
         drop_last: space ``steps + 1`` points and leave out the cleanest (diffusers' DPM-Solver family) in leading and
             linspace.
-        rounded: tell the model whole timesteps; otherwise linspace and the spacings of noise levels give fractional
-            ones.
+        rounded: whole timesteps in linspace and in the spacings of noise levels (the levels themselves stay exact);
+            normal and sgm_uniform are fractional in any case.
 
     Raises:
         ArgumentError: an unknown spacing, one that the schedule cannot use, or steps out of range.
@@ -43,6 +44,11 @@ def spaced(
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise ArgumentError(f"num_inference_steps is {steps!r}; it must be a whole number")
     total, steps = schedule.num_train_timesteps, int(steps)
+    if spacing == "lcm" and total < DISTILLED_STEPS:
+        raise ArgumentError(
+            f"spacing lcm needs at least {DISTILLED_STEPS} trained timesteps; this model has {total}; choose from "
+            f"{choices(name for name in SPACINGS if name != 'lcm')}"
+        )
     extra_point = drop_last and spacing in ("leading", "linspace")
     limit = min(DISTILLED_STEPS if spacing == "lcm" else total, total - extra_point)
     if not 1 <= steps <= limit:
@@ -138,6 +144,7 @@ def from_sigmas(schedule: Schedule, sigmas: Sequence[float] | Float64, *, rounde
             f"sigmas run from {_ends(sigmas)}; they must lie above 0 and at most at {most:.6g}, this model's greatest"
         )
     levels = [schedule.from_sigma(min(float(s), most)) for s in values]
+    _apart("sigmas", levels)
     return tuple(Level(float(round(v.t)), v.alpha, v.sigma) if rounded else v for v in levels)
 
 
@@ -152,7 +159,9 @@ def from_timesteps(schedule: Schedule, ts: Sequence[float]) -> tuple[Level, ...]
     low, high = (1e-9, total) if schedule.flow else (0, total - 1)
     if values[-1] < low or values[0] > high:
         raise ArgumentError(f"timesteps run from {_ends(ts)}; they must lie in {low:g} .. {high}")
-    return tuple(schedule.level(float(t)) for t in values)
+    levels = tuple(schedule.level(float(t)) for t in values)
+    _apart("timesteps", levels)
+    return levels
 
 
 def _falling(name: str, given: Any) -> Float64:
@@ -165,6 +174,15 @@ def _falling(name: str, given: Any) -> Float64:
     if (np.diff(values) >= 0).any():
         raise ArgumentError(f"{name} are {[float(v) for v in values]}; each must be less than the one before")
     return values
+
+
+def _apart(name: str, levels: Sequence[Level]) -> None:
+    for before, after in pairwise(levels):
+        if not (after.sigma < before.sigma and after.ratio < before.ratio):
+            raise ArgumentError(
+                f"{name} fall from {before.t:.9g} to {after.t:.9g} in timesteps, which are one noise level in float64; "
+                "leave one out"
+            )
 
 
 def _ends(given: Any) -> str:

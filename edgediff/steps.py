@@ -1,4 +1,9 @@
-"""What samplers are made of: one linear step in (x, x0), and the few ways in which methods build it."""
+"""What samplers are made of: one linear step in (x, x0), and the few ways in which methods build it.
+
+A step reads ``x' = cx*x + c0*x0 + sum_k w[k]*h_k + d*noise`` and remembers ``h = hx*x + h0*x0``, newest first. The
+state stays in the model's own coordinates, ``x = alpha*x0 + sigma*noise``; with ``eps = (x - alpha*x0) / sigma`` every
+method written for the noise estimate is linear in (x, x0) too. ``rho = sigma / alpha`` is k-diffusion's sigma.
+"""
 
 from __future__ import annotations
 

@@ -163,8 +163,8 @@ def plan(
         eta: 0 .. 1, the share of fresh noise, for samplers that take it; their own when None.
         guidance: cfg, or cfg++ (Chung et al. 2024, https://arxiv.org/abs/2406.08070), which puts the unconditional
             noise back; for samplers without history.
-        guidance_interval: (start, stop) in shares of the run, 0 .. 1; elsewhere the U-Net runs on the conditional half
-            alone (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724).
+        guidance_interval: (start, stop) in shares of the run, 0 .. 1, each rounded to the nearest step; elsewhere the
+            U-Net runs on the conditional half alone (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724).
         timesteps, sigmas: explicit levels in place of a spacing, noisy to clean.
 
     Raises:
@@ -172,19 +172,27 @@ def plan(
     """
     key, named = resolve(sampler)
     recipe = SAMPLERS[key]
-    spacing = spacing or named or recipe.spacing or schedule.timestep_spacing
+    spacing = (named or recipe.spacing or schedule.timestep_spacing) if spacing is None else spacing
     levels = _levels(schedule, recipe, steps, spacing, timesteps, sigmas)
     spacing = spacing if timesteps is None and sigmas is None else "custom"
     scales = _scales(guidance_scale, len(levels) - 1, guidance)
     first, stop = _interval(guidance_interval, len(levels) - 1)
+    if guidance != "cfg" and not recipe.memoryless:
+        fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
+        raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
     function = recipe.steps
     if eta is not None:
         if not recipe.eta:
             takers = [name for name, other in SAMPLERS.items() if other.eta]
             raise ArgumentError(f"sampler {key} takes no eta; these do: {choices(takers)}")
         function = partial(function, eta=_number("eta", eta, 0, 1))
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            steps_taken = list(function(levels, schedule))
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        raise ArgumentError(f"sampler {key} has no finite steps on these levels: {error}") from error
     rows, before, interval = [], [], -1
-    for step in function(levels, schedule):
+    for step in steps_taken:
         interval += step.stage == 0
         g = scales[interval] if first <= interval < stop else None
         row = _row(step, schedule.prediction_type, g, guidance)
@@ -192,19 +200,15 @@ def plan(
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
         before.append(Level(step.at.t, 1 - step.at.sigma, step.at.sigma) if schedule.flow else step.at)
-    depth = max(len(row.w) for row in rows)
-    if guidance != "cfg" and depth:
-        fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
-        raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
     unit = recipe.unit_start or spacing == "leading" or schedule.flow
     return Plan(
         sampler=key,
         spacing=spacing,
-        guidance_scale=tuple(scales) if isinstance(guidance_scale, (list, tuple, np.ndarray)) else scales[0],
+        guidance_scale=tuple(scales) if np.ndim(guidance_scale) else scales[0],
         levels=(*before, levels[-1]),
         rows=tuple(rows),
         start=1.0 if unit else levels[0].sigma,
-        depth=depth,
+        depth=max(len(row.w) for row in rows),
         intervals=len(levels) - 1,
         guidance=guidance,
     )
@@ -266,10 +270,11 @@ def _levels(
 def _scales(given: Scale, count: int, guidance: str) -> list[float]:
     if guidance not in GUIDANCES:
         raise ArgumentError(f"no guidance {guidance!r}; choose from {choices(GUIDANCES)}")
-    several = isinstance(given, (list, tuple, np.ndarray))
+    several = isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and given.ndim > 0)
     values: list[Any] = list(given) if several else [given]  # type: ignore[arg-type]
     if several and len(values) != count:
         raise ArgumentError(f"guidance_scale has {len(values)} values; {count} steps need as many")
+    values = [v.item() if isinstance(v, np.ndarray) and v.ndim == 0 else v for v in values]
     limits = (0.0, 1.0) if guidance == "cfg++" else (-MAX_GUIDANCE, MAX_GUIDANCE)
     scales = [_number("guidance_scale", v, *limits) for v in values]
     return scales if several else scales * count
@@ -283,7 +288,11 @@ def _interval(given: tuple[float, float] | None, count: int) -> tuple[int, int]:
     start, stop = (_number("guidance_interval", v, 0, 1) for v in given)
     if start > stop:
         raise ArgumentError(f"guidance_interval is {given!r}; it must not stop before it starts")
-    return round(start * count), round(stop * count)
+    first, end = math.floor(start * count + 0.5), math.floor(stop * count + 0.5)
+    if start < stop and first == end:  # shorter than a step: the step that it lies in
+        first = min(math.floor(start * count), count - 1)
+        end = first + 1
+    return first, end
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:

@@ -36,21 +36,31 @@ class Text:
 
 
 def tokenise(
-    prompt: str, tokenizer: Tokenizer, embeddings: Embeddings, syntax: str = "a1111", max_chunks: int | None = None
+    prompt: str,
+    tokenizer: Tokenizer,
+    embeddings: Embeddings,
+    syntax: str = "a1111",
+    max_chunks: int | None = None,
+    what: str = "prompt",
 ) -> Text:
-    """A prompt of any length in chunks of the encoder's length, weights and textual inversions resolved.
+    """A prompt of any length in chunks of the encoder's length, weights and textual inversions resolved; errors call it
+    ``what``.
 
     Raises:
         PromptError: bad syntax of weights.
         ArgumentError: an unknown ``syntax``.
     """
     sections = []
-    for spans in parse(prompt, syntax):
+    for spans in parse(prompt, syntax, what):
         tokens: list[Token] = []
         for span in spans:
             for k, (piece, at) in enumerate(embeddings.split(span.text)):
                 found = [(i, 0) for i in embeddings.ids[piece]] if k % 2 else tokenizer.tokens(piece)
-                tokens += [Token(i, span.weight, span.offsets[at + start]) for i, start in found]
+                tokens += [
+                    # The rows of one textual inversion belong together.
+                    Token(i, span.weight, span.offsets[at + start], joined=bool(k % 2 and n))
+                    for n, (i, start) in enumerate(found)
+                ]
         sections.append(tokens)
     size = tokenizer.max_length - 2
     most = MAX_CHUNKS if max_chunks is None else min(max_chunks, MAX_CHUNKS)

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import edgediff
 from edgediff import cli, progress
+from edgediff.samplers import SAMPLERS
 
 
 def test_generate(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +119,82 @@ def test_plan(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].startswith("DPM++ 2M, leading spacing, epsilon")
     assert len(lines) == 3 + 4
     assert cli.main(["plan", "--model", str(tiny_bundle), "--steps", "0"]) == 2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_any_plan(sampler: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--sampler", sampler, "--steps", "8"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3 + len(edgediff.load().bundle.plan(sampler, 8).rows)
+
+
+def test_plan_options(capsys: pytest.CaptureFixture[str]) -> None:
+    def plan(*arguments: str) -> list[str]:
+        assert cli.main(["plan", "--sampler", "ddim", *arguments]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert [line.split()[1] for line in plan("--timesteps", "999,500.5,3")[3:]] == ["999", "500.5", "3"]
+    assert len(plan("--sigmas", "14.6,3,0.5")) == 3 + 3
+    assert plan("--spacing", "karras")[0].startswith("DDIM, karras spacing")
+    rows = plan("--steps", "4", "--guidance-scale", "7,6,5,4", "--guidance-interval", "0.25,0.75")[3:]
+    assert [float(row.split()[5]) == 0 for row in rows] == [True, False, False, True]
+    assert float(plan("--steps", "4", "--eta", "1")[3].split()[7]) > 0
+    assert "apg runs between" in plan("--guidance", "apg")[2]
+    assert len(plan("--guidance", "cfg++", "--steps", "4")) == 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--guidance-scale", "a"], "guidance-scale is 'a'; it must be a number"),
+        (["--guidance-interval", "0.5"], "guidance_interval is (0.5,); it must be (start, stop)"),
+        (["--sampler", "euler b"], "no sampler 'euler b'; choose from ddim"),
+        (["--sigmas", "157.5,157.45,1"], "are one noise level"),
+        (["--guidance", "cfg++", "--sampler", "heun"], "needs a sampler without history"),
+    ],
+)
+def test_bad_plans(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_generate_with_everything(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("dotty", "a=b"):
+        save_file({"emb_params": np.ones((1, 32), np.float32)}, tmp_path / f"{name}.safetensors")
+    arguments = ["--sampler", "DPM++ 2M Karras", "--steps", "3", "--guidance-scale", "5,4,3", "--guidance", "apg"]
+    arguments += ["--guidance-interval", "0,0.7", "--guidance-rescale", "0.5", "--dynamic-thresholding", "0.9"]
+    arguments += ["--clip-skip", "1", "--rng", "torch-cuda", "--seed", "3", "--negative-prompt", "a [pear]"]
+    arguments += [
+        "--embedding",
+        "dotty.safetensors",
+        "--embedding",
+        "a=b.safetensors",
+        "--embedding",
+        "x=a=b.safetensors",
+    ]
+    assert cli.main(["generate", "a (dotty:1.2) cat x", "--model", str(tiny_bundle), *arguments]) == 0
+    assert capsys.readouterr().err == ""
+    text = Image.open(tmp_path / "out.png").info["parameters"]
+    for fact in (
+        "DPM++ 2M, Schedule type: karras",
+        "CFG scale: 5 4 3",
+        "Guidance: apg",
+        "RNG: torch-cuda",
+        "TI hashes",
+    ):
+        assert fact in text
+    assert "dotty: " in text
+    assert ", x: " in text
+    arguments = ["--plain-prompt", "--model", str(tiny_bundle), "--steps", "1"]
+    assert cli.main(["generate", "a smile :) (", *arguments]) == 0
+    assert cli.main(["generate", "a smile :)", "--model", str(tiny_bundle)]) == 2
+    assert "at character 10 of the prompt closes nothing" in capsys.readouterr().err
+    assert cli.main(["generate", "a", "--negative-prompt", "(x", "--model", str(tiny_bundle)]) == 2
+    assert "of the negative prompt is never closed" in capsys.readouterr().err
 
 
 def test_info_and_verify(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,7 @@ def test_files(tmp_path: Path, kind: type) -> None:
         ({"emb_params": np.ones((1, 2, 3), np.float32)}, r"has shape \(1, 2, 3\)"),
         ({"emb_params": np.ones((1, 4), np.int64)}, "of int64"),
         ({"emb_params": np.full((1, 4), np.nan, np.float32)}, "not finite"),
+        ({"emb_params": np.full((1, 4), 1e39)}, "not finite"),
         ({"emb_params": np.ones((0, 4), np.float32)}, r"has shape \(0, 4\)"),
     ],
 )
@@ -78,14 +79,30 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="cannot be read: No such file"):
         read_embedding(tmp_path / "none.safetensors")
     (tmp_path / "a.pt").write_bytes(b"PK\3\4 a pickle, which is never opened")
+    with pytest.raises(ArgumentError, match="path is None; it must be the path"):
+        read_embedding(None)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"no embedding \['x'\] is loaded"):
+        Embeddings(4).remove(["x"])  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="is not a safetensors file"):
         read_embedding(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("word", ["", "two words", "(a)", "a:b", "\\a", None])
+@pytest.mark.parametrize("word", ["", "two words", "(a)", "a:b", "\\a", "my-BREAK", None])
 def test_words_that_cannot_stand(word: object) -> None:
     with pytest.raises(ArgumentError, match="must be a word without blanks"):
         Embeddings(4).add(word, ones(1))  # type: ignore[arg-type]
+
+
+def test_vectors_of_a_word_stay_in_one_chunk(tiny_bundle: Path, tmp_path: Path) -> None:
+    """74 tokens, then a word of three: it begins the second chunk."""
+    from edgediff.texts import tokenise
+
+    save_file({"emb_params": ones(3, 32)}, tmp_path / "dotty.safetensors")
+    pipe = edgediff.load(tiny_bundle)
+    pipe.load_textual_inversion(tmp_path / "dotty.safetensors")
+    text = tokenise("cat " * 74 + "dotty cat", pipe.tokenizer(), pipe.embeddings())
+    assert [c.ids[1:76].min() for c in text.chunks] == [text.chunks[0].ids[1], -3]
+    assert text.chunks[1].ids[1:5].tolist() == [-1, -2, -3, text.chunks[0].ids[1]]
 
 
 def test_wrong_width(tiny_bundle: Path, tmp_path: Path) -> None:

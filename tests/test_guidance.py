@@ -55,10 +55,24 @@ def test_apg_with_everything_kept_is_plain_guidance() -> None:
 def test_dynamic_threshold_is_diffusers() -> None:
     x0 = 2 * arrays(1)[0]
     x0[1] *= 0.1  # below 1 throughout: stays as it is
+    x0[2, 0, 0, 0] = 9.0  # an outlier beyond the quantile
     scheduler = DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e9)
     expected = scheduler._threshold_sample(torch.from_numpy(x0)).numpy()
     np.testing.assert_allclose(dynamic_threshold(x0, 0.9), expected, rtol=1e-12)
     np.testing.assert_array_equal(dynamic_threshold(x0, 0.9)[1], x0[1])
+
+
+def test_dynamic_threshold_of_latents() -> None:
+    """The pipeline's form: clipped at the guided estimate's own quantile, and brought to the unguided one's."""
+    table = plan(Schedule(), "ddim", 4, 8.0)
+    x, u, c = arrays(3)
+    row = table.rows[1]
+    m = combiner(table, dynamic_thresholding_ratio=0.9)(row, x, u, c)
+    x0, free, guided = (row.x0_x * x + row.x0_m * out for out in (m, c, guide(row, u, c)))
+    for k in range(SHAPE[0]):
+        goal, limit = (np.quantile(np.abs(v[k]), 0.9) for v in (free, guided))
+        assert limit > goal
+        np.testing.assert_allclose(x0[k], np.clip(guided[k], -limit, limit) * goal / limit, rtol=1e-9)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "unipc", "lms", "dpmpp_sde"])
@@ -149,5 +163,13 @@ def test_bad_arguments() -> None:
         plan(Schedule(), "ddim", 5, 3.0, guidance="cfq")
     table = plan(Schedule(), "ddim", 5, 5.0)
     combine = combiner(table, on_x0=lambda x0: x0[0])
-    with pytest.raises(ArgumentError, match=r"on_x0 gave \(4, 6, 5\)"):
+    with pytest.raises(ArgumentError, match=r"on_x0 gave float64\(4, 6, 5\); it must give float64\(3, 4, 6, 5\)"):
         combine(table.rows[0], *arrays(3))
+    for hook, said in (
+        (lambda x0: x0 * 1j, "on_x0 gave complex128"),
+        (lambda x0: x0.astype(str), "on_x0 gave <U"),
+        (lambda x0: x0 * np.nan, "on_x0 gave values that are not finite"),
+        (lambda x0: None, "on_x0 gave NoneType"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            combiner(table, on_x0=hook)(table.rows[0], *arrays(3))

@@ -54,8 +54,7 @@ COMFYUI = {
     "ddpm": "ddpm",
     "lcm": "lcm",
     "deis": "deis",
-    "uni_pc": "unipc",
-    "uni_pc_bh2": "unipc",
+    "uni_pc_bh2": "unipc_3",
 }
 
 
@@ -103,6 +102,7 @@ def test_unknown_names(name: object) -> None:
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, ("dpmpp_2m_sde", None)),
         ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, None),
         ("DPMSolverMultistepScheduler", {"solver_order": 3}, None),
+        ("DPMSolverMultistepScheduler", {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"}, None),
         ("DPMSolverMultistepScheduler", {"solver_type": "heun"}, None),
         ("UniPCMultistepScheduler", {"solver_order": 3}, ("unipc_3", None)),
         ("UniPCMultistepScheduler", {"solver_type": "bh1"}, None),

@@ -113,8 +113,10 @@ def test_weights(pipe: edgediff.Pipeline) -> None:
     heavy = latents("a (red:1.4) cat")
     assert np.abs(heavy - plain).max() > 1e-5
     np.testing.assert_array_equal(heavy, latents("a (red:1.4) cat"))
-    with pytest.raises(PromptError, match="never closed"):
+    with pytest.raises(PromptError, match=r"the \( at character 3 of the prompt is never closed"):
         pipe.stream("a (red cat")
+    with pytest.raises(PromptError, match="of the negative prompt 2 is never closed"):
+        pipe.stream(["a", "b"], negative_prompt=["x", "(y"])
     with pytest.raises(ArgumentError, match="no prompt syntax 'b'; choose from a1111, plain"):
         pipe.stream("a cat", prompt_syntax="b")
 
@@ -139,6 +141,8 @@ def test_parameters_name_what_was_asked(pipe: edgediff.Pipeline) -> None:
         guidance_interval=(0.0, 0.5),
         guidance_rescale=0.3,
         clip_skip=1,
+        prompt_syntax="plain",
+        on_x0=lambda x0: x0,
     )
     for fact in (
         "Steps: 3, Sampler: DPM++ 2M, Schedule type: karras, CFG scale: 5 4 3",
@@ -146,8 +150,23 @@ def test_parameters_name_what_was_asked(pipe: edgediff.Pipeline) -> None:
         "Guidance interval: 0 to 0.5",
         "Guidance rescale: 0.3",
         "Clip skip: 2",
+        "Prompt syntax: plain",
+        "Hook: on_x0",
     ):
         assert fact in result.parameters[0]
+    assert "Sigmas: 3 0.5, Version" in pipe("a cat", seed=1, sigmas=[3.0, 0.5]).parameters[0]
+
+
+def test_scalars_of_numpy(pipe: edgediff.Pipeline) -> None:
+    arguments: dict[str, Any] = {"num_inference_steps": np.int64(2), "sampler": "ddim"}
+    a = pipe("a cat", seed=np.array(3), guidance_scale=np.array(5.0), clip_skip=np.int64(1), **arguments)  # type: ignore[arg-type]
+    b = pipe("a cat", seed=3, guidance_scale=5.0, clip_skip=1, **arguments)
+    np.testing.assert_array_equal(a.latents, b.latents)
+
+
+def test_a_hook_that_breaks_is_named(pipe: edgediff.Pipeline) -> None:
+    with pytest.raises(ArgumentError, match="on_x0 gave values that are not finite"):
+        pipe("a cat", num_inference_steps=2, on_x0=lambda x0: x0 * np.nan)
 
 
 def test_guidance_reaches_the_loop(pipe: edgediff.Pipeline) -> None:
@@ -238,6 +257,10 @@ def test_random_seed_can_be_repeated(pipe: edgediff.Pipeline) -> None:
         ({"rng": "mersenne"}, "no rng 'mersenne'; choose from torch-cpu, torch-cuda"),
         ({"clip_skip": 9}, "clip_skip is 9; the text encoder of bundle 'tiny' offers 0, 1"),
         ({"clip_skip": True}, "clip_skip is True"),
+        ({"clip_skip": 1.0}, "clip_skip is 1.0"),
+        ({"latents": np.full((1, 4, 8, 8), "a")}, "latents are of type <U1"),
+        ({"latents": np.full((1, 4, 8, 8), 1j)}, "latents are of type complex128"),
+        ({"latents": np.full((1, 4, 8, 8), 1e300)}, "latents hold values that are not finite"),
         ({"timesteps": [5, 10]}, "each must be less"),
         ({"num_inference_steps": 5, "sigmas": [3.0]}, "num_inference_steps is 5, but 1 levels were given"),
         ({"eta": 0.5, "sampler": "heun"}, "takes no eta"),

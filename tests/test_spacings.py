@@ -114,6 +114,9 @@ def test_a_spacing_that_cannot_serve() -> None:
         spaced(Schedule(), 5, "tight")
     with pytest.raises(ArgumentError, match=r"1 \.\. 50"):
         spaced(Schedule(), 51, "lcm")
+    short = Schedule(num_train_timesteps=20, beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(ArgumentError, match="needs at least 50 trained timesteps; this model has 20"):
+        spaced(short, 4, "lcm")
     with pytest.raises(ArgumentError, match="ends in pure noise; choose from leading, trailing"):
         spaced(Schedule(rescale_betas_zero_snr=True), 5, "karras")
     with pytest.raises(ArgumentError, match="leading cannot serve a flow-matching model; choose from trailing"):

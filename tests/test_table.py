@@ -58,10 +58,8 @@ def test_signal_kept_noise_kept(sampler: str, prediction: str, spacing: str) -> 
         try:
             table = plan(schedule, sampler, steps, 1.0, spacing)
         except ArgumentError:
-            assert (
-                (zero and (prediction == "epsilon" or spacing in ("karras", "exponential")))
-                or (prediction == "flow_prediction" and spacing in ("leading", "ays", "lcm"))
-                or (sampler == "lcm" and prediction == "flow_prediction")
+            assert (zero and (prediction == "epsilon" or spacing in ("karras", "exponential"))) or (
+                prediction == "flow_prediction" and spacing in ("leading", "ays", "lcm")
             )
             continue
         assert len(table.levels) == len(table.rows) + 1
@@ -72,11 +70,13 @@ def test_signal_kept_noise_kept(sampler: str, prediction: str, spacing: str) -> 
 
 
 @pytest.mark.parametrize("sampler", [name for name, other in SAMPLERS.items() if other.eta])
-@pytest.mark.parametrize("eta", [0.0, 0.35, 1.0])
-def test_eta_keeps_signal_and_noise(sampler: str, eta: float) -> None:
-    table = plan(Schedule(), sampler, 8, 1.0, eta=eta)
-    assert signal_and_noise(table, "epsilon") < 1e-8
-    assert table.stochastic == (eta > 0)
+@pytest.mark.parametrize("eta", [0.0, 0.02, 0.35, 1.0])
+@pytest.mark.parametrize("spacing", SPACED)
+def test_eta_keeps_signal_and_noise(sampler: str, eta: float, spacing: str) -> None:
+    for steps in (8, 40):
+        table = plan(Schedule(), sampler, steps, 1.0, spacing, eta=eta)
+        assert signal_and_noise(table, "epsilon") < 1e-8
+        assert table.stochastic == (eta > 0)
 
 
 def test_first_step_from_pure_noise() -> None:
@@ -141,6 +141,16 @@ def test_guidance_interval() -> None:
     assert not plan(Schedule(), "ddim", 10, 5.0, guidance_interval=(0.3, 0.3)).guided
 
 
+@pytest.mark.parametrize(
+    ("steps", "interval", "guided"),
+    [(3, (0.5, 1), [2]), (5, (0.5, 1), [3, 4]), (2, (0.4, 0.6), [0]), (1, (0, 0.5), [0]), (20, (0.475, 0.525), [10])],
+)
+def test_interval_rounding(steps: int, interval: tuple[float, float], guided: list[int]) -> None:
+    """To the nearest step, halves up; an interval shorter than a step is the step it begins in."""
+    rows = plan(Schedule(), "ddim", steps, 5.0, guidance_interval=interval).rows
+    assert [k for k, row in enumerate(rows) if row.guided] == guided
+
+
 def test_interval_and_scale_count_steps_not_calls() -> None:
     table = plan(Schedule(), "heun", 4, [1.0, 3.0, 5.0, 7.0], guidance_interval=(0.0, 0.75))
     assert [row.scale for row in table.rows] == [1, 1, 3, 3, 5, 5, 1]
@@ -159,6 +169,8 @@ def test_interval_and_scale_count_steps_not_calls() -> None:
         ({"eta": 1.5}, r"eta is 1.5; it must be 0 \.\. 1"),
         ({"sampler": "heun", "eta": 0.5}, "sampler heun takes no eta; these do: ddim, euler_a"),
         ({"timesteps": [900, 300], "sigmas": [3.0, 1.0]}, "were both given"),
+        ({"spacing": ""}, "no spacing ''"),
+        ({"sampler": "dpmpp_2m", "steps": None, "sigmas": [14.62, 14.619, 1.0]}, "are one noise level"),
         ({"timesteps": [900, 300]}, "num_inference_steps is 4, but 2 levels were given"),
     ],
 )
