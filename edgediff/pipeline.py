@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from .image import to_pil, to_uint8
 from .loop import Denoise, LoopStep, run
 from .prompt import emphasise
 from .request import Arguments, Request, check, whole
+from .rng import Generator
 from .texts import Chunk
 from .tokenizer import Tokenizer
 from .version import __version__
@@ -180,7 +181,7 @@ class Pipeline:
         guidance_rescale: float = 0.0,
         dynamic_thresholding_ratio: float | None = None,
         on_x0: Hook | None = None,
-        rng: str = "torch-cpu",
+        rng: str | Callable[[int], Generator] = "torch-cpu",
         clip_skip: int = 0,
         prompt_syntax: str = "a1111",
         latents: Float32 | None = None,
@@ -205,7 +206,8 @@ class Pipeline:
             dynamic_thresholding_ratio: quantile, 0 .. 1, at which the guided x0 is clipped and scaled back to the
                 range of the estimate without guidance (after Saharia et al. 2022); None for none.
             on_x0: called with every x0 estimate, (B, C, h, w); what it returns is used in its place.
-            rng: torch-cpu or torch-cuda, whose noise the seeds give.
+            rng: torch-cpu or torch-cuda, whose noise the seeds give; or a function from a seed to a generator (see
+                ``edgediff.rng``).
             clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts
                 one more), for both prompts.
             prompt_syntax: a1111, or plain, where every character is text.
@@ -335,7 +337,7 @@ class Pipeline:
             ("Guidance rescale", given.guidance_rescale or None),
             ("Dynamic thresholding", given.dynamic_thresholding_ratio),
             ("Clip skip", given.clip_skip + 1 if given.clip_skip else None),  # A1111's count
-            ("RNG", None if given.rng == "torch-cpu" else given.rng),
+            ("RNG", None if given.rng == "torch-cpu" else given.rng if isinstance(given.rng, str) else "custom"),
             ("Timesteps", None if given.timesteps is None else " ".join(f"{v:g}" for v in given.timesteps)),
             ("Sigmas", None if given.sigmas is None else " ".join(f"{v:g}" for v in given.sigmas)),
             ("Prompt syntax", None if given.prompt_syntax == "a1111" else given.prompt_syntax),

@@ -47,7 +47,7 @@ class Arguments:
     guidance_rescale: float = 0.0
     dynamic_thresholding_ratio: float | None = None
     on_x0: Hook | None = None
-    rng: str = "torch-cpu"
+    rng: str | Callable[[int], Generator] = "torch-cpu"
     clip_skip: int = 0
     prompt_syntax: str = "a1111"
     latents: Float32 | None = None

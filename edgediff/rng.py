@@ -156,8 +156,12 @@ def _sin_cos(raw: NDArray[np.uint64]) -> Float32:
 GENERATORS: dict[str, Callable[[int], Generator]] = {"torch-cpu": TorchCpuGenerator, "torch-cuda": TorchCudaGenerator}
 
 
-def find_generator(name: str) -> Callable[[int], Generator]:
-    """The generator called ``name``, by seed; ``ArgumentError`` with the choices otherwise."""
+def find_generator(name: str | Callable[[int], Generator]) -> Callable[[int], Generator]:
+    """The generator called ``name``, by seed; ``ArgumentError`` with the choices otherwise. A function of the seed is
+    its own (``lambda seed: TorchCudaGenerator(seed, 48, 1536)`` for a GPU of other size).
+    """
+    if callable(name):
+        return name
     if not isinstance(name, str) or name not in GENERATORS:
         raise ArgumentError(f"no rng {name!r}; choose from {choices(GENERATORS)}")
     return GENERATORS[name]

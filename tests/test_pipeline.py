@@ -128,6 +128,9 @@ def test_noise_of_both_generators(pipe: edgediff.Pipeline) -> None:
         found = pipe("a cat", seed=4, rng=rng, **arguments)
         np.testing.assert_array_equal(found.latents, pipe("a cat", latents=start, **arguments).latents)
     assert "RNG: torch-cuda" in found.parameters[0]
+    small = pipe("a cat", seed=4, rng=lambda s: edgediff.rng.TorchCudaGenerator(s, 1, 256), **arguments)
+    np.testing.assert_array_equal(small.latents, found.latents)  # so few values do not fill even that GPU
+    assert "RNG: custom" in small.parameters[0]
 
 
 def test_parameters_name_what_was_asked(pipe: edgediff.Pipeline) -> None:
