@@ -112,7 +112,10 @@ def show_plan(args: argparse.Namespace) -> None:
         "x' = a*x + bu*u + bc*c + sum_k wk*h_k + d*noise;  h = p*x + qu*u + qc*c"
     )
     if unfused:
-        print(f"{args.guidance} runs between the U-Net and the row: m in place of u + g*(c - u)")
+        print(
+            f"{args.guidance} makes one output m of u and c, between the U-Net and the row, which then reads "
+            "(bu + bc)*m and (qu + qc)*m"
+        )
     print(table)
 
 
@@ -201,7 +204,9 @@ def parser() -> argparse.ArgumentParser:
             help="steps; some samplers call the U-Net twice in one (default: the model's)",
         )
         p.add_argument(
-            "--guidance-scale", metavar="G", help="1 turns guidance off; G,G,... is one a step (default: the model's)"
+            "--guidance-scale",
+            metavar="G",
+            help="1 or less turns guidance off; G,G,... is one a step (default: the model's)",
         )
         p.add_argument(
             "--sampler",
@@ -213,7 +218,10 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--sigmas", metavar="V,V,...", help="explicit noise levels, in place of a spacing")
         p.add_argument("--eta", type=float, metavar="E", help="share of fresh noise, for samplers that take it")
         p.add_argument(
-            "--guidance", default="cfg", metavar="M", help="cfg, cfg++ (G is then 0 .. 1) or apg (default: cfg)"
+            "--guidance",
+            default="cfg",
+            metavar="M",
+            help="cfg; cfg++ (G is then 0 .. 1, default 0.6; for samplers without history); or apg (default: cfg)",
         )
         p.add_argument(
             "--guidance-interval", metavar="A,B", help="shares of the run, 0 .. 1, between which guidance is on"
@@ -227,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed",
         type=int,
         metavar="N",
-        help="0 .. 2**64-1, its low 32 bits count, as in torch (default: random, and printed)",
+        help="0 .. 2**64-1; of torch-cpu's the low 32 bits count, as in torch (default: random, and printed)",
     )
     p.add_argument("--negative-prompt", metavar="TEXT")
     p.add_argument("--plain-prompt", action="store_true", help="brackets and BREAK are text, not weights and chunks")
@@ -243,11 +251,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--dynamic-thresholding", type=float, metavar="Q", help="0 .. 1, clip guided x0 at this quantile (default: off)"
     )
-    p.add_argument("--rng", default="torch-cpu", metavar="R", help=f"{', '.join(GENERATORS)}, whose noise seeds give")
+    p.add_argument(
+        "--rng",
+        default="torch-cpu",
+        metavar="R",
+        help=f"{', '.join(GENERATORS)}: whose noise a seed gives again (default: torch-cpu)",
+    )
     p.add_argument("--size", metavar="WxH", help="pixels (default: the model's)")
-    p.add_argument("--batch", type=int, default=1, metavar="N", help="pictures, with seeds N, N+1, ...")
+    p.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of pictures, of seeds S, S+1, ..., in FILE-0, FILE-1, ... (default: 1)",
+    )
     p.add_argument("--device", default="cpu", metavar="D", help=", ".join(DEVICES))
-    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
     p.set_defaults(run=generate)
 
     p = commands.add_parser("plan", help="print the table of numbers that a sampler is")

@@ -97,7 +97,9 @@ def read_embedding(path: str | Path) -> tuple[str, Float32]:
     except OSError as error:
         raise ArgumentError(f"the embedding {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the library raises its own, and KeyError for types that NumPy lacks
-        raise ArgumentError(f"{path} is not a safetensors file with an embedding: {error}") from error
+        raise ArgumentError(
+            f"{path} is not a safetensors file with an embedding: {error} (a .pt file must be converted first)"
+        ) from error
     word = path.stem
     if A1111_KEY in tensors:
         vectors = tensors[A1111_KEY]

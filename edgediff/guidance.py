@@ -5,6 +5,7 @@ Everything is per image: batches do not change pictures. Arrays are (B, C, h, w)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ Array = NDArray[Any]
 Combine = Callable[[Row, Array, "Array | None", Array], Array]
 Hook = Callable[[Array], Array]
 
+AXES = (2, 3)  # of one channel
+
 METHODS = (*GUIDANCES, "apg")
 
 
@@ -30,17 +33,20 @@ class Apg:
 
     Attributes:
         eta: how much of that part stays; 1 is plain guidance.
-        norm_threshold: greatest norm of the difference over one latent; 0 sets none.
+        norm_threshold: greatest norm of the difference over one latent; 0 sets none. None: 15 at 4x128x128 values (the
+            paper's for SDXL), otherwise in proportion to the root of their number.
         momentum: share of the earlier differences; negative pushes away from them.
     """
 
     eta: float = 0.0
-    norm_threshold: float = 0.0
+    norm_threshold: float | None = None
     momentum: float = -0.5
 
     def __post_init__(self) -> None:
         for name, low, high in (("eta", 0.0, 1.0), ("norm_threshold", 0.0, 1e6), ("momentum", -1.0, 1.0)):
             value = getattr(self, name)
+            if name == "norm_threshold" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise ArgumentError(f"apg {name} is {value!r}; it must be a number, {low:g} .. {high:g}")
 
@@ -56,9 +62,12 @@ class Apg:
             # The estimates differ by the outputs alone.
             average = row.x0_m * (c - u) + self.momentum * average
             difference = average
-            if self.norm_threshold:
+            most = self.norm_threshold
+            if most is None:
+                most = 15 * math.sqrt(c[0].size / (4 * 128 * 128))
+            if most:
                 norm = np.sqrt(_dot(difference, difference))
-                difference = difference * np.minimum(1, self.norm_threshold / np.maximum(norm, 1e-12)).astype(c.dtype)
+                difference = difference * np.minimum(1, most / np.maximum(norm, 1e-12)).astype(c.dtype)
             along = (_dot(difference, toward) / np.maximum(_dot(toward, toward), 1e-24)).astype(c.dtype) * toward
             x0 = toward + (row.scale - 1) * (difference - (1 - self.eta) * along)
             return _output(row, x, x0)
@@ -77,15 +86,28 @@ def rescale(m: Array, c: Array, phi: float) -> Array:
     return out
 
 
-def dynamic_threshold(x0: Array, ratio: float, reference: Array | float = 1.0) -> Array:
+def dynamic_threshold(x0: Array, ratio: float, reference: float = 1.0) -> Array:
     """Clip each picture at the quantile ``ratio`` of its absolute values, or at ``reference`` where that is more, and
     scale what lies there to ``reference`` (Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.3).
 
-    With reference 1 it is the paper's rule, for pixels in [-1, 1]. Latents have no such range: the pipeline passes the
-    same quantile of the estimate without guidance, (B, 1, 1, 1).
+    It is made for pixels in [-1, 1] (reference 1); for latents see ``latent_threshold``.
     """
     limit = np.maximum(quantile(x0, ratio), reference)
     out: Array = np.clip(x0, -limit, limit) * (reference / limit)
+    return out.astype(x0.dtype, copy=False)
+
+
+def latent_threshold(x0: Array, free: Array, ratio: float) -> Array:
+    """Dynamic thresholding for latents, which have no fixed range and whose channels mean different things: each
+    channel is clipped and scaled about its own mean, so that its quantile ``ratio`` comes down to that of ``free``,
+    the estimate without guidance; untouched where it is below.
+    """
+    middle = x0.mean(axis=AXES, keepdims=True)
+    deviation = x0 - middle
+    limit = np.quantile(np.abs(deviation), ratio, axis=AXES, keepdims=True)
+    goal = np.quantile(np.abs(free - free.mean(axis=AXES, keepdims=True)), ratio, axis=AXES, keepdims=True)
+    clipped = middle + np.clip(deviation, -limit, limit) * (goal / np.maximum(limit, 1e-12))
+    out: Array = np.where(limit > goal, clipped, x0)
     return out.astype(x0.dtype, copy=False)
 
 
@@ -118,8 +140,8 @@ def combiner(
         if guidance_rescale and u is not None:
             m = rescale(m, c, guidance_rescale)
         if dynamic_thresholding_ratio is not None and u is not None:
-            reference = quantile(row.x0_x * x + row.x0_m * c, dynamic_thresholding_ratio)
-            m = _output(row, x, dynamic_threshold(row.x0_x * x + row.x0_m * m, dynamic_thresholding_ratio, reference))
+            x0, free = (row.x0_x * x + row.x0_m * out for out in (m, c))
+            m = _output(row, x, latent_threshold(x0, free, dynamic_thresholding_ratio))
         if on_x0 is not None:
             x0 = row.x0_x * x + row.x0_m * m
             m = _output(row, x, _checked(on_x0(x0), x0))

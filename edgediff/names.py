@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import ArgumentError, choices
+from .levels import SPACINGS
 from .samplers import SAMPLERS
 
 DIFFUSERS = {
@@ -84,9 +85,23 @@ def resolve(name: str) -> tuple[str, str | None]:
     for ending, spacing in ENDINGS.items():
         if plain.endswith(" " + ending) and (front := plain.removesuffix(" " + ending)) in KNOWN:
             return KNOWN[front], spacing
+    fronts = [k for k in KNOWN if plain.startswith(k + " ")]
+    if fronts:
+        rest = plain.removeprefix(max(fronts, key=len)).strip()
+        raise ArgumentError(f"sampler {name!r} ends in no spacing: {rest!r}; choose from {choices(SPACINGS)}")
     raise ArgumentError(
         f"no sampler {name!r}; choose from {choices(SAMPLERS)} (diffusers' class names and A1111's labels work too)"
     )
+
+
+def resolve_spacing(name: str) -> str:
+    """One of ``levels.SPACINGS``, by our name or A1111's label; ``ArgumentError`` otherwise."""
+    plain = _plain(name) if isinstance(name, str) else ""
+    for spacing in SPACINGS:
+        if plain == _plain(spacing) or (plain in ENDINGS and ENDINGS[plain] == spacing):
+            return spacing
+    advice = "" if isinstance(name, str) else "; explicit levels are given as timesteps or sigmas"
+    raise ArgumentError(f"no spacing {name!r}; choose from {choices(SPACINGS)}{advice}")
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, str | None] | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from . import bundle as bundles
 from .embeddings import Embeddings, read_embedding
 from .engines import Engine, check_device, finite, open_part, require_finite
-from .errors import ArgumentError, BundleError
+from .errors import ArgumentError, BundleError, choices
 from .guidance import Apg, Hook, combiner
 from .image import to_pil, to_uint8
 from .loop import Denoise, LoopStep, run
@@ -32,7 +32,7 @@ Float32 = NDArray[np.float32]
 MAX_THREADS = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Step:
     """One U-Net call of a running stream; some samplers make two in most of their steps."""
 
@@ -41,6 +41,9 @@ class Step:
     request: Request
     pipeline: Pipeline
     loop: LoopStep
+
+    def __repr__(self) -> str:
+        return f"Step({self.index + 1} of {self.total})"
 
     @property
     def latents(self) -> Float32:
@@ -69,7 +72,7 @@ class Step:
         return self.pipeline.finish(self.request, self.latents)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Finished pictures: ``images`` holds Pillow images, or one array when ``output_type`` is np or latent."""
 
@@ -78,8 +81,11 @@ class Result:
     seeds: tuple[int, ...]
     parameters: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Result({len(self.seeds)} images, seeds {self.seeds})"
 
-@dataclass
+
+@dataclass(repr=False)
 class Pipeline:
     """A bundle with engines around it. Made by ``load``; calls from several threads do not disturb each other."""
 
@@ -90,6 +96,9 @@ class Pipeline:
     _tokenizer: Tokenizer | None = field(default=None, repr=False)
     _embeddings: Embeddings | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.bundle.name!r} {self.bundle.id}, {self.device})"
 
     def engine(self, part: str) -> Engine:
         """The part's engine, opened on first use."""
@@ -118,6 +127,9 @@ class Pipeline:
 
         >>> edgediff.save(edgediff.load()("a red apple", seed=7).images[0], "apple.png")
         """
+        known = Arguments.__dataclass_fields__
+        if unknown := [name for name in arguments if name not in known]:
+            raise ArgumentError(f"no argument {unknown[0]!r}; choose from {choices(known)}")
         steps = self.stream(prompt, **arguments)
         for step in steps:
             pass
@@ -203,9 +215,10 @@ class Pipeline:
             spacing, timesteps, sigmas, eta, guidance_interval: see ``edgediff.plan``.
             guidance: cfg, cfg++ (``guidance_scale`` is then 0 .. 1), apg, or an ``Apg`` with its settings.
             guidance_rescale: share, 0 .. 1, by which the guided output's deviation is brought back (Lin et al. 2023).
-            dynamic_thresholding_ratio: quantile, 0 .. 1, at which the guided x0 is clipped and scaled back to the
-                range of the estimate without guidance (after Saharia et al. 2022); None for none.
-            on_x0: called with every x0 estimate, (B, C, h, w); what it returns is used in its place.
+            dynamic_thresholding_ratio: quantile, 0 .. 1, at which each channel of the guided x0 is clipped and scaled
+                back to the range of the estimate without guidance (after Saharia et al. 2022); None for none.
+            on_x0: called once a U-Net call with the x0 estimates, latents (B, C, h, w) float32; what it returns is
+                used in their place.
             rng: torch-cpu or torch-cuda, whose noise the seeds give; or a function from a seed to a generator (see
                 ``edgediff.rng``).
             clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts

@@ -27,9 +27,10 @@ DIGITS = 9  # weights are rounded, so that (([[x]])) weighs exactly 1 again and 
 
 CLOSES = {")": "(", "]": "["}
 # Everything that is not text, leftmost first: an escape takes its character before that counts as a bracket.
-_MARK = re.compile(r"\\[()\[\]\\]|[()\[\]:]|\bBREAK\b")
+_MARK = re.compile(r"\\[()\[\]\\]|[()\[\]:|]|\bBREAK\b")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-_MEANT_AS_NUMBER = re.compile(r"(?=[^0-9]*[0-9])[0-9.,+\-eE\s]+")
+_MEANT_AS_NUMBER = re.compile(r"(?=[^0-9]*[0-9])[0-9.,+\-eE\s]+|\s*[+-]?(?:nan|inf|infinity)\s*", re.IGNORECASE)
+_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def parse(prompt: str, syntax: str = "a1111", what: str = "prompt") -> list[list
         raise ArgumentError(f"no prompt syntax {syntax!r}; choose from {choices(SYNTAXES)}")
     if syntax == "plain":
         return [_spans(prompt, [(1.0, 0, len(prompt))] if prompt else [])]
+    if network := _NETWORK.search(prompt):
+        raise PromptError(
+            f"{network[0][:60]!r} at character {network.start() + 1} of the {what} names weights; "
+            "a prompt cannot load any"
+        )
     pieces, factors = _pieces(prompt, what)
     sections: list[list[tuple[float, int, int]]] = [[]]
     weights = [1.0]  # of the brackets around, outermost first
@@ -112,6 +118,10 @@ def _pieces(prompt: str, what: str) -> tuple[list[Piece], dict[int, float]]:
     for found in _MARK.finditer(prompt):
         mark, at, end = found[0], found.start(), found.end()
         factor = None
+        if mark == "|":  # text, but for where it stands
+            if opened and prompt[opened[-1]] == "[":
+                raise _refuse("alternation ([a|b])", opened[-1], what)
+            continue
         if mark in CLOSES:
             if not opened:
                 raise PromptError(
@@ -124,6 +134,8 @@ def _pieces(prompt: str, what: str) -> tuple[list[Piece], dict[int, float]]:
                     f"the {mark} at character {at + 1} of the {what} does not match the {prompt[opener]} at character "
                     f"{opener + 1}; close that first, or write \\{mark} for the character itself"
                 )
+            if mark == "]" and prompt.startswith(":", last, at) and _NUMBER.fullmatch(prompt[last + 1 : at].strip()):
+                raise _refuse("scheduling ([from:to:when])", opener, what)
             # Text begins at a colon where no other mark stands between that and the bracket.
             if mark == ")" and prompt.startswith(":", last, at):
                 factor = _factor(prompt[last + 1 : at], last + 1, what)
@@ -148,6 +160,14 @@ def _pieces(prompt: str, what: str) -> tuple[list[Piece], dict[int, float]]:
     if last < len(prompt):
         pieces.append(("", last, len(prompt)))
     return pieces, factors
+
+
+def _refuse(kind: str, bracket: int, what: str) -> PromptError:
+    """What A1111 reads in square brackets besides weights; as words it would be a wrong picture."""
+    return PromptError(
+        f"the [ at character {bracket + 1} of the {what} holds {kind}, which is not supported; "
+        r"write \[ and \] for brackets that are text"
+    )
 
 
 def _factor(tail: str, at: int, what: str) -> float | None:

@@ -108,6 +108,8 @@ def check(bundle: Bundle, tokenizer: Tokenizer, embeddings: Embeddings, given: A
         for k, prompt in enumerate(unique, 1):
             what = kind if len(unique) == 1 else f"{kind} {k}"
             texts[prompt] = text = tokenise(prompt, tokenizer, embeddings, given.prompt_syntax, bundle.max_chunks, what)
+            if text.empty and kind == "prompt":
+                raise PromptError(f"the {what} is {prompt!r}; it must hold a word")
             if text.cut:
                 warnings.warn(
                     f"the {what} is longer than the {len(text.chunks) * (tokenizer.max_length - 2)} tokens that this "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import ArgumentError, choices
 from .levels import CLEAN, Level, Schedule
-from .names import resolve
+from .names import resolve, resolve_spacing
 from .samplers import SAMPLERS, Sampler
 from .spacings import K_DIFFUSION, from_sigmas, from_timesteps, spaced
 from .steps import Step
@@ -170,7 +170,13 @@ def plan(
     Raises:
         ArgumentError: an unknown name, a number out of range, arguments that exclude each other.
     """
+    if not isinstance(schedule, Schedule):
+        raise ArgumentError(f"schedule is {schedule!r}; it must be a Schedule, for example pipe.bundle.schedule")
     key, named = resolve(sampler)
+    if spacing is not None:
+        if timesteps is not None or sigmas is not None:
+            raise ArgumentError("spacing was given with timesteps or sigmas, which take its place; leave one out")
+        spacing = resolve_spacing(spacing)
     recipe = SAMPLERS[key]
     spacing = (named or recipe.spacing or schedule.timestep_spacing) if spacing is None else spacing
     levels = _levels(schedule, recipe, steps, spacing, timesteps, sigmas)

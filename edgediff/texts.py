@@ -29,10 +29,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt as chunks, and the words of it that were ``cut``."""
+    """A prompt as chunks, the words of it that were ``cut``, and whether it has no token at all."""
 
     chunks: tuple[Chunk, ...]
     cut: str = ""
+    empty: bool = False
 
 
 def tokenise(
@@ -66,4 +67,4 @@ def tokenise(
     most = MAX_CHUNKS if max_chunks is None else min(max_chunks, MAX_CHUNKS)
     chunks, cut = limit(chunk(sections, size, tokenizer.comma), most)
     packed = (pack(c, size, tokenizer.begin, tokenizer.end, tokenizer.pad_id) for c in chunks)
-    return Text(tuple(Chunk(*both) for both in packed), "" if cut is None else prompt[cut:].strip())
+    return Text(tuple(Chunk(*both) for both in packed), "" if cut is None else prompt[cut:].strip(), not any(chunks))

@@ -138,7 +138,7 @@ def test_plan_options(capsys: pytest.CaptureFixture[str]) -> None:
     rows = plan("--steps", "4", "--guidance-scale", "7,6,5,4", "--guidance-interval", "0.25,0.75")[3:]
     assert [float(row.split()[5]) == 0 for row in rows] == [True, False, False, True]
     assert float(plan("--steps", "4", "--eta", "1")[3].split()[7]) > 0
-    assert "apg runs between" in plan("--guidance", "apg")[2]
+    assert "apg makes one output m" in plan("--guidance", "apg")[2]
     assert len(plan("--guidance", "cfg++", "--steps", "4")) == 3 + 4
 
 
@@ -147,7 +147,7 @@ def test_plan_options(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--guidance-scale", "a"], "guidance-scale is 'a'; it must be a number"),
         (["--guidance-interval", "0.5"], "guidance_interval is (0.5,); it must be (start, stop)"),
-        (["--sampler", "euler b"], "no sampler 'euler b'; choose from ddim"),
+        (["--sampler", "eulerb"], "no sampler 'eulerb'; choose from ddim"),
         (["--sigmas", "157.5,157.45,1"], "are one noise level"),
         (["--guidance", "cfg++", "--sampler", "heun"], "needs a sampler without history"),
     ],

@@ -12,7 +12,7 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normal
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from edgediff import Apg, ArgumentError, Schedule, plan
-from edgediff.guidance import combiner, dynamic_threshold, rescale
+from edgediff.guidance import combiner, dynamic_threshold, latent_threshold, rescale
 from edgediff.loop import run
 from edgediff.samplers import SAMPLERS
 from edgediff.table import estimate, guide, update
@@ -31,7 +31,9 @@ def test_rescale_is_diffusers() -> None:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("settings", [Apg(), Apg(eta=0.3, norm_threshold=2.5, momentum=0.4), Apg(1.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    "settings", [Apg(norm_threshold=0.0), Apg(eta=0.3, norm_threshold=2.5, momentum=0.4), Apg(1.0, 0.0, 0.0)]
+)
 def test_apg_is_diffusers(prediction: str, settings: Apg) -> None:
     """On the x0 estimates, over several steps, so that the momentum shows."""
     table = plan(Schedule(prediction_type=prediction), "euler", 4, 6.0, "trailing")
@@ -44,6 +46,15 @@ def test_apg_is_diffusers(prediction: str, settings: Apg) -> None:
         ).numpy()
         m = combine(row, x, u, c)
         np.testing.assert_allclose(row.x0_x * x + row.x0_m * m, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_apg_threshold_by_size() -> None:
+    """15 at SDXL's 4x128x128 latents; as much a value elsewhere."""
+    row = plan(Schedule(prediction_type="sample"), "ddim", 2, 6.0).rows[0]
+    x, u, c = (10 * v[:1] for v in arrays(3))
+    default, given = Apg(), Apg(norm_threshold=15 * math.sqrt(4 * 6 * 5 / (4 * 128 * 128)))
+    np.testing.assert_allclose(default.start()(row, x, u, c), given.start()(row, x, u, c), rtol=1e-12)
+    assert np.abs(default.start()(row, x, u, c) - Apg(norm_threshold=0.0).start()(row, x, u, c)).max() > 1
 
 
 def test_apg_with_everything_kept_is_plain_guidance() -> None:
@@ -63,16 +74,21 @@ def test_dynamic_threshold_is_diffusers() -> None:
 
 
 def test_dynamic_threshold_of_latents() -> None:
-    """The pipeline's form: clipped at the guided estimate's own quantile, and brought to the unguided one's."""
+    """Each channel about its mean: clipped at its own quantile, which comes down to the unguided estimate's."""
     table = plan(Schedule(), "ddim", 4, 8.0)
     x, u, c = arrays(3)
     row = table.rows[1]
     m = combiner(table, dynamic_thresholding_ratio=0.9)(row, x, u, c)
     x0, free, guided = (row.x0_x * x + row.x0_m * out for out in (m, c, guide(row, u, c)))
-    for k in range(SHAPE[0]):
-        goal, limit = (np.quantile(np.abs(v[k]), 0.9) for v in (free, guided))
+    for k, channel in np.ndindex(SHAPE[:2]):
+        mean = guided[k, channel].mean()
+        values, others = guided[k, channel] - mean, free[k, channel] - free[k, channel].mean()
+        goal, limit = (np.quantile(np.abs(v), 0.9) for v in (others, values))
         assert limit > goal
-        np.testing.assert_allclose(x0[k], np.clip(guided[k], -limit, limit) * goal / limit, rtol=1e-9)
+        expected = mean + np.clip(values, -limit, limit) * goal / limit
+        np.testing.assert_allclose(x0[k, channel], expected, rtol=1e-9, atol=1e-9)
+    # Where guidance widens nothing, nothing changes.
+    np.testing.assert_array_equal(latent_threshold(0.5 * free, free, 0.9), 0.5 * free)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "unipc", "lms", "dpmpp_sde"])

@@ -88,7 +88,28 @@ def test_a_plan_by_label() -> None:
     assert plan(Schedule(), "LCMScheduler", 4).spacing == "lcm"
 
 
-@pytest.mark.parametrize("name", ["", "Karras", "DPM fast", "euler b", None, 3, "dpm++"])
+@pytest.mark.parametrize(
+    ("name", "spacing"),
+    [("Karras", "karras"), ("SGM Uniform", "sgm_uniform"), ("Align Your Steps", "ays"), ("AYS SDXL", "ays_sdxl")],
+)
+def test_spacings_by_label(name: str, spacing: str) -> None:
+    assert plan(Schedule(), "euler", 5, spacing=name).spacing == spacing
+
+
+def test_messages_say_which_half_is_wrong() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"sampler 'DPM[+][+] 2M Beta' ends in no spacing: 'beta'; choose from leading"
+    ):
+        resolve("DPM++ 2M Beta")
+    with pytest.raises(ArgumentError, match=r"no spacing \[999, 500\]; .*given as timesteps or sigmas"):
+        plan(Schedule(), "ddim", spacing=[999, 500])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="spacing was given with timesteps or sigmas"):
+        plan(Schedule(), "ddim", sigmas=[5.0, 1.0], spacing="karras")
+    with pytest.raises(ArgumentError, match="schedule is 'ddim'; it must be a Schedule"):
+        plan("ddim")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "Karras", "DPM fast", "eulerb", None, 3, "dpm++"])
 def test_unknown_names(name: object) -> None:
     with pytest.raises(ArgumentError, match=r"no sampler .*; choose from ddim, ddpm"):
         resolve(name)  # type: ignore[arg-type]

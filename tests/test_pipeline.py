@@ -293,7 +293,16 @@ def test_bad_arguments_before_any_work(tiny_bundle: Path, arguments: dict[str, A
     assert pipe._engines == {}
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n", [], ["a cat", ""], [3], None, 7, "a\udcff"])
+def test_short_names_in_a_session(pipe: edgediff.Pipeline) -> None:
+    steps = list(pipe.stream("a cat", seed=1, num_inference_steps=2, sampler="ddim"))
+    assert repr(steps[0]) == "Step(1 of 2)"
+    assert repr(steps[-1].result()) == "Result(1 images, seeds (1,))"
+    assert repr(pipe).startswith("Pipeline('tiny' ")
+    with pytest.raises(ArgumentError, match="no argument 'steps'; choose from prompt, negative_prompt, num_inference"):
+        pipe("a cat", steps=4)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", "()", "BREAK", [], ["a cat", ""], [3], None, 7, "a\udcff"])
 def test_bad_prompts(pipe: edgediff.Pipeline, prompt: Any) -> None:
     with pytest.raises(PromptError):
         pipe.stream(prompt)

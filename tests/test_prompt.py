@@ -61,7 +61,9 @@ def weighted(prompt: str) -> list[list[tuple[str, float]]]:
         ("(x: , )", [("x: , ", 1.1)]),
         ("(x::1.2)", [("x:", 1.2)]),
         ("(x:1.2:)", [("x:1.2:", 1.1)]),
-        ("[x:1.2]", [("x:1.2", 0.909090909)]),
+        ("[x:y]", [("x:y", 0.909090909)]),
+        ("a|b (c|d)", [("a|b ", 1.0), ("c|d", 1.1)]),
+        (r"\[a|b\] \[a:0.5\]", [("[a|b] [a:0.5]", 1.0)]),
         ("[x:1.2.3]", [("x:1.2.3", 0.909090909)]),
         ("x:1.2", [("x:1.2", 1)]),
         ("(x:(1.2))", [("x:", 1.1), ("1.2", 1.21)]),
@@ -119,19 +121,25 @@ def test_plain_interprets_nothing(prompt: str) -> None:
 
 
 def test_offsets() -> None:
-    prompt = r"a \(b (c)\\ BREAK [d:1]e"
+    prompt = r"a \(b (c)\\ BREAK [d:f]e"
     (a, c, back), (space, d, e) = parse(prompt)
     assert (a.text, a.offsets) == ("a (b ", (0, 1, 3, 4, 5))
     assert (c.text, c.offsets, c.start) == ("c", (7,), 7)
     assert (back.text, back.offsets) == ("\\ ", (10, 11))
     assert (space.text, space.start) == (" ", 17)
-    assert (d.text, d.start) == ("d:1", 19)
+    assert (d.text, d.start) == ("d:f", 19)
     assert (e.text, e.start) == ("e", 23)
 
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
+        ("a [b:1.2]", r"the \[ at character 3 of the prompt holds scheduling .*write \\\[ and \\\]"),
+        ("[a:b: 10 ]", r"the \[ at character 1 of the prompt holds scheduling"),
+        ("([a|b])", r"the \[ at character 2 of the prompt holds alternation"),
+        ("(x:nan)", r"the weight 'nan' at character 4 of the prompt is not a number"),
+        ("(x: -inf)", r"the weight '-inf' at character 5 of the prompt is not a number"),
+        ("a <lora:toy:0.8>", r"'<lora:toy:0.8>' at character 3 of the prompt names weights"),
         ("a (b", r"the \( at character 3 of the prompt is never closed; close it, or write \\\( for"),
         ("a [b", r"the \[ at character 3 of the prompt is never closed; close it, or write \\\[ for"),
         ("([((", r"the \( at character 1 of the prompt is never closed"),
