@@ -186,19 +186,8 @@ def plan(
     if guidance != "cfg" and not recipe.memoryless:
         fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
         raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
-    function = recipe.steps
-    if eta is not None:
-        if not recipe.eta:
-            takers = [name for name, other in SAMPLERS.items() if other.eta]
-            raise ArgumentError(f"sampler {key} takes no eta; these do: {choices(takers)}")
-        function = partial(function, eta=_number("eta", eta, 0, 1))
-    try:
-        with np.errstate(all="ignore"):  # what is not finite is refused below
-            steps_taken = list(function(levels, schedule))
-    except (ArithmeticError, np.linalg.LinAlgError) as error:
-        raise ArgumentError(f"sampler {key} has no finite steps on these levels: {error}") from error
     rows, before, interval = [], [], -1
-    for step in steps_taken:
+    for step in _steps(key, levels, schedule, eta):
         interval += step.stage == 0
         g = scales[interval] if first <= interval < stop else None
         row = _row(step, schedule.prediction_type, g, guidance)
@@ -218,6 +207,20 @@ def plan(
         intervals=len(levels) - 1,
         guidance=guidance,
     )
+
+
+def _steps(key: str, levels: Sequence[Level], schedule: Schedule, eta: float | None) -> list[Step]:
+    function = SAMPLERS[key].steps
+    if eta is not None:
+        if not SAMPLERS[key].eta:
+            takers = [name for name, other in SAMPLERS.items() if other.eta]
+            raise ArgumentError(f"sampler {key} takes no eta; these do: {choices(takers)}")
+        function = partial(function, eta=_number("eta", eta, 0, 1))
+    try:
+        with np.errstate(all="ignore"):  # the caller refuses what is not finite
+            return list(function(levels, schedule))
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        raise ArgumentError(f"sampler {key} has no finite steps on these levels: {error}") from error
 
 
 def _row(step: Step, prediction: str, g: float | None, guidance: str) -> Row:
