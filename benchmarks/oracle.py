@@ -12,6 +12,8 @@ import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -46,27 +48,33 @@ def cases() -> list[tuple[str, str, str]]:
     ]
 
 
-def golden(key: str) -> tuple[float, float]:
-    """Relative difference from k-diffusion's stored final state, in float64 and in float32; ``key`` as in the file."""
+def golden_start() -> np.ndarray:
+    """Unit noise, float64, from which the stored runs start."""
+    return TorchCpuGenerator(0).randn(GOLDEN_SHAPE).astype(np.float64)
+
+
+def golden_draws() -> Callable[[], torch.Tensor]:
+    """The fresh noise of the stored runs, float64, from torch seed 1."""
+    generator = torch.Generator().manual_seed(1)
+    return lambda: torch.randn(GOLDEN_SHAPE, generator=generator, dtype=torch.float64)
+
+
+@cache
+def goldens() -> dict[str, list[float]]:
+    """k-diffusion's stored final states by "sampler spacing"."""
+    values: dict[str, list[float]] = json.loads(GOLDEN.read_text(encoding="utf-8"))["values"]
+    return values
+
+
+def golden(key: str, dtype: type) -> float:
+    """Relative difference of a run in ``dtype`` from k-diffusion's stored final state."""
     sampler, spacing = key.split()
-    expected = np.array(json.loads(GOLDEN.read_text(encoding="utf-8"))["values"][key]).reshape(GOLDEN_SHAPE)
+    expected = np.array(goldens()[key]).reshape(GOLDEN_SHAPE)
     plan = edgediff.plan(edgediff.Schedule(), sampler, STEPS, 1.0, spacing)
-    out = []
-    for dtype in (np.float64, np.float32):
-        draws = torch.Generator().manual_seed(1)
-
-        def noise(draws: torch.Generator = draws, dtype: type = dtype) -> np.ndarray:
-            return torch.randn(GOLDEN_SHAPE, generator=draws, dtype=torch.float64).numpy().astype(dtype)
-
-        got = TorchCpuGenerator(0).randn(GOLDEN_SHAPE).astype(dtype) * plan.levels[0].sigma
-        for step in run(plan, lambda x, t, _: (None, toy(x, t)), got, noise):
-            got = step.after
-        out.append(float(np.abs(got - expected).max() / np.abs(expected).max()))
-    return out[0], out[1]
-
-
-def golden_keys() -> list[str]:
-    return list(json.loads(GOLDEN.read_text(encoding="utf-8"))["values"])
+    got, draw = golden_start().astype(dtype) * plan.levels[0].sigma, golden_draws()
+    for step in run(plan, lambda x, t, _: (None, toy(x, t)), got, lambda: draw().numpy().astype(dtype)):
+        got = step.after
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
 def table_errors() -> dict[str, dict[str, float]]:
@@ -74,9 +82,9 @@ def table_errors() -> dict[str, dict[str, float]]:
     out = {}
     for case in cases():
         out[" ".join(case)] = {"float64": error(*case), "float32": error(*case, wide=False)}
-    for key in golden_keys():
-        wide, narrow = golden(key)
-        out[f"{key} epsilon (k-diffusion)"] = {"float64": wide, "float32": narrow}
+    for key in goldens():
+        both = {"float64": golden(key, np.float64), "float32": golden(key, np.float32)}
+        out[f"{key} epsilon (k-diffusion)"] = both
     return out
 
 

@@ -19,15 +19,18 @@ MANIFEST = "bundle.json"
 PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 REQUIRED_PARTS = PARTS[:3]
 KINDS = ("stable-diffusion",)
-# What the runtime feeds each part and reads from it, and what a text encoder may have besides: vectors for textual
-# inversion, and the states that clip_skip 1, 2, ... reads (hidden_state_1, ...).
+# What the runtime feeds each part and reads from it.
 TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text_encoder": (("input_ids",), ("last_hidden_state",)),
     "unet": (("sample", "timestep", "encoder_hidden_states"), ("out_sample",)),
     "vae_decoder": (("latent_sample",), ("sample",)),
     "vae_encoder": (("sample",), ("latent_mean", "latent_logvar")),
 }
-EXTRA_INPUT, SKIPPED_OUTPUT = "extra_embeddings", re.compile(r"hidden_state_([1-9][0-9]?)")
+# Patterns of what a part may take and give besides: vectors for textual inversion, and the states that clip_skip 1, 2,
+# ... reads.
+EXTRA_INPUT, SKIPPED_OUTPUT = re.compile("extra_embeddings"), re.compile("hidden_state_([1-9][0-9]?)")
+OPTIONAL = {"text_encoder": (EXTRA_INPUT, SKIPPED_OUTPUT)}
+NOTHING = re.compile("(?!)")
 MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
 BUILT_IN = Path(__file__).parent / "models" / "emoji"
 
@@ -160,7 +163,7 @@ class Bundle:
     @property
     def embedding_width(self) -> int | None:
         """Width of the vectors that textual inversions must have; None where the text encoder takes none."""
-        shapes = [t.shape for t in self.parts["text_encoder"].inputs if t.name == EXTRA_INPUT]
+        shapes = [t.shape for t in self.parts["text_encoder"].inputs if EXTRA_INPUT.fullmatch(t.name)]
         return shapes[0][-1] if shapes and isinstance(shapes[0][-1], int) else None
 
     @property
@@ -269,9 +272,11 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
     for name, part in parts.items():
         if not part.files:
             raise BundleError(f"part {name} has no files")
-        for what, tensors, needed in zip(("input", "output"), (part.inputs, part.outputs), TENSORS[name], strict=True):
-            names = [t.name for t in tensors if not (t.name == EXTRA_INPUT or SKIPPED_OUTPUT.fullmatch(t.name))]
-            if sorted(names) != sorted(needed) or (len(names) < len(tensors) and name != "text_encoder"):
+        optional = OPTIONAL.get(name, (NOTHING, NOTHING))
+        for what, tensors, needed, more in zip(
+            ("input", "output"), (part.inputs, part.outputs), TENSORS[name], optional, strict=True
+        ):
+            if sorted(t.name for t in tensors if not more.fullmatch(t.name)) != sorted(needed):
                 raise BundleError(f"part {name} has {what}s {[t.name for t in tensors]}; it must have {list(needed)}")
     latent = _make(Latent, _get(data, "latent", dict), "latent")
     defaults = _make(Defaults, _get(data, "defaults", dict), "defaults")

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArgumentError
-from .table import GUIDANCES, Plan, Row, guide
+from .table import GUIDANCES, Plan, Row, estimate, guide
 
 Array = NDArray[Any]
 Combine = Callable[[Row, Array, "Array | None", Array], Array]
 Hook = Callable[[Array], Array]
 
-AXES = (2, 3)  # of one channel
+IMAGE, CHANNEL = (1, 2, 3), (2, 3)  # axes of one picture, and of one channel of it
 
 METHODS = (*GUIDANCES, "apg")
 
@@ -58,7 +58,7 @@ class Apg:
             nonlocal average
             if u is None:
                 return c
-            toward = row.x0_x * x + row.x0_m * c
+            toward = estimate(row, x, None, c)
             # The estimates differ by the outputs alone.
             average = row.x0_m * (c - u) + self.momentum * average
             difference = average
@@ -79,9 +79,8 @@ def rescale(m: Array, c: Array, phi: float) -> Array:
     """Bring each guided output's deviation back to that of the conditional one, by the share ``phi`` (Lin et al. 2023,
     https://arxiv.org/abs/2305.08891, equations 15 and 16).
     """
-    axes = tuple(range(1, c.ndim))
-    spread = m.std(axis=axes, keepdims=True)
-    ratio = c.std(axis=axes, keepdims=True) / np.where(spread > 0, spread, 1)
+    spread = m.std(axis=IMAGE, keepdims=True)
+    ratio = c.std(axis=IMAGE, keepdims=True) / np.where(spread > 0, spread, 1)
     out: Array = m * (phi * ratio + (1 - phi)).astype(m.dtype)
     return out
 
@@ -92,7 +91,7 @@ def dynamic_threshold(x0: Array, ratio: float, reference: float = 1.0) -> Array:
 
     It is made for pixels in [-1, 1] (reference 1); for latents see ``latent_threshold``.
     """
-    limit = np.maximum(quantile(x0, ratio), reference)
+    limit = np.maximum(quantile(x0, ratio, IMAGE), reference)
     out: Array = np.clip(x0, -limit, limit) * (reference / limit)
     return out.astype(x0.dtype, copy=False)
 
@@ -102,19 +101,18 @@ def latent_threshold(x0: Array, free: Array, ratio: float) -> Array:
     channel is clipped and scaled about its own mean, so that its quantile ``ratio`` comes down to that of ``free``,
     the estimate without guidance; untouched where it is below.
     """
-    middle = x0.mean(axis=AXES, keepdims=True)
+    middle, free_middle = (v.mean(axis=CHANNEL, keepdims=True) for v in (x0, free))
     deviation = x0 - middle
-    limit = np.quantile(np.abs(deviation), ratio, axis=AXES, keepdims=True)
-    goal = np.quantile(np.abs(free - free.mean(axis=AXES, keepdims=True)), ratio, axis=AXES, keepdims=True)
+    limit, goal = (quantile(v, ratio, CHANNEL) for v in (deviation, free - free_middle))
     clipped = middle + np.clip(deviation, -limit, limit) * (goal / np.maximum(limit, 1e-12))
     out: Array = np.where(limit > goal, clipped, x0)
     return out.astype(x0.dtype, copy=False)
 
 
-def quantile(x0: Array, ratio: float) -> Array:
-    """Of each picture's absolute values, (B, 1, ...) in the dtype of ``x0``."""
-    out: Array = np.quantile(np.abs(x0), ratio, axis=tuple(range(1, x0.ndim)), keepdims=True)
-    return out.astype(x0.dtype, copy=False)
+def quantile(values: Array, ratio: float, axes: tuple[int, ...]) -> Array:
+    """Of the absolute values along ``axes``, which stay with length 1; in the dtype of ``values``."""
+    out: Array = np.quantile(np.abs(values), ratio, axis=axes, keepdims=True)
+    return out.astype(values.dtype, copy=False)
 
 
 def combiner(
@@ -140,10 +138,10 @@ def combiner(
         if guidance_rescale and u is not None:
             m = rescale(m, c, guidance_rescale)
         if dynamic_thresholding_ratio is not None and u is not None:
-            x0, free = (row.x0_x * x + row.x0_m * out for out in (m, c))
+            x0, free = (estimate(row, x, None, out) for out in (m, c))
             m = _output(row, x, latent_threshold(x0, free, dynamic_thresholding_ratio))
         if on_x0 is not None:
-            x0 = row.x0_x * x + row.x0_m * m
+            x0 = estimate(row, x, None, m)
             m = _output(row, x, _checked(on_x0(x0), x0))
         return m
 
@@ -163,7 +161,7 @@ def _checked(changed: Any, x0: Array) -> Array:
 
 def _dot(a: Array, b: Array) -> Array:
     """Per image, in float64, (B, 1, 1, 1)."""
-    out: Array = np.sum(a.astype(np.float64) * b, axis=tuple(range(1, a.ndim)), keepdims=True)
+    out: Array = np.sum(a.astype(np.float64) * b, axis=IMAGE, keepdims=True)
     return out
 
 

@@ -144,6 +144,11 @@ class Schedule:
             ratios: Float64 = np.sqrt((1 - self.alpha_bar) / self.alpha_bar)
         return ratios
 
+    @cached_property
+    def _log_ratios(self) -> Float64:
+        logs: Float64 = np.log(self._ratios)
+        return logs
+
     def level(self, t: float, *, log: bool = False) -> Level:
         """The level at ``t``. Between timesteps sigma / alpha is interpolated linearly, as diffusers does, or its
         logarithm, as k-diffusion does.
@@ -151,19 +156,16 @@ class Schedule:
         if self.flow:
             sigma = t / self.num_train_timesteps
             return Level(float(t), 1 - sigma, sigma)
-        ratios = np.log(self._ratios) if log else self._ratios
-        ratio = float(np.interp(t, self._places, ratios))
+        ratio = float(np.interp(t, self._places, self._log_ratios if log else self._ratios))
         return self._level(t, math.exp(ratio) if log else ratio)
 
     def from_ratio(self, ratio: float) -> Level:
         """The level with this sigma / alpha; its ``t`` by k-diffusion's interpolation of the logarithm."""
         if self.flow:
-            sigma = 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
-            return Level(sigma * self.num_train_timesteps, 1 - sigma, sigma)
+            return self.from_sigma(1.0 if math.isinf(ratio) else ratio / (1 + ratio))
         if math.isinf(ratio):
             return self._level(self.num_train_timesteps - 1, ratio)
-        finite = self._ratios[np.isfinite(self._ratios)]
-        t = np.interp(math.log(ratio), np.log(finite), self._places[: len(finite)]) if ratio else 0.0
+        t = np.interp(math.log(ratio), self._log_ratios, self._places) if ratio else 0.0
         return self._level(float(t), ratio)
 
     def from_sigma(self, sigma: float) -> Level:

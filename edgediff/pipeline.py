@@ -15,7 +15,7 @@ from . import bundle as bundles
 from .embeddings import Embeddings, read_embedding
 from .engines import Engine, check_device, finite, open_part, require_finite
 from .errors import ArgumentError, BundleError, choices
-from .guidance import Apg, Hook, combiner
+from .guidance import Apg, Hook
 from .image import to_pil, to_uint8
 from .loop import Denoise, LoopStep, run
 from .prompt import emphasise
@@ -92,10 +92,10 @@ class Pipeline:
     bundle: bundles.Bundle
     device: str = "cpu"
     threads: int | None = None
-    _engines: dict[str, Engine] = field(default_factory=dict, repr=False)
-    _tokenizer: Tokenizer | None = field(default=None, repr=False)
-    _embeddings: Embeddings | None = field(default=None, repr=False)
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _engines: dict[str, Engine] = field(default_factory=dict)
+    _tokenizer: Tokenizer | None = None
+    _embeddings: Embeddings | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.bundle.name!r} {self.bundle.id}, {self.device})"
@@ -237,7 +237,7 @@ class Pipeline:
         return self._run(request)
 
     def _run(self, request: Request) -> Iterator[Step]:
-        latent, table, given = self.bundle.latent, request.plan, request.arguments
+        latent, table = self.bundle.latent, request.plan
         shape = (1, latent.channels, request.height // latent.factor, request.width // latent.factor)
         streams = [request.generator(seed) for seed in request.seeds]
 
@@ -245,11 +245,10 @@ class Pipeline:
             return np.concatenate([s.randn(shape) for s in streams])
 
         denoise = self._denoiser(request)
-        combine = combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, given.on_x0)
         x = noise() if request.latents is None else request.latents
         if table.start != 1.0:
             x = x * np.float32(table.start)
-        for k, step in enumerate(run(table, denoise, x, noise, combine)):
+        for k, step in enumerate(run(table, denoise, x, noise, request.combiner())):
             if not finite(step.after):
                 for part, out in (("unet", step.c), ("unet", step.u), ("guidance", step.m)):
                     if out is not None:

@@ -14,7 +14,7 @@ from . import bundle as bundles
 from .bundle import Bundle
 from .embeddings import Embeddings
 from .errors import ArgumentError, PromptError, PromptWarning, choices
-from .guidance import METHODS, Apg, Hook, combiner
+from .guidance import METHODS, Apg, Combine, Hook, combiner
 from .rng import Generator, find_generator
 from .table import Plan
 from .texts import Text, tokenise
@@ -70,6 +70,10 @@ class Request:
     height: int
     latents: Float32 | None
 
+    def combiner(self) -> Combine | None:
+        """Fresh unfused guidance for one run, where the call asks for any."""
+        return _combiner(self.plan, self.arguments)
+
 
 def check(bundle: Bundle, tokenizer: Tokenizer, embeddings: Embeddings, given: Arguments, level: int) -> Request:
     """The checked form of a call's arguments; warnings are for the caller ``level`` frames above.
@@ -80,9 +84,6 @@ def check(bundle: Bundle, tokenizer: Tokenizer, embeddings: Embeddings, given: A
     prompts = _texts("prompt", given.prompt)
     if not prompts:
         raise PromptError("no prompt was given")
-    for p in prompts:
-        if not p.strip():
-            raise PromptError(f"the prompt is {p!r}; it must be text that is not empty")
     negative_prompt = "" if given.negative_prompt is None else given.negative_prompt
     negatives = _texts("negative prompt", negative_prompt)
     if isinstance(negative_prompt, str):
@@ -144,8 +145,12 @@ def _plan(bundle: Bundle, given: Arguments) -> Plan:
             raise ArgumentError(f"{name} is {value!r}; it must be a number, 0 .. 1")
     if given.on_x0 is not None and not callable(given.on_x0):
         raise ArgumentError(f"on_x0 is {given.on_x0!r}; it must be a function of an array")
-    combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, given.on_x0)
+    _combiner(table, given)  # refuses what does not go together
     return table
+
+
+def _combiner(table: Plan, given: Arguments) -> Combine | None:
+    return combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, given.on_x0)
 
 
 def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:

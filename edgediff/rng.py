@@ -51,13 +51,13 @@ class TorchCpuGenerator:
     def randn(self, shape: tuple[int, ...]) -> Float32:
         """Standard normal float32 values of ``shape``, in C order."""
         n = math.prod(shape)
-        out = self._blocks(n, self._uniform24) if n >= 16 else self._scalars(n)
+        out = self._blocks(n, single=True) if n >= 16 else self._scalars(n)
         return out.reshape(shape).astype(np.float32)
 
     def randn64(self, shape: tuple[int, ...]) -> Float64:
         """``torch.randn(shape, generator=..., dtype=torch.float64)``: other values, not the same ones finer."""
         n = math.prod(shape)
-        return (self._blocks(n, self._uniform53) if n >= 16 else self._scalars(n)).reshape(shape)
+        return (self._blocks(n, single=False) if n >= 16 else self._scalars(n)).reshape(shape)
 
     def _uniform24(self, n: int) -> Float64:
         return (self._raw(n) & 0xFFFFFF).astype(np.float64) * 2.0**-24
@@ -66,8 +66,8 @@ class TorchCpuGenerator:
         high, low = self._raw(2 * n).astype(np.uint64).reshape(-1, 2).T
         return ((high << HALF | low) & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
 
-    def _blocks(self, n: int, uniform: Callable[[int], Float64]) -> Float64:
-        single = uniform == self._uniform24
+    def _blocks(self, n: int, single: bool) -> Float64:
+        uniform = self._uniform24 if single else self._uniform53
         out = _box_muller(uniform(n)[: n - n % 16].reshape(-1, 16), single).reshape(-1)
         if n % 16:
             # torch redraws the last 16 outputs from fresh values when the size is not a multiple of 16.

@@ -19,7 +19,8 @@ AYS = {
     "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
     "ays_sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
 }
-K_DIFFUSION = ("karras", "exponential", "ays", "ays_sdxl", "simple", "normal", "sgm_uniform")  # these end clean
+OF_SIGMAS = ("karras", "exponential", *AYS)  # these space noise levels, the others timesteps
+K_DIFFUSION = (*OF_SIGMAS, "simple", "normal", "sgm_uniform")  # these end clean
 
 
 def spaced(
@@ -53,17 +54,15 @@ def spaced(
     limit = min(DISTILLED_STEPS if spacing == "lcm" else total, total - extra_point)
     if not 1 <= steps <= limit:
         raise ArgumentError(f"num_inference_steps is {steps}; it must be 1 .. {limit} for this model and sampler")
-    if spacing in ("karras", "exponential", "ays", "ays_sdxl"):
+    if spacing in OF_SIGMAS:
         return from_sigmas(schedule, _sigmas(schedule, steps, spacing), rounded=rounded)
     if schedule.flow:
         return from_sigmas(schedule, _straight(schedule, steps, spacing, drop_last))
-    ts = timesteps(schedule, steps, spacing, drop_last=drop_last, rounded=rounded)
+    ts = _timesteps(schedule, steps, spacing, drop_last, rounded)
     return tuple(schedule.level(t, log=spacing in K_DIFFUSION) for t in ts)
 
 
-def timesteps(
-    schedule: Schedule, steps: int, spacing: str, *, drop_last: bool = False, rounded: bool = True
-) -> Float64:
+def _timesteps(schedule: Schedule, steps: int, spacing: str, drop_last: bool, rounded: bool) -> Float64:
     """The timesteps of the spacings that space them, float64 (steps,)."""
     total, points = schedule.num_train_timesteps, steps + 1 if drop_last else steps
     if spacing == "trailing":
@@ -93,10 +92,11 @@ def timesteps(
 def _straight(schedule: Schedule, steps: int, spacing: str, drop_last: bool) -> Float64:
     """A flow model's sigmas: spaced evenly, then shifted."""
     least, most = schedule.sigma_range
-    if spacing == "linspace":
+    if spacing == "linspace" and drop_last:
+        s = np.linspace(1, 1 / schedule.num_train_timesteps, steps + 1)[:-1]
+    elif spacing == "linspace":
         # diffusers' FlowMatchEulerDiscreteScheduler ends at the shifted least sigma, and shifts that again.
-        s = np.linspace(1, 1 / schedule.num_train_timesteps, steps + 1)[:-1] if drop_last else None
-        s = np.linspace(most, least, steps) if s is None else s
+        s = np.linspace(most, least, steps)
     elif spacing in ("trailing", "simple", "sgm_uniform"):
         s = 1 - np.arange(steps) / steps
     elif spacing == "normal":
@@ -104,8 +104,7 @@ def _straight(schedule: Schedule, steps: int, spacing: str, drop_last: bool) -> 
     else:
         usable = [name for name in SPACINGS if name not in ("leading", "lcm", *AYS)]
         raise ArgumentError(f"spacing {spacing} cannot serve a flow-matching model; choose from {choices(usable)}")
-    out: Float64 = schedule.shift * s / (1 + (schedule.shift - 1) * s)
-    return out
+    return np.array([schedule.shifted(v) for v in s])
 
 
 def _sigmas(schedule: Schedule, steps: int, spacing: str) -> Float64:

@@ -194,7 +194,8 @@ def plan(
         if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
-        before.append(Level(step.at.t, 1 - step.at.sigma, step.at.sigma) if schedule.flow else step.at)
+        # Some samplers look at a flow model's levels as straight ones, with alpha 1.
+        before.append(replace(step.at, alpha=1 - step.at.sigma) if schedule.flow else step.at)
     unit = recipe.unit_start or spacing == "leading" or schedule.flow
     return Plan(
         sampler=key,

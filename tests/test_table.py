@@ -200,6 +200,11 @@ def test_no_guidance_at_one_and_below(scale: float) -> None:
     assert not any(row.guided or row.bu or row.qu for row in plan(Schedule(), "ddim", 4, scale).rows)
 
 
+def test_samplers_say_whether_they_have_a_memory() -> None:
+    for name, sampler in SAMPLERS.items():
+        assert sampler.memoryless == (plan(Schedule(), name, 8, 1.0).depth == 0), name
+
+
 def test_float32_stays_float32() -> None:
     x = np.ones((1, 4, 2, 2), np.float32)
     for sampler in SAMPLERS:

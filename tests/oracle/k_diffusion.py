@@ -12,22 +12,16 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.oracle import GOLDEN, STEPS, golden_draws, golden_start
 from benchmarks.schedulers import BrownianPath, toy
 from edgediff import Schedule
-from edgediff.rng import TorchCpuGenerator
 from edgediff.samplers import SAMPLERS
 
-FILE = Path(__file__).with_suffix(".json")
-SHAPE = (1, 4, 3, 3)
-STEPS = 20
 FUNCTIONS = {
     "euler": "sample_euler",
     "euler_a": "sample_euler_ancestral",
@@ -42,17 +36,6 @@ FUNCTIONS = {
     "dpmpp_3m_sde": "sample_dpmpp_3m_sde",
 }
 SPACINGS = ("karras", "exponential", "normal")
-
-
-def start() -> np.ndarray:
-    """Unit noise, float64."""
-    return TorchCpuGenerator(0).randn(SHAPE).astype(np.float64)
-
-
-def draws() -> Callable[[], torch.Tensor]:
-    """Fresh noise, float64, from torch seed 1."""
-    generator = torch.Generator().manual_seed(1)
-    return lambda: torch.randn(SHAPE, generator=generator, dtype=torch.float64)
 
 
 def load() -> tuple[Any, Any]:
@@ -92,15 +75,15 @@ def main() -> None:
         function = getattr(sampling, name)
         options: dict[str, Any] = {"disable": True}
         for spacing, grid in grids.items():
-            draw = draws()
+            draw = golden_draws()
             if "noise_sampler" in function.__wrapped__.__code__.co_varnames:
                 path = BrownianPath(draw)
                 options["noise_sampler"] = path if sampler == "dpmpp_sde" else lambda *_, draw=draw: draw()
-            x = torch.from_numpy(start()) * grid[0].double()
+            x = torch.from_numpy(golden_start()) * grid[0].double()
             end = function(denoise, x, grid.double(), **options)
             values[f"{sampler} {spacing}"] = [float(v) for v in end.flatten()]
-    FILE.write_text(json.dumps({"k_diffusion": "0.1.1.post1", "values": values}, indent=0) + "\n", encoding="utf-8")
-    print(FILE, len(values))
+    GOLDEN.write_text(json.dumps({"k_diffusion": "0.1.1.post1", "values": values}, indent=0) + "\n", encoding="utf-8")
+    print(GOLDEN, len(values))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.oracle import PIPELINE, PIPELINES, V_PIPELINES, cases, golden, golden_keys, latents_error
+from benchmarks.oracle import PIPELINE, PIPELINES, V_PIPELINES, cases, golden, goldens, latents_error
 from benchmarks.schedulers import FLOW, K_DIFFUSION, SCHEDULERS, error
 from edgediff.levels import BETAS
 from edgediff.samplers import SAMPLERS
-from edgediff_export.convert import export
 
 
 @pytest.mark.parametrize(("sampler", "spacing", "prediction"), cases())
@@ -56,18 +56,17 @@ def test_zero_terminal_snr(sampler: str) -> None:
     assert error(sampler, spacing, "v_prediction", zero=True) < limit
 
 
-@pytest.mark.parametrize("key", golden_keys())
+@pytest.mark.parametrize("key", goldens())
 def test_k_diffusion(key: str) -> None:
     """Stored final states of k-diffusion's own samplers (see k_diffusion.py)."""
-    wide, narrow = golden(key)
     # k-diffusion takes the timesteps of its own spacing in float32.
-    assert wide < (1e-6 if key.endswith("normal") else 1e-12)
-    assert narrow < 1e-5
+    assert golden(key, np.float64) < (1e-6 if key.endswith("normal") else 1e-12)
+    assert golden(key, np.float32) < 1e-5
 
 
 def test_every_sampler_has_an_oracle() -> None:
     assert set(SAMPLERS) == {*SCHEDULERS, *K_DIFFUSION}
-    assert set(K_DIFFUSION) <= {key.split()[0] for key in golden_keys()}
+    assert set(K_DIFFUSION) <= {key.split()[0] for key in goldens()}
 
 
 @pytest.mark.parametrize("sampler", PIPELINES)
@@ -75,11 +74,6 @@ def test_stable_diffusion_shape(tiny_source: Path, tiny_bundle: Path, sampler: s
     """Epsilon, leading spacing, steps_offset 1, 77 tokens: the way of SD 1.5."""
     # LCM's first jump divides the outputs' rounding by alpha, 0.07.
     assert latents_error(tiny_source, tiny_bundle, sampler) < (1e-3 if sampler == "lcm" else 1e-4)
-
-
-@pytest.fixture(scope="module")
-def emoji_fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(PIPELINE, tmp_path_factory.mktemp("emoji") / "bundle", precision="fp32")
 
 
 @pytest.mark.parametrize("sampler", V_PIPELINES)

@@ -14,15 +14,9 @@ from safetensors.numpy import save_file
 
 import edgediff
 from benchmarks.oracle import PIPELINE
-from edgediff_export.convert import export
 
 PROMPT = "a red apple on a blue background"
 LONG = ", ".join(f"a {colour} {thing}" for thing in ("cat", "dog", "fish") for colour in ("red", "green", "blue") * 4)
-
-
-@pytest.fixture(scope="module")
-def emoji_fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(PIPELINE, tmp_path_factory.mktemp("emoji") / "bundle", precision="fp32")
 
 
 @pytest.fixture(params=["tiny", "emoji"])
