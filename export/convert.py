@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import shutil
@@ -17,32 +16,19 @@ import torch
 import edgediff
 from edgediff import bundle as bundles
 from edgediff.engines import INSTALL, WEIGHTS
-from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError, choices
+from edgediff.errors import ArgumentError, EngineError, OutputError, choices
 from edgediff.names import from_config
 
+from .facts import facts_of
 from .parity import compare
-from .parts import Traced, parts_of
+from .parts import Recipe, recipes_of, run
 from .preview import fit_preview
+from .source import Source, open_source
 from .trace import OPSET, trace
 from .weights import store_fp16
 
 PRECISIONS = ("fp32", "fp16-weights")
 DATA_LIMIT = 1 << 30  # bytes; above it weights go to one external file (protobuf ends at 2 GB)
-# Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "trained_betas": (None,),
-    "clip_sample": (False,),
-    "thresholding": (False,),
-    "use_beta_sigmas": (False,),
-    "use_flow_sigmas": (False,),
-    "use_lu_lambdas": (False,),
-    "euler_at_final": (False,),
-    "final_sigmas_type": ("zero",),
-    "timestep_type": ("discrete",),
-    "interpolation_type": ("linear",),
-    "sigma_min": (None,),
-    "sigma_max": (None,),
-}
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
 
 
@@ -80,17 +66,17 @@ def export(
         raise OutputError(f"cannot write {out}: it exists and is not an empty folder")
     if importlib.util.find_spec("onnxruntime") is None:
         raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
-    pipeline = _load(source)
-    facts = _facts(pipeline, defaults or {})  # what cannot be exported shows here, before minutes of tracing
+    opened = open_source(source)
+    facts = facts_of(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
     try:
-        manifest = facts | _write(pipeline, work, precision, facts, pictures, report)
+        manifest = facts | _write(opened, work, precision, facts, pictures, report)
         manifest |= {"name": name or source.name, "licence": licence, "provenance": provenance or {}}
-        manifest["provenance"] |= _versions(pipeline)
+        manifest["provenance"] |= _versions(opened)
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
         (work / bundles.MANIFEST).write_text(text, encoding="utf-8")
         bundles.read(work)  # what is published must open
@@ -106,76 +92,8 @@ def export(
     return out
 
 
-def _load(source: Path) -> Any:
-    from diffusers import StableDiffusionPipeline
-    from transformers import CLIPTokenizerFast
-
-    index = source / "model_index.json"
-    if not index.is_file():
-        raise BundleNotFoundError(f"no diffusers model at {source}: it has no model_index.json")
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{index} is not JSON: {error}") from error
-    if listed.get("_class_name") != "StableDiffusionPipeline":
-        raise BundleError(f"{source} is a {listed.get('_class_name')!r}; this version exports StableDiffusionPipeline")
-    for part in ("text_encoder", "tokenizer", "unet", "vae", "scheduler"):
-        if not (source / part).is_dir():
-            raise BundleNotFoundError(f"{source}: part {part} is missing; save the whole pipeline with save_pretrained")
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            str(source), local_files_only=True, safety_checker=None, torch_dtype=torch.float32
-        )
-        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
-        pipeline.tokenizer = CLIPTokenizerFast.from_pretrained(str(source / "tokenizer"), local_files_only=True)
-    except Exception as error:  # diffusers raises many kinds; the message is what matters
-        raise BundleError(f"{source} cannot be loaded by diffusers: {error}") from error
-    for part in ("text_encoder", "unet", "vae"):
-        for key, tensor in getattr(pipeline, part).state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise BundleError(f"{source}: {part} has weights that are not finite, first in {key}")
-    return pipeline
-
-
-def _facts(pipeline: Any, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The manifest without its files; raises ``BundleError`` for what the runtime cannot run."""
-    vae, unet, tokenizer = pipeline.vae.config, pipeline.unet.config, pipeline.tokenizer
-    factor = 2 ** (len(vae.block_out_channels) - 1)
-    if unet.in_channels != vae.latent_channels:
-        raise BundleError(f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels}")
-    side = unet.sample_size * factor
-    sampler, _ = from_config(_config(pipeline.scheduler)) or ("ddim", None)
-    return {
-        "format": bundles.FORMAT,
-        "name": "",
-        "kind": bundles.KINDS[0],
-        "schedule": _schedule(_config(pipeline.scheduler)),
-        "latent": {
-            "channels": vae.latent_channels,
-            "factor": factor,
-            "scale": vae.scaling_factor,
-            "shift": vae.shift_factor or 0.0,
-            "size_multiple": factor * 2 ** (len(unet.block_out_channels) - 1),
-        },
-        "defaults": {
-            "width": side,
-            "height": side,
-            "num_inference_steps": 20,
-            "guidance_scale": 7.5,
-            "sampler": sampler,
-            **defaults,
-        },
-        "text": [
-            {
-                "max_length": min(tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings),
-                "pad_id": tokenizer.pad_token_id,
-            }
-        ],
-    }
-
-
 def _write(
-    pipeline: Any,
+    source: Source,
     work: Path,
     precision: str,
     facts: dict[str, Any],
@@ -183,27 +101,30 @@ def _write(
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     latent, text, size = facts["latent"], facts["text"][0], facts["defaults"]["width"]
-    if from_config(config := _config(pipeline.scheduler)) is None:
+    if from_config(config := source.scheduler()) is None:
         report(
             f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "
             f"{facts['defaults']['sampler']}"
         )
     parts, parity = {}, {}
-    for part in parts_of(pipeline, latent["size_multiple"], latent["factor"], text["max_length"]):
+    models: dict[str, Any] = {}
+    for part in recipes_of(source, facts):
         report(f"{part.name}: exporting")
-        parts[part.name], parity[part.name] = _part(part, work, precision)
+        if part.component not in models:
+            models = {part.component: source.load(part.component)}  # one at a time
+        parts[part.name], parity[part.name] = _part(part, part.wrap(models[part.component]), work, precision)
         report(f"{part.name}: {json.dumps(parity[part.name])}")
-    pipeline.tokenizer.backend_tokenizer.save(str(work / "tokenizer.json"))
+    source.tokenizer("tokenizer").backend_tokenizer.save(str(work / "tokenizer.json"))
     report("preview: fitting")
-    preview = fit_preview(pipeline.vae, latent["factor"], min(size, 256), pictures)
+    preview = fit_preview(models["vae"], latent["factor"], min(size, 256), pictures)
     parity["preview_r2"] = preview.pop("r2")
     tokenizer = _file(work, work / "tokenizer.json", "tokenizers", "-")
     return {"text": [{"file": tokenizer, **text}], "parts": parts, "preview": preview, "parity": parity}
 
 
-def _part(part: Traced, work: Path, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _part(part: Recipe, module: torch.nn.Module, work: Path, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
     path = work / f"{part.name}.onnx"
-    model = trace(part.module, part.example(1, 1), part.outputs, part.axes, work)
+    model = trace(module, part.example(1, 1), part.outputs, part.axes, work)
     if precision == "fp16-weights":
         store_fp16(model)
     big = sum(t.ByteSize() for t in model.graph.initializer) > DATA_LIMIT
@@ -218,10 +139,10 @@ def _part(part: Traced, work: Path, precision: str) -> tuple[dict[str, Any], dic
         # Tracing invents names for output sizes that it cannot infer: take ours, and the example's numbers.
         "outputs": [
             _tensor(t, [part.axes[t.name].get(k, size) for k, size in enumerate(example.shape)])
-            for t, example in zip(model.graph.output, part.run(1, 1), strict=True)
+            for t, example in zip(model.graph.output, run(part, module, 1, 1), strict=True)
         ],
     }
-    return described, compare(part, path, precision)
+    return described, compare(part, module, path, precision)
 
 
 def _kind(value: Any) -> Any:
@@ -242,32 +163,7 @@ def _file(work: Path, path: Path, engine: str, precision: str) -> dict[str, Any]
     }
 
 
-def _config(scheduler: Any) -> dict[str, Any]:
-    return {**scheduler.config, "_class_name": type(scheduler).__name__}
-
-
-def _schedule(config: dict[str, Any]) -> dict[str, Any]:
-    """The facts that the runtime plans from; settings that change the result and that it lacks are refused."""
-    for key, neutral in NEUTRAL.items():
-        if (value := config.get(key)) is not None and value not in neutral:
-            raise BundleError(f"scheduler: {key} is {value!r}, which this version cannot run; it takes {neutral[0]!r}")
-    names = {f.name for f in dataclasses.fields(edgediff.Schedule)}
-    required = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
-    if missing := sorted(required - {k for k in required if config.get(k) is not None}):
-        raise BundleError(
-            f"scheduler: {config.get('_class_name')} has no {missing[0]}; is it a discrete-time schedule?"
-        )
-    schedule = {k: v for k, v in config.items() if k in names and v is not None}
-    # The sampler's spacing of noise levels (Karras, ...) comes before that of timesteps.
-    if (twin := from_config(config)) and twin[1]:
-        schedule["timestep_spacing"] = twin[1]
-    try:
-        return dataclasses.asdict(edgediff.Schedule(**schedule))
-    except ArgumentError as error:
-        raise BundleError(f"scheduler: {error}") from error
-
-
-def _versions(pipeline: Any) -> dict[str, Any]:
+def _versions(source: Source) -> dict[str, Any]:
     import diffusers
     import transformers
 
@@ -278,5 +174,5 @@ def _versions(pipeline: Any) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "onnx": onnx.__version__,
         "opset": OPSET,
-        "source_class": type(pipeline).__name__,
+        "source_class": source.pipeline,
     }

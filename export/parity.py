@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.errors import EngineError
 
-from .parts import Traced
+from .parts import Recipe, run
 
 # Largest relative error (2-norm) that a part may show. fp32 differs by summation order alone.
 CEILING = {"fp32": 1e-4, "fp16-weights": 1e-2}
 
 
-def compare(part: Traced, path: Path, precision: str) -> dict[str, Any]:
+def compare(part: Recipe, module: torch.nn.Module, path: Path, precision: str) -> dict[str, Any]:
     """Run a part in torch and in ONNX Runtime, at another batch and size than it was traced with.
 
     Returns max_abs and relative (2-norm of the difference over torch's) of the worst output.
@@ -26,7 +27,7 @@ def compare(part: Traced, path: Path, precision: str) -> dict[str, Any]:
     """
     ort = import_onnxruntime()
     inputs = part.example(2, 2)
-    expected = part.run(2, 2)
+    expected = run(part, module, 2, 2)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
+from .source import Source
+
 MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
 DynamicAxes = dict[str, dict[int, str]]
 
@@ -82,52 +84,58 @@ class VaeEncoder(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A part ready to export.
+class Recipe:
+    """How a part of the bundle is made of a component of the source.
 
-    ``example(batch, scale)`` gives inputs for a batch at a multiple of the model's smallest picture.
+    ``wrap(model)`` is the module to trace; ``example(batch, scale)`` gives its inputs for a batch at a multiple of the
+    model's smallest picture; ``axes`` name the sizes that may change, by tensor.
     """
 
     name: str
-    module: torch.nn.Module
+    component: str
+    wrap: Callable[[Any], torch.nn.Module]
     example: Callable[[int, int], dict[str, torch.Tensor]]
     outputs: tuple[str, ...]
     axes: DynamicAxes
 
-    @torch.no_grad()
-    def run(self, batch: int, scale: int) -> tuple[torch.Tensor, ...]:
-        """torch's outputs on the example, in the order of ``outputs``."""
-        out = self.module(**self.example(batch, scale))
-        return out if isinstance(out, tuple) else (out,)
+
+@torch.no_grad()
+def run(recipe: Recipe, module: torch.nn.Module, batch: int, scale: int) -> tuple[torch.Tensor, ...]:
+    """torch's outputs on the example, in the order of the recipe's."""
+    out = module(**recipe.example(batch, scale))
+    return out if isinstance(out, tuple) else (out,)
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_attention(model: Any) -> None:
+def plain_attention(model: Any) -> Any:
     """MatMul -> Softmax -> MatMul, the form that engines' own attention fusions recognise."""
     model.set_attn_processor(AttnProcessor())
+    return model
 
 
-def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) -> list[Traced]:
-    """The four parts of a Stable Diffusion 1/2 pipeline, in the order in which they run."""
-    text, unet, vae = pipeline.text_encoder.eval(), pipeline.unet.eval(), pipeline.vae.eval()
-    plain_attention(unet)
-    plain_attention(vae)
-    text.config._attn_implementation = "eager"
-    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
-    side = size_multiple // factor
+def recipes_of(source: Source, facts: dict[str, Any]) -> list[Recipe]:
+    """The parts that a checkpoint has, in the order in which they run. ``facts`` is ``facts_of(source)``."""
+    text, unet, vae = (source.hollow(name).config for name in ("text_encoder", "unet", "vae"))
+    size_multiple, max_length = facts["latent"]["size_multiple"], facts["text"][0]["max_length"]
+    channels, width = unet.in_channels, unet.cross_attention_dim
+    side = size_multiple // facts["latent"]["factor"]
 
-    skips = min(text.config.num_hidden_layers - 1, MAX_CLIP_SKIP)
+    skips = min(text.num_hidden_layers - 1, MAX_CLIP_SKIP)
     skipped = tuple(f"hidden_state_{k}" for k in range(1, skips + 1))
+
+    def encoder(model: Any) -> torch.nn.Module:
+        model.config._attn_implementation = "eager"
+        return TextEncoder(model, skips)
 
     def ids(batch: int, scale: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
-        values = torch.randint(0, text.config.vocab_size - 2, (batch, max_length), generator=generator)
-        values[:, 0], values[:, max_length // 2 :] = text.config.bos_token_id, text.config.eos_token_id
+        values = torch.randint(0, text.vocab_size - 2, (batch, max_length), generator=generator)
+        values[:, 0], values[:, max_length // 2 :] = text.bos_token_id, text.eos_token_id
         values[:, 1] = torch.arange(batch) % scale - scale  # textual inversions
-        return {"input_ids": values, "extra_embeddings": _normal(scale, text.config.hidden_size)}
+        return {"input_ids": values, "extra_embeddings": _normal(scale, text.hidden_size)}
 
     def noisy(batch: int, scale: int) -> dict[str, torch.Tensor]:
         return {
@@ -137,7 +145,7 @@ def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) ->
         }
 
     def latent(batch: int, scale: int) -> dict[str, torch.Tensor]:
-        return {"latent_sample": _normal(batch, vae.config.latent_channels, side * scale, side * scale)}
+        return {"latent_sample": _normal(batch, vae.latent_channels, side * scale, side * scale)}
 
     def picture(batch: int, scale: int) -> dict[str, torch.Tensor]:
         return {"sample": _normal(batch, 3, size_multiple * scale, size_multiple * scale).clamp(-1, 1)}
@@ -145,9 +153,10 @@ def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) ->
     latent_axes = {0: "batch", 2: "latent_height", 3: "latent_width"}
     picture_axes = {0: "batch", 2: "height", 3: "width"}
     return [
-        Traced(
+        Recipe(
             "text_encoder",
-            TextEncoder(text, skips),
+            "text_encoder",
+            encoder,
             ids,
             ("last_hidden_state", *skipped),
             {
@@ -156,9 +165,10 @@ def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) ->
                 **{name: {0: "batch"} for name in ("last_hidden_state", *skipped)},
             },
         ),
-        Traced(
+        Recipe(
             "unet",
-            Unet(unet),
+            "unet",
+            lambda model: Unet(plain_attention(model)),
             noisy,
             ("out_sample",),
             {
@@ -168,16 +178,18 @@ def parts_of(pipeline: Any, size_multiple: int, factor: int, max_length: int) ->
                 "out_sample": latent_axes,
             },
         ),
-        Traced(
+        Recipe(
             "vae_decoder",
-            VaeDecoder(vae),
+            "vae",
+            lambda model: VaeDecoder(plain_attention(model)),
             latent,
             ("sample",),
             {"latent_sample": latent_axes, "sample": picture_axes},
         ),
-        Traced(
+        Recipe(
             "vae_encoder",
-            VaeEncoder(vae),
+            "vae",
+            lambda model: VaeEncoder(plain_attention(model)),
             picture,
             ("latent_mean", "latent_logvar"),
             {"sample": picture_axes, "latent_mean": latent_axes, "latent_logvar": latent_axes},

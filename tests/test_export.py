@@ -19,6 +19,7 @@ import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
 from edgediff_export import convert, parity
 from edgediff_export.convert import export
+from edgediff_export.facts import schedule_of
 from edgediff_export.weights import store_fp16
 
 
@@ -104,7 +105,7 @@ def test_other_bad_sources(source: Path) -> None:
     with pytest.raises(BundleError, match="no prediction_type 'sigma'; choose from epsilon"):
         export(source, out)
     edit(scheduler, lambda d: d.update(beta_schedule="cubic"))
-    with pytest.raises(BundleError, match="cannot be loaded by diffusers: cubic"):
+    with pytest.raises(BundleError, match="scheduler cannot be loaded: cubic"):
         export(source, out)
     edit(source / "model_index.json", lambda d: d.update(_class_name="FluxPipeline"))
     with pytest.raises(BundleError, match="is a 'FluxPipeline'"):
@@ -129,9 +130,9 @@ def test_scheduler_settings_that_are_refused(change: dict[str, object], message:
     from diffusers import DPMSolverMultistepScheduler
 
     plain = dict(DPMSolverMultistepScheduler().config)
-    assert convert._schedule(plain)["beta_schedule"] == "linear"
+    assert schedule_of(plain)["beta_schedule"] == "linear"
     with pytest.raises(BundleError, match=message):
-        convert._schedule(plain | change)
+        schedule_of(plain | change)
 
 
 def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:

@@ -1,0 +1,157 @@
+"""A checkpoint whose components load one at a time: a diffusers folder, as ``save_pretrained`` writes it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from edgediff.errors import BundleError, BundleNotFoundError, choices
+
+# Components that become parts of a bundle, by the classes that can be exported.
+CLASSES: dict[str, tuple[str, ...]] = {
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "unet": ("UNet2DConditionModel", "UNet2DModel"),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+}
+# Pipelines that can be exported, and the components that each must have.
+PIPELINES: dict[str, tuple[str, ...]] = {
+    "StableDiffusionPipeline": ("text_encoder", "tokenizer", "unet", "vae", "scheduler"),
+}
+
+
+class Source(Protocol):
+    """What an export reads. ``path`` names it in messages; ``pipeline`` is diffusers' class."""
+
+    path: Path
+    pipeline: str
+
+    def has(self, component: str) -> bool: ...
+
+    def hollow(self, component: str) -> Any:
+        """The module without weights (on the meta device): its config with every default, its shapes."""
+
+    def load(self, component: str) -> Any:
+        """The module in float32 on the CPU, in eval mode, every weight finite."""
+
+    def scheduler(self) -> dict[str, Any]:
+        """The scheduler's config with every default and its ``_class_name``."""
+
+    def tokenizer(self, component: str) -> Any:
+        """A fast CLIP tokenizer: ``tokenizer`` or ``tokenizer_2``."""
+
+    def setting(self, name: str) -> Any:
+        """A setting of the pipeline itself (``force_zeros_for_empty_prompt``); None where there is none."""
+
+    def fingerprint(self) -> str:
+        """Changes when a file of the source does."""
+
+
+class Folder:
+    """A folder with ``model_index.json``.
+
+    Raises:
+        BundleNotFoundError: no index, or a component's folder is missing.
+        BundleError: an index that is not JSON, or a class that cannot be exported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        index = path / "model_index.json"
+        if not index.is_file():
+            raise BundleNotFoundError(f"no diffusers model at {path}: it has no model_index.json")
+        try:
+            self._index: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BundleError(f"{index} is not JSON: {error}") from error
+        self.pipeline = str(self._index.get("_class_name"))
+        if self.pipeline not in PIPELINES:
+            raise BundleError(f"{path} is a {self.pipeline!r}; this version exports {choices(PIPELINES)}")
+        for component in PIPELINES[self.pipeline]:
+            if not (path / component).is_dir():
+                raise BundleNotFoundError(
+                    f"{path}: part {component} is missing; save the whole pipeline with save_pretrained"
+                )
+        for component, known in CLASSES.items():
+            if self.has(component) and self._class(component) not in known:
+                raise BundleError(
+                    f"{path}: {component} is a {self._class(component)!r}; this version exports {choices(known)}"
+                )
+
+    def has(self, component: str) -> bool:
+        listed = self._index.get(component)
+        return isinstance(listed, list) and None not in listed and (self.path / component).is_dir()
+
+    def setting(self, name: str) -> Any:
+        return self._index.get(name)
+
+    def _class(self, component: str) -> str:
+        return str(self._index[component][1])
+
+    def hollow(self, component: str) -> Any:
+        cls = model_class(self._class(component))
+        try:
+            with torch.device("meta"):
+                if hasattr(cls, "load_config"):  # diffusers'
+                    return cls.from_config(cls.load_config(str(self.path / component), local_files_only=True))
+                return cls(cls.config_class.from_pretrained(str(self.path / component), local_files_only=True))
+        except Exception as error:  # diffusers and transformers raise many kinds; the message is what matters
+            raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
+
+    def load(self, component: str) -> Any:
+        folder = self.path / component
+        plain = [p.name for p in (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))]
+        half = bool(plain) and all(".fp16." in name for name in plain)
+        try:
+            model = model_class(self._class(component)).from_pretrained(
+                str(folder), local_files_only=True, torch_dtype=torch.float32, variant="fp16" if half else None
+            )
+        except Exception as error:
+            raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
+        return ready(model, component, self.path)
+
+    def scheduler(self) -> dict[str, Any]:
+        name = str(self._index["scheduler"][1])
+        try:
+            cls = model_class(name)
+            scheduler = cls.from_config(cls.load_config(str(self.path / "scheduler"), local_files_only=True))
+        except Exception as error:
+            raise BundleError(f"{self.path}: scheduler cannot be loaded: {error}") from error
+        return {**scheduler.config, "_class_name": name}
+
+    def tokenizer(self, component: str) -> Any:
+        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
+        from transformers import CLIPTokenizerFast
+
+        try:
+            return CLIPTokenizerFast.from_pretrained(str(self.path / component), local_files_only=True)
+        except Exception as error:
+            raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
+
+    def fingerprint(self) -> str:
+        files = sorted(p for p in self.path.rglob("*") if p.is_file())
+        return json.dumps([[str(p.relative_to(self.path)), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+
+
+def model_class(name: str) -> Any:
+    """diffusers' or transformers' class of that name; ``AttributeError`` where neither has it."""
+    library = "transformers" if name.startswith("CLIP") else "diffusers"
+    return getattr(importlib.import_module(library), name)
+
+
+def ready(model: Any, component: str, path: Path) -> Any:
+    """The module in eval mode; ``BundleError`` naming the first weight that is not finite."""
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BundleError(f"{path}: {component} has weights that are not finite, first in {key}")
+    return model.eval()
+
+
+def open_source(path: Path) -> Source:
+    """The checkpoint at ``path``; nothing is loaded. Raises as its class does."""
+    return Folder(path)
