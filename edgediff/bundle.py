@@ -104,6 +104,17 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Golden:
+    """What torch gave at export: tensors in a file, the calls whose ``pictures`` are among them, and how near (PSNR in
+    dB) these must come.
+    """
+
+    file: File
+    pictures: tuple[Mapping[str, Any], ...]
+    floor: float
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A manifest that was read and checked. ``id`` is the start of the manifest's own sha256."""
 
@@ -117,6 +128,7 @@ class Bundle:
     text: tuple[Text, ...]
     parts: Mapping[str, Part]
     preview: Preview | None = None
+    golden: Golden | None = None
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -177,7 +189,8 @@ class Bundle:
     def files(self) -> list[tuple[str, File]]:
         """Every file with the name of the part it belongs to."""
         out = [("tokenizer", text.file) for text in self.text]
-        return out + [(name, file) for name, part in self.parts.items() for file in part.files]
+        out += [(name, file) for name, part in self.parts.items() for file in part.files]
+        return out + ([("golden", self.golden.file)] if self.golden else [])
 
     def path(self, part: str, file: File, *, hashed: bool = True) -> Path:
         """The file's path, after its size (and, when ``hashed``, its sha256) was found to be right.
@@ -302,7 +315,7 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
     kind = _get(data, "kind", str)
     if kind not in KINDS:
         raise BundleError(f"unknown kind {kind!r}; choose from {choices(KINDS)}")
-    preview = data.get("preview")
+    preview, golden = data.get("preview"), data.get("golden")
     text = tuple(
         Text(_file(_get(t, "file", dict, "text")), _get(t, "max_length", int, "text"), _get(t, "pad_id", int, "text"))
         for t in _get(data, "text", list)
@@ -322,6 +335,7 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
         text=text,
         parts=parts,
         preview=None if preview is None else _preview(preview, latent.channels),
+        golden=None if golden is None else _golden(golden),
         licence=_get({"licence": "", **data}, "licence", str),
         provenance=_get({"provenance": {}, **data}, "provenance", dict),
         parity=_get({"parity": {}, **data}, "parity", dict),
@@ -365,6 +379,14 @@ def _tensor(data: Any) -> Tensor:
     if not all(isinstance(s, (int, str)) and not isinstance(s, bool) for s in shape):
         raise BundleError(f"tensor shape {shape!r} holds something other than numbers and names")
     return Tensor(_get(data, "name", str, "tensor"), _get(data, "dtype", str, "tensor"), tuple(shape))
+
+
+def _golden(data: Any) -> Golden:
+    pictures = _get(data, "pictures", list, "golden")
+    if not all(isinstance(call, dict) for call in pictures):
+        raise BundleError("golden.pictures must be a list of objects, the arguments of each call")
+    file = _file(_get(data, "file", dict, "golden"))
+    return Golden(file, tuple(pictures), _get(data, "floor", float, "golden"))
 
 
 def _preview(data: Any, channels: int) -> Preview:

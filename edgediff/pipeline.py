@@ -107,6 +107,18 @@ class Pipeline:
                 self._engines[part] = open_part(self.bundle, part, self.device, self.threads)
             return self._engines[part]
 
+    def set_engine(self, part: str, engine: Engine) -> None:
+        """Run a part by ``engine``, any function of named arrays, from the next call on.
+
+        Raises ``ArgumentError`` for a part that the bundle does not have.
+        """
+        if part not in self.bundle.parts:
+            raise ArgumentError(
+                f"bundle {self.bundle.name!r} has no part {part!r}; choose from {choices(self.bundle.parts)}"
+            )
+        with self._lock:
+            self._engines[part] = engine
+
     def warm(self) -> Pipeline:
         """Open everything that a call needs now rather than at the first call."""
         self.tokenizer()

@@ -1,12 +1,9 @@
-"""diffusers folder -> bundle."""
+"""Checkpoint -> bundle: every part in fp32 first, then in the precision asked for, then proved by pictures."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +12,38 @@ import torch
 
 import edgediff
 from edgediff import bundle as bundles
-from edgediff.engines import INSTALL, WEIGHTS
-from edgediff.errors import ArgumentError, EngineError, OutputError, choices
+from edgediff.engines import INSTALL
+from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.names import from_config
 
 from .facts import facts_of
-from .parity import compare
-from .parts import Recipe, recipes_of, run
-from .preview import fit_preview
+from .parts import Recipe, recipes_of
+from .precision import PRECISIONS
+from .progress import Progress
 from .source import Source, open_source
-from .trace import OPSET, trace
-from .weights import store_fp16
+from .stages import (
+    Job,
+    compare_pictures,
+    draw_reference,
+    fit,
+    make_part,
+    store_golden,
+    trace_part,
+    write_manifest,
+    write_tokenizers,
+)
+from .trace import OPSET
+from .work import Work
 
-PRECISIONS = ("fp32", "fp16-weights")
-DATA_LIMIT = 1 << 30  # bytes; above it weights go to one external file (protobuf ends at 2 GB)
-_ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
+DEFAULT = "fp16-weights"
 
 
 def export(
     source: str | Path,
     out: str | Path,
     *,
-    precision: str = "fp16-weights",
+    precision: str = DEFAULT,
+    part_precision: Mapping[str, str] | None = None,
     name: str | None = None,
     defaults: dict[str, Any] | None = None,
     licence: str = "",
@@ -44,123 +51,90 @@ def export(
     pictures: torch.Tensor | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Export a diffusers folder (Stable Diffusion 1.x or 2.x) to a bundle; whole or not at all.
+    """Export a checkpoint of the Stable Diffusion family to a bundle; whole or not at all.
+
+    An interrupted export goes on where it stopped when it is called again with the same arguments.
 
     Args:
         source: a folder with ``model_index.json``, as ``save_pretrained`` writes it.
         out: the bundle's folder; must not exist, or be empty.
-        precision: fp32, or fp16-weights (stored in fp16, computed in fp32).
+        precision: fp32; fp16 (for GPUs; what fp16 cannot hold stays in fp32); fp16-weights (stored in fp16, computed in
+            fp32); int8 (weights stored in int8, computed in fp32); int8-dynamic (linears multiplied in int8).
+        part_precision: other precisions for some parts, by name.
         name, licence, provenance: what the manifest says; ``defaults`` overrides its defaults (size, steps, ...).
         pictures: float32 (N, 3, H, W) in [-1, 1] for the preview fit.
         report: called with a line of progress.
 
     Raises:
         ArgumentError, BundleNotFoundError, BundleError: a source that cannot be exported.
-        EngineError: a part differs from torch by more than its precision's ceiling.
+        EngineError: a part, or a picture, is further from torch than its precision may be.
         OutputError: ``out`` cannot be written.
     """
     source, out = Path(source), Path(out)
-    if precision not in PRECISIONS:
-        raise ArgumentError(f"no precision {precision!r}; choose from {choices(PRECISIONS)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"cannot write {out}: it exists and is not an empty folder")
+    for asked in (precision, *(part_precision or {}).values()):
+        if asked not in PRECISIONS:
+            raise ArgumentError(f"no precision {asked!r}; choose from {choices(PRECISIONS)}")
     if importlib.util.find_spec("onnxruntime") is None:
         raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
     opened = open_source(source)
     facts = facts_of(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
-    try:
-        manifest = facts | _write(opened, work, precision, facts, pictures, report)
-        manifest |= {"name": name or source.name, "licence": licence, "provenance": provenance or {}}
-        manifest["provenance"] |= _versions(opened)
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        (work / bundles.MANIFEST).write_text(text, encoding="utf-8")
-        bundles.read(work)  # what is published must open
-        work.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        work.rename(out)
-    except BaseException as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, edgediff.EdgediffError):
-            raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
-        raise
-    return out
-
-
-def _write(
-    source: Source,
-    work: Path,
-    precision: str,
-    facts: dict[str, Any],
-    pictures: torch.Tensor | None,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    latent, text, size = facts["latent"], facts["text"][0], facts["defaults"]["width"]
-    if from_config(config := source.scheduler()) is None:
+    recipes = recipes_of(opened, facts)
+    names = [r.name for r in recipes]
+    if unknown := [part for part in part_precision or {} if part not in names]:
+        raise ArgumentError(f"no part {unknown[0]!r} in {source}; choose from {choices(names)}")
+    by_part = {part: (part_precision or {}).get(part, precision) for part in names}
+    sizes = {r.name: _bytes(opened, r) for r in recipes}
+    key = [opened.fingerprint(), by_part, facts, edgediff.__version__, torch.__version__, OPSET]
+    work = Work(out, key)
+    work.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.0) for part, s in sizes.items())))
+    job = Job(opened, facts, recipes, by_part, work, Progress(_costs(sizes, by_part), report), pictures)
+    if from_config(config := opened.scheduler()) is None:
         report(
             f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "
             f"{facts['defaults']['sampler']}"
         )
-    parts, parity = {}, {}
-    models: dict[str, Any] = {}
-    for part in recipes_of(source, facts):
-        report(f"{part.name}: exporting")
-        if part.component not in models:
-            models = {part.component: source.load(part.component)}  # one at a time
-        parts[part.name], parity[part.name] = _part(part, part.wrap(models[part.component]), work, precision)
-        report(f"{part.name}: {json.dumps(parity[part.name])}")
-    source.tokenizer("tokenizer").backend_tokenizer.save(str(work / "tokenizer.json"))
-    report("preview: fitting")
-    preview = fit_preview(models["vae"], latent["factor"], min(size, 256), pictures)
-    parity["preview_r2"] = preview.pop("r2")
-    tokenizer = _file(work, work / "tokenizer.json", "tokenizers", "-")
-    return {"text": [{"file": tokenizer, **text}], "parts": parts, "preview": preview, "parity": parity}
+    with work.open():
+        said = {"name": name or source.stem, "licence": licence, "provenance": (provenance or {}) | _versions(opened)}
+        _build(job, facts | said)
+        return work.publish()
 
 
-def _part(part: Recipe, module: torch.nn.Module, work: Path, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    path = work / f"{part.name}.onnx"
-    model = trace(module, part.example(1, 1), part.outputs, part.axes, work)
-    if precision == "fp16-weights":
-        store_fp16(model)
-    big = sum(t.ByteSize() for t in model.graph.initializer) > DATA_LIMIT
-    data = path.name + ".data"
-    onnx.save_model(model, str(path), save_as_external_data=big, location=data if big else None)
-    files = [_file(work, path, "onnx", precision)]
-    if big:
-        files.append(_file(work, work / data, WEIGHTS, precision))
-    described = {
-        "files": files,
-        "inputs": [_tensor(t, [d.dim_param or d.dim_value for d in _kind(t).shape.dim]) for t in model.graph.input],
-        # Tracing invents names for output sizes that it cannot infer: take ours, and the example's numbers.
-        "outputs": [
-            _tensor(t, [part.axes[t.name].get(k, size) for k, size in enumerate(example.shape)])
-            for t, example in zip(model.graph.output, run(part, module, 1, 1), strict=True)
-        ],
-    }
-    return described, compare(part, module, path, precision)
+def _build(job: Job, manifest: dict[str, Any]) -> None:
+    """Everything in the work folder's bundle, step by step."""
+    traced = {recipe.name: trace_part(job, recipe) for recipe in job.recipes}
+    texts = write_tokenizers(job)
+    manifest["parts"] = {name: found["part"] for name, found in traced.items()}
+    manifest["text"] = [{"file": file, **text} for file, text in zip(texts, job.facts["text"], strict=True)]
+    proof = draw_reference(job, manifest)
+    preview = fit(job)
+    made = {recipe.name: make_part(job, recipe, traced[recipe.name]["part"]) for recipe in job.recipes}
+    manifest["parts"] = {name: found["part"] for name, found in made.items()}
+    manifest["parity"] = {name: found["parity"] for name, found in made.items()}
+    if preview is not None:
+        manifest["parity"]["preview_r2"] = preview.pop("r2")
+        manifest["preview"] = preview
+    manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
+    write_manifest(job.work.bundle, manifest)
+    manifest["parity"]["pictures"] = compare_pictures(job, bundles.read(job.work.bundle))
+    write_manifest(job.work.bundle, manifest)
+    bundles.read(job.work.bundle)  # what is published must open
 
 
-def _kind(value: Any) -> Any:
-    return value.type.tensor_type
+def _bytes(source: Source, recipe: Recipe) -> int:
+    """Of a part's weights in fp32."""
+    return 4 * sum(int(p.numel()) for p in source.hollow(recipe.component).parameters())
 
 
-def _tensor(value: Any, shape: list[int | str]) -> dict[str, Any]:
-    return {"name": value.name, "dtype": _ONNX_TYPES[_kind(value).elem_type], "shape": shape}
-
-
-def _file(work: Path, path: Path, engine: str, precision: str) -> dict[str, Any]:
-    return {
-        "engine": engine,
-        "precision": precision,
-        "path": path.relative_to(work).as_posix(),
-        "size": path.stat().st_size,
-        "sha256": bundles.sha256(path),
-    }
+def _costs(sizes: Mapping[str, int], precisions: Mapping[str, str]) -> dict[str, float]:
+    """Rough seconds of each step; what counts is how they compare."""
+    gigabytes = {name: size / 1e9 for name, size in sizes.items()}
+    costs = {f"{name}: tracing": 0.5 + 8 * size for name, size in gigabytes.items()}
+    costs["pictures by torch"] = 2 + 20 * sum(gigabytes.values())
+    costs["preview: fitting"] = 2.0
+    factor = {"fp32": 3.0, "fp16": 20.0, "fp16-weights": 6.0, "int8": 10.0, "int8-dynamic": 10.0}
+    costs |= {f"{name}: {precisions[name]}": 0.5 + factor[precisions[name]] * size for name, size in gigabytes.items()}
+    costs["pictures compared"] = 2 + 20 * sum(gigabytes.values())
+    return costs
 
 
 def _versions(source: Source) -> dict[str, Any]:

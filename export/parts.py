@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 
+from .attention import use_fused
 from .source import Source
 
 MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
@@ -110,12 +110,6 @@ def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_attention(model: Any) -> Any:
-    """MatMul -> Softmax -> MatMul, the form that engines' own attention fusions recognise."""
-    model.set_attn_processor(AttnProcessor())
-    return model
-
-
 def recipes_of(source: Source, facts: dict[str, Any]) -> list[Recipe]:
     """The parts that a checkpoint has, in the order in which they run. ``facts`` is ``facts_of(source)``."""
     text, unet, vae = (source.hollow(name).config for name in ("text_encoder", "unet", "vae"))
@@ -168,7 +162,7 @@ def recipes_of(source: Source, facts: dict[str, Any]) -> list[Recipe]:
         Recipe(
             "unet",
             "unet",
-            lambda model: Unet(plain_attention(model)),
+            lambda model: Unet(use_fused(model)),
             noisy,
             ("out_sample",),
             {
@@ -181,7 +175,7 @@ def recipes_of(source: Source, facts: dict[str, Any]) -> list[Recipe]:
         Recipe(
             "vae_decoder",
             "vae",
-            lambda model: VaeDecoder(plain_attention(model)),
+            lambda model: VaeDecoder(use_fused(model)),
             latent,
             ("sample",),
             {"latent_sample": latent_axes, "sample": picture_axes},
@@ -189,7 +183,7 @@ def recipes_of(source: Source, facts: dict[str, Any]) -> list[Recipe]:
         Recipe(
             "vae_encoder",
             "vae",
-            lambda model: VaeEncoder(plain_attention(model)),
+            lambda model: VaeEncoder(use_fused(model)),
             picture,
             ("latent_mean", "latent_logvar"),
             {"sample": picture_axes, "latent_mean": latent_axes, "latent_logvar": latent_axes},

@@ -17,10 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
-from edgediff_export import convert, parity
 from edgediff_export.convert import export
 from edgediff_export.facts import schedule_of
-from edgediff_export.weights import store_fp16
+from edgediff_export.quantize import store_fp16
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from ..errors import ArgumentError, EngineError, choices
 HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
 DEVICES = ("cpu",)
 WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
+PLAIN = "onnx-plain"  # a graph without fused attention, for building engines
 INSTALL = "no engine is installed; install edgediff with its cpu extra (edgediff[cpu]), or run: pip install onnxruntime"
 
 
@@ -30,6 +31,8 @@ def why_not(file: File) -> str:
     """Why this file cannot run here, or an empty string. Nothing is imported."""
     if file.engine == WEIGHTS:
         return "holds weights of the file before it"
+    if file.engine == PLAIN:
+        return "a graph for building TensorRT engines, which fuse attention by themselves"
     if file.engine != "onnx":
         return f"no backend for engine {file.engine!r}"
     if importlib.util.find_spec("onnxruntime") is None:

@@ -1,0 +1,102 @@
+"""Proves a bundle again on this machine: what torch gave at export is stored in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle, Golden
+from .errors import BundleError, EdgediffError, EngineError
+from .pipeline import Pipeline
+
+SAME = 99.0  # dB; stands for pictures that are equal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check, and what it found."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures in dB; 99 at most."""
+    error = float(np.mean((a.astype(np.float64) - b) ** 2))
+    return SAME if error == 0 else min(SAME, 10 * float(np.log10(255**2 / error)))
+
+
+def relative(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """2-norm of the difference over that of ``wanted``; infinite where ``found`` is not finite."""
+    if not np.isfinite(found).all():
+        return float("inf")
+    return float(np.linalg.norm(found.astype(np.float64) - wanted)) / (float(np.linalg.norm(wanted)) or 1.0)
+
+
+def prove(pipe: Pipeline) -> Iterator[Finding]:
+    """Run every part on its golden inputs, then draw the golden pictures, and compare with what torch gave.
+
+    Raises:
+        BundleError: the bundle holds no golden tensors, or they are damaged.
+    """
+    bundle = pipe.bundle
+    if bundle.golden is None:
+        raise BundleError(f"bundle {bundle.name!r} holds no golden tensors; export it again to have some")
+    tensors = read_golden(bundle, bundle.golden)
+    for part in bundle.parts:
+        cases = cases_of(part, tensors)
+        if cases:
+            yield _part(pipe, part, cases)
+    limit = bundle.golden.floor
+    for k, call in enumerate(bundle.golden.pictures):
+        arrays = {name.split(".")[2]: v for name, v in tensors.items() if name.startswith(f"picture.{k}.")}
+        try:
+            arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
+            found = psnr(pipe(**arguments).images[0], tensors[f"picture.{k}"])
+        except EdgediffError as error:
+            yield Finding(f"picture {k + 1}", False, str(error))
+            continue
+        yield Finding(f"picture {k + 1}", found >= limit, f"PSNR {found:.1f} dB, at least {limit:g}")
+
+
+def read_golden(bundle: Bundle, golden: Golden) -> dict[str, NDArray[Any]]:
+    try:
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise EngineError("the package safetensors is not installed; run: pip install safetensors") from error
+    path = bundle.path("golden", golden.file)
+    try:
+        tensors: dict[str, NDArray[Any]] = load_file(path)
+    except Exception as error:  # the library raises its own
+        raise BundleError(f"bundle {bundle.name!r}: {golden.file.path} cannot be read: {error}") from error
+    return tensors
+
+
+def cases_of(part: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, dict[str, NDArray[Any]]]]:
+    """A part's golden cases by number, from names PART.K.in.NAME and PART.K.out.NAME: the arrays ``in`` and ``out``."""
+    out: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
+    for name, value in sorted(tensors.items()):
+        if name.startswith(part + "."):
+            _, number, side, label = name.split(".", 3)
+            out.setdefault(number, {"in": {}, "out": {}})[side][label] = value
+    return out
+
+
+def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDArray[Any]]]]) -> Finding:
+    limit = pipe.bundle.parity.get(part, {}).get("ceiling")
+    if not isinstance(limit, (int, float)):
+        raise BundleError(f"bundle {pipe.bundle.name!r}: parity.{part}.ceiling is missing")
+    try:
+        engine = pipe.engine(part)
+        worst = 0.0
+        for case in cases.values():
+            found = engine(**case["in"])
+            worst = max([worst, *(relative(found[name], wanted) for name, wanted in case["out"].items())])
+    except EdgediffError as error:
+        return Finding(part, False, str(error))
+    return Finding(part, worst <= limit, f"differs from torch by {worst:.1e} (relative), at most {limit:g}")

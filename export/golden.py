@@ -1,0 +1,63 @@
+"""What torch gives for fixed inputs and prompts, stored in the bundle, so that it can be proved again without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgediff.bundle import Bundle
+from edgediff.pipeline import Pipeline
+from edgediff.verify import cases_of
+
+from .precision import Case
+
+FILE = "golden.safetensors"
+PROMPTS = ("a photograph of an astronaut riding a horse", "a red apple on a blue background")
+STEPS = 8  # at most
+CELLS = 16  # latent cells a side, at most; pixels where there is no autoencoder: 4 times as many
+
+
+def picture_arguments(bundle: Bundle) -> list[dict[str, Any]]:
+    """The calls whose pictures are compared: a small size, the model's own sampler and guidance."""
+    latent, defaults = bundle.latent, bundle.defaults
+    most = CELLS * latent.factor * (4 if latent.factor == 1 else 1)
+    multiple = latent.size_multiple
+    side = max(multiple, min(defaults.width, most) // multiple * multiple)
+    common = {"width": side, "height": side, "num_inference_steps": min(defaults.num_inference_steps, STEPS)}
+    return [{"prompt": prompt, "seed": seed, **common} for seed, prompt in enumerate(PROMPTS)]
+
+
+def draw(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[NDArray[np.uint8]]:
+    """The picture (H, W, 3) of each call."""
+    return [pipe(**call, output_type="np").images[0] for call in calls]
+
+
+def store(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """A safetensors file, made with the folder it lies in."""
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.ascontiguousarray(v) for name, v in tensors.items()}, path)
+    path.chmod(0o644)  # the library gives it to nobody else
+
+
+def flat(part: str, cases: Sequence[Case], first: int = 0) -> dict[str, NDArray[Any]]:
+    """``PART.K.in.NAME`` and ``PART.K.out.NAME``, K from ``first``."""
+    return {
+        f"{part}.{k}.{side}.{name}": array
+        for k, pair in enumerate(cases, first)
+        for side, arrays in zip(("in", "out"), pair, strict=True)
+        for name, array in arrays.items()
+    }
+
+
+def load_cases(paths: Sequence[Path], part: str) -> list[Case]:
+    """A part's cases from files that ``store`` made of ``flat``."""
+    from safetensors.numpy import load_file
+
+    tensors = {name: array for path in paths for name, array in load_file(path).items()}
+    return [(case["in"], case["out"]) for case in cases_of(part, tensors).values()]

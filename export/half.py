@@ -1,0 +1,170 @@
+"""A graph in fp16, with chosen nodes left in fp32; and the same in fp32 with every rounding made visible.
+
+ONNX Runtime computes fp16 graphs on a CPU in fp32 and skips the roundings between nodes, so an overflow does not show.
+``rounded`` puts them back as casts, which it respects: what an engine that computes in fp16 and sums in fp32 gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from .attention import DOMAIN
+from .graph import Graph, Weight
+from .quantize import half_of
+
+# Inputs that the operator wants in fp32 whatever its data are.
+FIXED = {("Resize", 1), ("Resize", 2)}
+# Operators that make their floats of nothing; and those that need more digits than fp16 has, with all before them: the
+# angles of timestep embeddings go to 1000 radians.
+SOURCES, ANGLES = ("Range", "ConstantOfShape", "RandomNormal"), ("Sin", "Cos")
+EITHER = ("Shape", "Size")  # read any type and give none
+
+
+def to_half(graph: Graph, keep: Collection[str] = ()) -> Graph:
+    """The graph with fp16 tensors and weights between fp32 inputs and outputs; nodes named in ``keep`` stay in fp32."""
+    walk = _Walk(graph, keep)
+    nodes, weights = [], {}
+    casts: dict[tuple[str, bool], str] = {}
+
+    def cast(name: str, half: bool) -> str:
+        if (name, half) not in casts:
+            casts[name, half] = made = f"{name}.{'fp16' if half else 'fp32'}"
+            to = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+            nodes.append(helper.make_node("Cast", [name], [made], name=made + ".cast", to=to))
+        return casts[name, half]
+
+    for node in walk.nodes():
+        half = walk.half(node)
+        for k, name in walk.float_inputs(node):
+            wanted = half and (node.op_type, k) not in FIXED
+            if name in graph.weights:
+                weight = graph.weights[name]
+                node.input[k] = name + ".fp16" if wanted else name
+                weights[node.input[k]] = half_of(weight) if wanted else weight
+            elif walk.is_half[name] != wanted:
+                node.input[k] = cast(name, wanted)
+        if node.op_type == "Cast" and half:
+            for attribute in node.attribute:
+                attribute.i = TensorProto.FLOAT16
+        for k, name in enumerate(node.output):
+            if half and name in walk.outputs:
+                node.output[k] = name + ".fp16"
+                nodes += [node, helper.make_node("Cast", [node.output[k]], [name], name=name + ".cast", to=1)]
+                break
+        else:
+            nodes.append(node)
+    return _with(graph, nodes, weights)
+
+
+def rounded(graph: Graph, keep: Collection[str] = ()) -> Graph:
+    """The fp32 graph with a rounding to fp16 wherever ``to_half(graph, keep)`` holds fp16."""
+    walk = _Walk(graph, keep)
+    nodes, weights = [], {}
+    done: dict[str, str] = {}
+
+    def through_half(name: str, output: str) -> None:
+        between = output + "/fp16"
+        nodes.append(helper.make_node("Cast", [name], [between], name=between, to=TensorProto.FLOAT16))
+        nodes.append(helper.make_node("Cast", [between], [output], name=output + "/fp32", to=TensorProto.FLOAT))
+
+    for node in walk.nodes():
+        half = walk.half(node)
+        for k, name in walk.float_inputs(node):
+            wanted = half and (node.op_type, k) not in FIXED
+            if name in graph.weights:
+                node.input[k] = name + "/rounded" if wanted else name
+                weights[node.input[k]] = _rounded(graph.weights[name]) if wanted else graph.weights[name]
+            elif wanted and not walk.is_half[name]:
+                if name not in done:
+                    done[name] = name + "/rounded"
+                    through_half(name, done[name])
+                node.input[k] = done[name]
+        exact = [(k, name) for k, name in enumerate(node.output) if half and name in walk.floats]
+        for k, name in exact:
+            node.output[k] = name + "/exact"
+        nodes.append(node)
+        for _, name in exact:
+            through_half(name + "/exact", name)
+    return _with(graph, nodes, weights)
+
+
+def float_tensors(graph: Graph) -> set[str]:
+    """Names of the float32 tensors: inputs, weights, and what nodes give."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for name, weight in graph.weights.items():
+        kind = helper.np_dtype_to_tensor_dtype(weight.dtype)
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, list(weight.shape)))
+    for node in model.graph.node:
+        if node.domain == DOMAIN:  # onnx cannot tell
+            shapeless = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+            model.graph.value_info.append(helper.make_value_info(node.output[0], shapeless))
+    inferred = onnx.shape_inference.infer_shapes(model)
+    known = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
+    return {v.name for v in known if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+@dataclass
+class _Walk:
+    """Which nodes of a graph compute in fp16, and which tensors come out of them."""
+
+    graph: Graph
+    keep: Collection[str]
+
+    def __post_init__(self) -> None:
+        self.floats = float_tensors(self.graph)
+        self.outputs = {o.name for o in self.graph.model.graph.output}
+        self.kept = set(self.keep) | _before(self.graph, ANGLES)
+        self.is_half: dict[str, bool] = {i.name: False for i in self.graph.model.graph.input}
+        for node in self.graph.nodes:
+            self.is_half |= {name: self.half(node) for name in node.output}
+
+    def half(self, node: onnx.NodeProto) -> bool:
+        touches = any(name in self.floats for name in (*node.input, *node.output))
+        computes = touches and node.op_type not in (*SOURCES, *EITHER)
+        if node.op_type == "Cast":  # from whole numbers, or to them
+            computes = node.output[0] in self.floats
+        return computes and node.name not in self.kept
+
+    def float_inputs(self, node: onnx.NodeProto) -> list[tuple[int, str]]:
+        """(position, name) of the inputs whose precision matters."""
+        if node.op_type in EITHER or (node.op_type == "Cast" and node.output[0] not in self.floats):
+            return []
+        return [(k, name) for k, name in enumerate(node.input) if name in self.floats]
+
+    def nodes(self) -> Iterable[onnx.NodeProto]:
+        """Copies, to change."""
+        return [onnx.NodeProto.FromString(n.SerializeToString()) for n in self.graph.nodes]
+
+
+def _before(graph: Graph, operators: Collection[str]) -> set[str]:
+    """Names of the nodes of these kinds and of all that they depend on."""
+    maker = {name: node for node in graph.nodes for name in node.output}
+    found: dict[str, onnx.NodeProto] = {}
+    waiting = [node for node in graph.nodes if node.op_type in operators]
+    while waiting:
+        node = waiting.pop()
+        if node.name not in found:
+            found[node.name] = node
+            waiting += [maker[name] for name in node.input if name in maker]
+    return set(found)
+
+
+def _rounded(weight: Weight) -> Weight:
+    half = half_of(weight)
+    return Weight(weight.shape, np.dtype(np.float32), lambda: half.read().astype(np.float32))
+
+
+def _with(graph: Graph, nodes: list[onnx.NodeProto], weights: dict[str, Weight]) -> Graph:
+    others = {name: w for name, w in graph.weights.items() if w.dtype != np.float32}
+    out = Graph(onnx.ModelProto(), {**others, **weights})
+    out.model.CopyFrom(graph.model)
+    del out.model.graph.value_info[:]
+    out.replace_nodes(nodes)
+    out.drop_unused()
+    return out

@@ -1,0 +1,153 @@
+"""The precisions a bundle can have, and how a part's fp32 graph becomes each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgediff.errors import EngineError
+from edgediff.verify import relative
+
+from .attention import FUSED, plain
+from .graph import Graph, Written, write
+from .half import rounded, to_half
+from .quantize import multiply_int8, store_fp16, store_int8
+from .rescue import Feed, session, unfit_for_half, worst_nodes
+
+Case = tuple[Feed, Feed]  # inputs, and torch's outputs
+Change = Callable[[Graph, Collection[str]], Graph]
+ROUNDS = 6  # of leaving more nodes in fp32
+SHARE = 0.1  # of the nodes that add error, in a round
+PLAIN_NAME = ".plain.onnx"  # ends the name of a graph for TensorRT
+
+
+@dataclass(frozen=True)
+class Precision:
+    """``change`` makes the graph that is shipped of the fp32 one and the names of nodes to leave in fp32; ``seen`` the
+    graph that shows on a CPU what it will give, where that is another (the plain one is then shipped too).
+    ``ceiling`` bounds a part's relative error (2-norm) on the golden inputs, ``floor`` (dB) the PSNR of the final
+    pictures, both against torch in fp32.
+    """
+
+    change: Change
+    ceiling: float
+    floor: float
+    seen: Change | None = None
+
+
+def _changed(change: Callable[[Graph, Collection[str]], int]) -> Change:
+    def apply(graph: Graph, keep: Collection[str]) -> Graph:
+        out = graph.copy()
+        change(out, keep)
+        return out
+
+    return apply
+
+
+PRECISIONS: dict[str, Precision] = {
+    "fp32": Precision(lambda graph, keep: graph, 1e-4, 60.0),
+    "fp16": Precision(to_half, 2e-2, 35.0, lambda graph, keep: rounded(plain(graph), keep)),
+    "fp16-weights": Precision(_changed(store_fp16), 1e-2, 40.0),
+    "int8": Precision(_changed(store_int8), 6e-2, 25.0),
+    "int8-dynamic": Precision(_changed(multiply_int8), 1e-1, 20.0),
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far a part is from torch over the golden inputs."""
+
+    max_abs: float
+    relative: float
+
+
+def make(
+    name: str, graph: Graph, precision: str, cases: Sequence[Case], path: Path, scratch: Path
+) -> tuple[list[Written], Proof, dict[str, str]]:
+    """Write a part in a precision, leaving nodes in fp32 until it is as near to torch as its ceiling says.
+
+    Args:
+        name: the part's, for messages.
+        graph: in fp32.
+        cases: golden inputs and outputs; the inputs also show which activations are too large for fp16.
+        path: of the .onnx file.
+        scratch: a folder with room for the weights.
+
+    Returns:
+        The files, the proof, and the nodes left in fp32 with the reason for each.
+
+    Raises:
+        EngineError: above the ceiling still; the message names the worst nodes.
+    """
+    how = PRECISIONS[precision]
+    feeds = [inputs for inputs, _ in cases]
+    kept = unfit_for_half(plain(graph), feeds, scratch) if precision == "fp16" else {}
+    worst: dict[str, float] = {}
+    for _ in range(ROUNDS):
+        reference, seen = seen_graph(graph, precision, kept)
+        if how.seen:
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                write(seen, Path(folder) / "seen.onnx")
+                proof = compare(name, Path(folder) / "seen.onnx", cases)
+        else:
+            files = write(seen, path)
+            proof = compare(name, path, cases)
+        if proof.relative <= how.ceiling:
+            return _write_both(graph, how, kept, path) if how.seen else files, proof, kept
+        worst = {k: v for k, v in worst_nodes(reference, seen, feeds[0], scratch).items() if k not in kept}
+        for node in list(worst)[: max(1, round(SHARE * len(worst)))]:
+            kept[node] = f"adds {worst[node]:.1%} of error"
+    named = "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3]) or "none adds much by itself"
+    raise EngineError(
+        f"{name}: {precision} differs from torch by {proof.relative:.2e} (relative), above the ceiling "
+        f"{how.ceiling:g}, with {len(kept)} nodes left in fp32; the worst nodes: {named}"
+    )
+
+
+def prove_fp32(name: str, path: Path, cases: Sequence[Case]) -> Proof:
+    """Hold a part as it was traced against torch; ``EngineError`` above the ceiling."""
+    proof, ceiling = compare(name, path, cases), PRECISIONS["fp32"].ceiling
+    if not proof.relative <= ceiling:
+        raise EngineError(
+            f"{name}: fp32 differs from torch by {proof.relative:.2e} (relative), above the ceiling {ceiling:g}"
+        )
+    return proof
+
+
+def seen_graph(graph: Graph, precision: str, kept: Collection[str]) -> tuple[Graph, Graph]:
+    """(fp32, as it shows on a CPU in this precision): graphs that compute tensors of the same names."""
+    how = PRECISIONS[precision]
+    return (plain(graph), how.seen(graph, kept)) if how.seen else (graph, how.change(graph, kept))
+
+
+def _write_both(graph: Graph, how: Precision, kept: dict[str, str], path: Path) -> list[Written]:
+    """The graph with fused attention and the one without, over the same weights."""
+    # A fused node stays in fp32 when a piece of its plain form does.
+    fused = [n.name for n in graph.nodes if n.op_type == FUSED and any(k.startswith(n.name + "/") for k in kept)]
+    others = {}
+    if any(n.op_type == FUSED for n in graph.nodes):
+        others[path.with_name(path.stem + PLAIN_NAME)] = how.change(plain(graph), kept)
+    return write(how.change(graph, {*fused, *kept}), path, others)
+
+
+def compare(name: str, path: Path, cases: Sequence[Case]) -> Proof:
+    """A graph's outputs beside torch's.
+
+    Raises:
+        EngineError: torch's output is not finite.
+    """
+    opened = session(path)
+    max_abs = worst = 0.0
+    for inputs, outputs in cases:
+        got = opened.run(list(outputs), dict(inputs))
+        for (label, wanted), found in zip(outputs.items(), got, strict=True):
+            if not np.isfinite(wanted).all():
+                raise EngineError(f"{name}: output {label} of torch is not finite; check the weights")
+            worst = max(worst, relative(found, wanted))
+            with np.errstate(invalid="ignore"):
+                max_abs = max(max_abs, float(np.nan_to_num(np.abs(found - wanted).max(), nan=np.inf)))
+    return Proof(max_abs, worst)

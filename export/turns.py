@@ -1,0 +1,70 @@
+"""A pipeline whose engines are open one at a time: proving a model takes no more memory than its largest part."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgediff.bundle import Bundle, Part
+from edgediff.pipeline import Pipeline
+
+from .parts import Recipe
+from .source import Source
+
+Arrays = dict[str, NDArray[Any]]
+Run = Callable[..., Arrays]
+
+
+class Turns:
+    """Opens what is called, and closes what was called before."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Run] = {}
+
+    def take(self, name: str, opener: Callable[[], Run]) -> Run:
+        if name not in self._open:
+            self._open.clear()
+            gc.collect()
+            self._open[name] = opener()
+        return self._open[name]
+
+
+class Turn:
+    """An engine that is opened when its turn comes. ``calls`` keeps the inputs and outputs of every call."""
+
+    def __init__(self, name: str, part: Part, opener: Callable[[], Run], turns: Turns) -> None:
+        self.inputs, self.outputs = part.inputs, part.outputs
+        self.calls: list[tuple[Arrays, Arrays]] = []
+        self._name, self._opener, self._turns = name, opener, turns
+
+    def __call__(self, **inputs: NDArray[Any]) -> Arrays:
+        out = self._turns.take(self._name, self._opener)(**inputs)
+        self.calls.append((inputs, out))
+        return out
+
+
+def pipeline(bundle: Bundle, openers: Mapping[str, Callable[[], Run]]) -> tuple[Pipeline, dict[str, Turn]]:
+    """A pipeline over a bundle with these engines instead of the bundle's own."""
+    pipe, turns = Pipeline(bundle), Turns()
+    engines = {name: Turn(name, bundle.parts[name], opener, turns) for name, opener in openers.items()}
+    for name, engine in engines.items():
+        pipe.set_engine(name, engine)
+    return pipe, engines
+
+
+def by_torch(recipe: Recipe, source: Source) -> Run:
+    """A part run by torch: what the exported one is held against."""
+    module = recipe.wrap(source.load(recipe.component))
+
+    @torch.no_grad()
+    def run(**inputs: NDArray[Any]) -> Arrays:
+        out = module(**{name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in inputs.items()})
+        found = out if isinstance(out, tuple) else (out,)
+        return {name: t.numpy() for name, t in zip(recipe.outputs, found, strict=True)}
+
+    return run
