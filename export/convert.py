@@ -114,8 +114,7 @@ def _build(job: Job, manifest: dict[str, Any]) -> None:
         manifest["parity"]["preview_r2"] = preview.pop("r2")
         manifest["preview"] = preview
     manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
-    write_manifest(job.work.bundle, manifest)
-    manifest["parity"]["pictures"] = compare_pictures(job, bundles.read(job.work.bundle))
+    manifest["parity"]["pictures"] = compare_pictures(job, manifest)
     write_manifest(job.work.bundle, manifest)
     bundles.read(job.work.bundle)  # what is published must open
 

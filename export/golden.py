@@ -38,11 +38,10 @@ def draw(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[NDArray[np.
 
 def store(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """A safetensors file, made with the folder it lies in."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(v) for name, v in tensors.items()}, path)
-    path.chmod(0o644)  # the library gives it to nobody else
+    path.write_bytes(save({name: np.ascontiguousarray(v) for name, v in tensors.items()}))
 
 
 def flat(part: str, cases: Sequence[Case], first: int = 0) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,7 @@ from .rescue import Feed, session, unfit_for_half, worst_nodes
 Case = tuple[Feed, Feed]  # inputs, and torch's outputs
 Change = Callable[[Graph, Collection[str]], Graph]
 ROUNDS = 6  # of leaving more nodes in fp32
-SHARE = 0.1  # of the nodes that add error, in a round
+SHARE = 0.2  # of the worst nodes, in a round
 PLAIN_NAME = ".plain.onnx"  # ends the name of a graph for TensorRT
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from edgediff.engines.onnxruntime import import_onnxruntime
 
 from .graph import Graph, Weight, write
-from .half import float_tensors
+from .half import EITHER, float_tensors
 from .quantize import HALF_MAX
 
 Feed = Mapping[str, NDArray[Any]]
@@ -22,6 +22,7 @@ Feed = Mapping[str, NDArray[Any]]
 HEADROOM = 0.25
 # Rounding a well-scaled tensor to fp16 moves it by 2e-4 of its norm; below fp16's smallest numbers it loses more.
 MAX_LOSS = 4e-3
+NEAR = 0.1  # of the worst node's error; below it a node is not to blame
 # Nodes that only move numbers about.
 MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Concat", "Split", "Gather", "Identity", "Cast",
          "Expand", "DequantizeLinear")  # fmt: skip
@@ -68,6 +69,10 @@ def unfit_for_half(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[s
         elif not loss <= MAX_LOSS:
             bad[name] = f"rounding loses {loss:.1%}"
     for node in graph.nodes:
+        if node.op_type in EITHER:
+            continue
+        if node.op_type in MOVES and node.input[0] in bad:
+            bad[node.output[0]] = bad[node.input[0]]
         for name in (*node.output, *node.input):
             if name in bad:
                 reasons.setdefault(node.name, bad[name])
@@ -108,7 +113,7 @@ def _measure(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, tu
 
 
 def worst_nodes(reference: Graph, other: Graph, feed: Feed, scratch: Path) -> dict[str, float]:
-    """Nodes that both graphs have by the same names, by how much relative error each adds to its inputs', worst first.
+    """Nodes by how much relative error each adds to its inputs', worst first; those far behind the worst are left out.
 
     The graphs compute the same tensors under the same names, ``other`` in fewer bits.
     """
@@ -123,4 +128,5 @@ def worst_nodes(reference: Graph, other: Graph, feed: Feed, scratch: Path) -> di
             norm = float(np.linalg.norm(wanted[name])) or 1.0
             error[name] = float(np.nan_to_num(np.linalg.norm(found[name] - wanted[name]) / norm, nan=np.inf))
     added = {n.name: error[n.output[0]] - max((error.get(i, 0.0) for i in n.input), default=0.0) for n in nodes}
-    return dict(sorted(((k, v) for k, v in added.items() if v > 0), key=lambda item: -item[1]))
+    least = NEAR * max(added.values(), default=0.0)
+    return dict(sorted(((k, v) for k, v in added.items() if v > 0 and v >= least), key=lambda item: -item[1]))

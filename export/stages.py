@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,15 +130,10 @@ def draw_reference(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
     """The golden pictures by torch, and what its parts were asked and answered on the way."""
 
     def do() -> tuple[Any, list[Path]]:
-        draft = job.work.root / "draft"
-        draft.mkdir(exist_ok=True)
-        for text in manifest["text"]:
-            (draft / text["file"]["path"]).write_bytes((job.work.bundle / text["file"]["path"]).read_bytes())
-        write_manifest(draft, manifest)
-        bundle = bundles.read(draft)
-        pipe, engines = pipeline(bundle, {r.name: _opener(by_torch, r, job.source) for r in job.recipes})
-        calls = golden.picture_arguments(bundle)
-        pictures = golden.draw(pipe, calls)
+        with drafted(job, manifest) as bundle:
+            pipe, engines = pipeline(bundle, {r.name: _opener(by_torch, r, job.source) for r in job.recipes})
+            calls = golden.picture_arguments(bundle)
+            pictures = golden.draw(pipe, calls)
         tensors: dict[str, NDArray[Any]] = {f"picture.{k}": p for k, p in enumerate(pictures)}
         for name, engine in engines.items():
             # The first call, from pure noise, and the last of the first picture.
@@ -204,7 +202,17 @@ def store_golden(job: Job) -> dict[str, Any]:
     return {"file": entry(job.work.bundle, path, "golden", "-")}
 
 
-def compare_pictures(job: Job, bundle: Bundle) -> dict[str, Any]:
+@contextlib.contextmanager
+def drafted(job: Job, manifest: dict[str, Any]) -> Iterator[Bundle]:
+    """The bundle so far, over a copy of its manifest and tokenizers: the work folder itself never looks like one."""
+    with tempfile.TemporaryDirectory(dir=job.work.root) as folder:
+        for text in manifest["text"]:
+            shutil.copy(job.work.bundle / text["file"]["path"], folder)
+        write_manifest(Path(folder), manifest)
+        yield bundles.read(folder)
+
+
+def compare_pictures(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
     """PSNR of the golden pictures by the exported parts, as the engines they are made for will draw them.
 
     Raises:
@@ -214,9 +222,9 @@ def compare_pictures(job: Job, bundle: Bundle) -> dict[str, Any]:
 
     job.progress.start("pictures compared")
     wanted = load_file(job.case_file(PICTURES))
-    assert bundle.golden is not None
-    openers = {r.name: _opener(_by_onnxruntime, job, bundle, r.name) for r in job.recipes}
-    pictures = golden.draw(pipeline(bundle, openers)[0], bundle.golden.pictures)
+    with drafted(job, manifest) as bundle:
+        openers = {r.name: _opener(_by_onnxruntime, job, bundle, r.name) for r in job.recipes}
+        pictures = golden.draw(pipeline(bundle, openers)[0], manifest["golden"]["pictures"])
     found = [round(psnr(p, wanted[f"picture.{k}"]), 2) for k, p in enumerate(pictures)]
     job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in found)} dB, at least {job.floor:g}")
     if min(found) < job.floor:

@@ -55,6 +55,9 @@ class Work:
         except EdgediffError:
             shutil.rmtree(self.root, ignore_errors=True)
             raise
+        except KeyboardInterrupt:
+            self._kept()
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {self.out}: {error.strerror or error}{self._kept()}") from error
 

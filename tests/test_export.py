@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,16 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
+from edgediff_export import graph as graphs
 from edgediff_export.convert import export
 from edgediff_export.facts import schedule_of
-from edgediff_export.quantize import store_fp16
+from edgediff_export.precision import PRECISIONS
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_manifest(tiny_bundle: Path) -> None:
     assert (found.defaults.width, found.defaults.height, found.defaults.sampler) == (32, 32, "plms")
     assert [t.name for t in found.parts["unet"].inputs] == ["sample", "timestep", "encoder_hidden_states"]
     assert found.parts["vae_decoder"].outputs[0].shape == ("batch", 3, "height", "width")
-    assert set(found.parity) == {*edgediff.bundle.PARTS, "preview_r2"}
+    assert set(found.parity) == {*edgediff.bundle.PARTS, "preview_r2", "pictures"}
     assert all(found.parity[p]["relative"] < 1e-4 for p in edgediff.bundle.PARTS)
     assert not [p for p in tiny_bundle.iterdir() if p.name.startswith((".", "tmp"))]
 
@@ -64,18 +64,6 @@ def test_fp16_weights(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> N
     a = edgediff.load(half, threads=1)("a cat", seed=0, num_inference_steps=4).latents
     b = edgediff.load(tiny_bundle, threads=1)("a cat", seed=0, num_inference_steps=4).latents
     assert 0 < np.linalg.norm(a - b) / np.linalg.norm(b) < 1e-2
-
-
-def test_store_fp16_keeps_what_fp16_cannot_hold() -> None:
-    values = {"a": np.linspace(-2, 2, 128), "big": np.full(128, 1e5), "small": np.ones(3)}
-    tensors = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items()]
-    nodes = [helper.make_node("Identity", [k], [k + "_out"]) for k in values]
-    outputs = [helper.make_tensor_value_info(k + "_out", TensorProto.FLOAT, [len(v)]) for k, v in values.items()]
-    model = helper.make_model(helper.make_graph(nodes, "g", [], outputs, tensors))
-    assert store_fp16(model) == 1
-    onnx.checker.check_model(model)
-    kinds = {t.name: t.data_type for t in model.graph.initializer}
-    assert kinds == {"a.fp16": TensorProto.FLOAT16, "big": TensorProto.FLOAT, "small": TensorProto.FLOAT}
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae", "scheduler", "tokenizer"])
@@ -184,7 +172,7 @@ def test_bad_output_and_precision(tiny_source: Path, tmp_path: Path) -> None:
 def test_a_part_that_differs_fails_the_export(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(parity.CEILING, "fp16-weights", 1e-9)
+    monkeypatch.setitem(PRECISIONS, "fp16-weights", dataclasses.replace(PRECISIONS["fp16-weights"], ceiling=1e-9))
     with pytest.raises(EngineError, match="text_encoder: fp16-weights differs from torch by"):
         export(tiny_source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -202,7 +190,7 @@ def test_without_onnxruntime_before_any_work(
 def test_large_weights_go_beside_the_graph(
     tiny_source: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "DATA_LIMIT", 1000)
+    monkeypatch.setattr(graphs, "DATA_LIMIT", 1000)
     out = export(tiny_source, tmp_path / "out", precision="fp32")
     found = edgediff.bundle.read(out)
     assert [f.engine for f in found.parts["unet"].files] == ["onnx", "onnx-data"]
