@@ -87,7 +87,9 @@ def export(
     key = [opened.fingerprint(), by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     work = Work(out, key)
     work.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.0) for part, s in sizes.items())))
-    job = Job(opened, facts, recipes, by_part, work, Progress(_costs(sizes, by_part), report), pictures)
+    job = Job(
+        opened, facts, recipes, by_part, work, Progress(_costs(sizes, by_part), report), pictures, sum(sizes.values())
+    )
     if from_config(config := opened.scheduler()) is None:
         report(
             f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import shutil
 import tempfile
@@ -31,7 +30,7 @@ from .progress import Progress
 from .rescue import session, worst_nodes
 from .source import Source
 from .trace import trace
-from .turns import Run, by_torch, pipeline
+from .turns import Run, by_torch, let_go, pipeline
 from .work import Work
 
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
@@ -50,6 +49,7 @@ class Job:
     work: Work
     progress: Progress
     pictures: torch.Tensor | None
+    size: int  # of the model in fp32, bytes
 
     @property
     def floor(self) -> float:
@@ -81,6 +81,7 @@ class Job:
         self.progress.start(name)
         facts, files = do()
         self.work.finish(name, facts, files)
+        let_go(self.size)
         return facts
 
 
@@ -108,8 +109,6 @@ def trace_part(job: Job, recipe: Recipe) -> dict[str, Any]:
                 for t, shape in zip(graph.model.graph.output, example, strict=True)
             ],
         }
-        del module, graph
-        gc.collect()
         return {"part": described}, [*(f.path for f in files), cases]
 
     found: dict[str, Any] = job.step(f"{recipe.name}: tracing", do)
@@ -131,7 +130,7 @@ def draw_reference(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
 
     def do() -> tuple[Any, list[Path]]:
         with drafted(job, manifest) as bundle:
-            pipe, engines = pipeline(bundle, {r.name: _opener(by_torch, r, job.source) for r in job.recipes})
+            pipe, engines = pipeline(bundle, {r.name: _opener(by_torch, r, job.source) for r in job.recipes}, job.size)
             calls = golden.picture_arguments(bundle)
             pictures = golden.draw(pipe, calls)
         tensors: dict[str, NDArray[Any]] = {f"picture.{k}": p for k, p in enumerate(pictures)}
@@ -143,7 +142,6 @@ def draw_reference(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
         return {"calls": calls}, [job.case_file(PICTURES)]
 
     found: dict[str, Any] = job.step("pictures by torch", do)
-    gc.collect()
     return found
 
 
@@ -157,7 +155,6 @@ def fit(job: Job) -> dict[str, Any] | None:
     if not job.source.has("vae"):
         return None
     found: dict[str, Any] = job.step("preview: fitting", do)
-    gc.collect()
     return found
 
 
@@ -188,7 +185,6 @@ def make_part(job: Job, recipe: Recipe, described: dict[str, Any]) -> dict[str, 
         return {"part": part, "parity": parity}, [f.path for f in files]
 
     found: dict[str, Any] = job.step(f"{name}: {precision}", do)
-    gc.collect()
     return found
 
 
@@ -224,7 +220,7 @@ def compare_pictures(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
     wanted = load_file(job.case_file(PICTURES))
     with drafted(job, manifest) as bundle:
         openers = {r.name: _opener(_by_onnxruntime, job, bundle, r.name) for r in job.recipes}
-        pictures = golden.draw(pipeline(bundle, openers)[0], manifest["golden"]["pictures"])
+        pictures = golden.draw(pipeline(bundle, openers, job.size)[0], manifest["golden"]["pictures"])
     found = [round(psnr(p, wanted[f"picture.{k}"]), 2) for k, p in enumerate(pictures)]
     job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in found)} dB, at least {job.floor:g}")
     if min(found) < job.floor:

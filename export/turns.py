@@ -18,18 +18,26 @@ from .source import Source
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[..., Arrays]
+LARGE = 256 << 20  # bytes
+
+
+def let_go(size: int) -> None:
+    """Have memory back that is in cycles, where there may be much: ``size`` is the model's, in bytes."""
+    if size > LARGE:
+        gc.collect()  # takes a quarter of a second with torch loaded
 
 
 class Turns:
     """Opens what is called, and closes what was called before."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self._open: dict[str, Run] = {}
+        self._size = size
 
     def take(self, name: str, opener: Callable[[], Run]) -> Run:
         if name not in self._open:
             self._open.clear()
-            gc.collect()
+            let_go(self._size)
             self._open[name] = opener()
         return self._open[name]
 
@@ -48,9 +56,9 @@ class Turn:
         return out
 
 
-def pipeline(bundle: Bundle, openers: Mapping[str, Callable[[], Run]]) -> tuple[Pipeline, dict[str, Turn]]:
-    """A pipeline over a bundle with these engines instead of the bundle's own."""
-    pipe, turns = Pipeline(bundle), Turns()
+def pipeline(bundle: Bundle, openers: Mapping[str, Callable[[], Run]], size: int) -> tuple[Pipeline, dict[str, Turn]]:
+    """A pipeline over a bundle, of ``size`` bytes, with these engines instead of the bundle's own."""
+    pipe, turns = Pipeline(bundle), Turns(size)
     engines = {name: Turn(name, bundle.parts[name], opener, turns) for name, opener in openers.items()}
     for name, engine in engines.items():
         pipe.set_engine(name, engine)
