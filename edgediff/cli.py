@@ -23,6 +23,7 @@ from .progress import progress
 from .rng import GENERATORS
 from .samplers import SAMPLERS
 from .table import GUIDANCES
+from .verify import prove
 from .version import __version__
 
 
@@ -174,6 +175,17 @@ def verify(args: argparse.Namespace) -> None:
         raise BundleError(
             f"{broken} of {len(bundle.files())} files of bundle {bundle.name!r} are missing, damaged or unreadable"
         )
+    if args.files or bundle.golden is None:
+        if not args.files:
+            print(f"not proved: bundle {bundle.name!r} holds no golden tensors")
+        return
+    pipe = load(args.bundle, threads=args.threads)
+    failed = 0
+    for finding in prove(pipe):
+        failed += not finding.ok
+        print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<14}{finding.detail}", flush=True)
+    if failed:
+        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against torch's golden tensors failed")
 
 
 def hand_over(arguments: Sequence[str]) -> int:
@@ -277,8 +289,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("model", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
     p.set_defaults(run=info)
 
-    p = commands.add_parser("verify", help="check every file's checksum")
+    p = commands.add_parser("verify", help="check every file, and run the parts against what torch gave at export")
     p.add_argument("bundle", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
+    p.add_argument("--files", action="store_true", help="checksums alone")
+    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
     p.set_defaults(run=verify)
 
     commands.add_parser("export", help="turn a diffusers folder into a bundle (needs the export extra)", add_help=False)

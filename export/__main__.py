@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from edgediff.errors import EdgediffError
+from edgediff.errors import ArgumentError, EdgediffError
+
+PRECISIONS = """\
+  fp32           as torch computes
+  fp16           for GPUs; nodes that fp16 cannot hold, or that lose too much, stay in fp32
+  fp16-weights   weights stored in fp16, computed in fp32: half the file (default)
+  int8           weights of convolutions and linears stored in int8, computed in fp32: a quarter of the memory
+  int8-dynamic   linears multiplied in int8: the fastest on CPUs
+Every precision is held against torch, part by part and by pictures; an export that falls below its floor fails.
+"""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="edgediff export", description="Turn a diffusers folder into a bundle.")
-    parser.add_argument("model", help="a folder with model_index.json, as save_pretrained writes it")
-    parser.add_argument("out", help="the bundle's folder (new or empty)")
-    parser.add_argument(
-        "--precision", default="fp16-weights", choices=("fp32", "fp16-weights"), help="default: fp16-weights"
-    )
-    parser.add_argument("--name", help="the bundle's name (default: the folder's)")
-    parser.add_argument("--licence", default="", help="what the manifest says of the weights' licence")
-    args = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     logging.disable(logging.WARNING)
     try:
         from .convert import export
@@ -29,19 +33,110 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     try:
-        out = export(
-            args.model, args.out, precision=args.precision, name=args.name, licence=args.licence, report=report
-        )
+        out = export(args.model, args.out, report=_report, **arguments(args))
     except EdgediffError as error:
         print(f"edgediff: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("edgediff: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    if peak := _peak():
+        _report(f"peak memory {peak / 1e9:.2f} GB")
     print(out)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="edgediff export",
+        description="Turn a checkpoint of the Stable Diffusion family into a bundle.",
+        epilog="precisions:\n" + PRECISIONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = top.add_argument
+    add("model", help="a folder with model_index.json, or one .safetensors file in the original layout")
+    add("out", help="the bundle's folder (new or empty)")
+    add("--precision", default="fp16-weights", metavar="P", help="see below")
+    add("--part-precision", action="append", default=[], metavar="PART=P", help="another precision for one part")
+    add("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help="merge a LoRA (weight 1); repeatable")
+    add("--embedding", action="append", default=[], metavar="[WORD=]FILE", help="carry a textual inversion; repeatable")
+    add("--config", metavar="FOLDER", help="a diffusers folder whose configs stand for those that a file lacks")
+    add("--vae", metavar="PATH", help="another autoencoder: a folder (AutoencoderKL or AutoencoderTiny) or a file")
+    add("--preview-decoder", metavar="FOLDER", help="an AutoencoderTiny that draws previews")
+    add("--prediction-type", metavar="T", help="of a file that does not say: epsilon or v_prediction")
+    add("--size", metavar="WxH", help="the bundle's default size (default: the model's)")
+    add("--steps", type=int, metavar="N", help="its default number of steps")
+    add("--guidance-scale", type=float, metavar="G", help="its default guidance scale")
+    add("--sampler", metavar="S", help="its default sampler")
+    add("--name", help="the bundle's name (default: the model's)")
+    add("--licence", default="", help="what the manifest says of the weights' licence")
+    return top
+
+
+def arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The command line's options as ``export`` takes them."""
+    defaults: dict[str, Any] = {
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "sampler": args.sampler,
+    }
+    if args.size is not None:
+        width, _, height = args.size.lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            raise ArgumentError(f"size is {args.size[:40]!r}; write it as WIDTHxHEIGHT, for example 512x512")
+        defaults |= {"width": int(width), "height": int(height)}
+    return {
+        "precision": args.precision,
+        "part_precision": dict(_pair(text) for text in args.part_precision),
+        "loras": [_weighed(text) for text in args.lora],
+        "embeddings": [_word(text) for text in args.embedding],
+        "config": args.config,
+        "vae": args.vae,
+        "preview_decoder": args.preview_decoder,
+        "prediction_type": args.prediction_type,
+        "defaults": {k: v for k, v in defaults.items() if v is not None},
+        "name": args.name,
+        "licence": args.licence,
+    }
+
+
+def _pair(text: str) -> tuple[str, str]:
+    part, equals, precision = text.partition("=")
+    if not equals:
+        raise ArgumentError(f"part-precision is {text!r}; write it as PART=PRECISION, for example vae_decoder=fp32")
+    return part, precision
+
+
+def _weighed(text: str) -> tuple[Path, float]:
+    """``FILE:0.8``; a path may hold a colon itself."""
+    path, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        return Path(path), float(weight)
+    except ValueError:
+        return Path(text), 1.0
+
+
+def _word(text: str) -> tuple[str | None, Path]:
+    """``WORD=FILE``; a path may hold the sign itself."""
+    word, equals, path = text.partition("=")
+    return (word, Path(path)) if equals and not Path(text).exists() else (None, Path(text))
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _peak() -> int:
+    """Most memory that this process has held at once, in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 if __name__ == "__main__":
