@@ -92,7 +92,7 @@ def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tup
                 tensors = {name: _tensor(files[lora.path], key, target) for name, key in layer.keys.items()}
                 try:
                     parts = _parts(tensors, _scaling(lora, layer, path, files[lora.path]), target)
-                except (RuntimeError, ValueError, IndexError) as error:
+                except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
                     shapes = ", ".join(f"{key} {tuple(tensors[name].shape)}" for name, key in layer.keys.items())
                     hint = _hint(lora, module if component == "unet" else None)
                     raise ArgumentError(

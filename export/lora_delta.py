@@ -41,7 +41,7 @@ def _kronecker(t: Tensors) -> tuple[Tensor, int | None]:
     else:
         right = (t["lokr_w2_a"] @ t["lokr_w2_b"].flatten(1)).reshape(-1, *t["lokr_w2_b"].shape[1:])
     rank = next((t[name].shape[0] for name in ("lokr_w1_b", "lokr_w2_b") if name in t), None)
-    return torch.kron(left.reshape(*left.shape, *[1] * (right.ndim - 2)), right), rank
+    return torch.kron(left.reshape(*left.shape, *[1] * (right.ndim - 2)), right.contiguous()), rank
 
 
 def _difference(t: Tensors) -> tuple[Tensor, None]:

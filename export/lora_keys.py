@@ -47,14 +47,17 @@ UNSUPPORTED: dict[str, str] = {
     "bundle_emb": "textual inversion inside a LoRA",
     "lora_controlnet": "Control-LoRA",
 }
-# The original (SGM) names within a residual block, by diffusers'.
-RESNET = {
-    "norm1": "in_layers_0",
-    "conv1": "in_layers_2",
-    "time_emb_proj": "emb_layers_1",
-    "norm2": "out_layers_0",
-    "conv2": "out_layers_3",
-    "conv_shortcut": "skip_connection",
+# The original (SGM) names of layers, by diffusers': inside a block by its kind, and outside.
+INSIDE_BLOCKS: dict[str, dict[str, str]] = {
+    "resnets": {
+        "norm1": "in_layers_0",
+        "conv1": "in_layers_2",
+        "time_emb_proj": "emb_layers_1",
+        "norm2": "out_layers_0",
+        "conv2": "out_layers_3",
+        "conv_shortcut": "skip_connection",
+    },
+    "downsamplers": {"conv": "op"},
 }
 OUTSIDE_BLOCKS = {
     "conv_in": "input_blocks_0_0",
@@ -102,10 +105,11 @@ def paths(module: Any) -> dict[str, str]:
     if hasattr(module, "down_blocks"):
         original = {sgm: known[name] for name, sgm in OUTSIDE_BLOCKS.items() if name in known}
         for begins, sgm in _blocks(module):
+            inside = next((names for kind, names in INSIDE_BLOCKS.items() if f"_{kind}_" in begins), {})
             for name, path in known.items():
                 inner = name.removeprefix(f"{begins}_")
                 if inner != name:
-                    original[f"{sgm}_{RESNET.get(inner, inner) if '_resnets_' in begins else inner}"] = path
+                    original[f"{sgm}_{inside.get(inner, inner)}"] = path
         known |= original
     return known
 
@@ -124,7 +128,7 @@ def _blocks(unet: Any) -> Iterator[tuple[str, str]]:
             yield f"down_blocks_{level}_attentions_{i}", f"input_blocks_{step}_1"
         if block.downsamplers is not None:
             step += 1
-            yield f"down_blocks_{level}_downsamplers_0_conv", f"input_blocks_{step}_0_op"
+            yield f"down_blocks_{level}_downsamplers_0", f"input_blocks_{step}_0"
     for name, i in (("resnets_0", 0), ("attentions_0", 1), ("resnets_1", 2)):
         yield f"mid_block_{name}", f"middle_block_{i}"
     step = 0
