@@ -34,7 +34,7 @@ class Layer:
     @property
     def first(self) -> str:
         """One of its keys, for messages."""
-        return next(iter(self.keys.values()))
+        return next(key for name, key in self.keys.items() if name != "alpha")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import nn
 
 from edgediff import ArgumentError, BundleError, BundleNotFoundError
 from edgediff_export.lora import check, merge, read_lora
-from edgediff_export.lora_keys import paths
+from edgediff_export.lora_keys import parse, paths
 
 Tensors = dict[str, torch.Tensor]
 
@@ -634,3 +634,23 @@ def test_check_changes_nothing(sd: StableDiffusionPipeline, tmp_path: Path) -> N
     unet = copy.deepcopy(sd.unet)
     check([read_lora(file_of(tmp_path, LINEAR, good(sd.unet)))], {"unet": unet})
     assert all(torch.equal(tensor, sd.unet.state_dict()[name]) for name, tensor in unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("lora_unet_mid_block_attentions_0_proj_in.alpha", ("unet", "mid_block_attentions_0_proj_in", "alpha")),
+        ("lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_mid.weight", ("text_encoder", "*_mlp_fc1", "mid")),
+        ("lycoris_conv_in.dora_scale", ("unet", "conv_in", "dora_scale")),
+        ("diffusion_model.input_blocks.4.1.proj_in.lora_up.weight", ("unet", "input_blocks_4_1_proj_in", "up")),
+        ("down_blocks.0.attn1.processor.to_out_lora.down.weight", ("unet", "down_blocks_0_attn1_to_out_0", "down")),
+        ("unet.conv_in.lora.alpha", ("unet", "conv_in", "alpha")),
+        ("base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_B.weight", ("text_encoder", "*_mlp_fc1", "up")),
+        ("text_encoder_2.text_projection.lora_A.weight", ("text_encoder_2", "text_projection", "down")),
+        ("unet.conv_in.weight", None),
+    ],
+)
+def test_keys(key: str, expected: tuple[str, str, str] | None) -> None:
+    if expected is not None:
+        expected = (expected[0], expected[1].replace("*", "text_model_encoder_layers_0"), expected[2])
+    assert parse(key) == expected
