@@ -20,6 +20,7 @@ from torch import nn
 from edgediff import ArgumentError, BundleError, BundleNotFoundError
 from edgediff_export.lora import check, merge, read_lora
 from edgediff_export.lora_keys import parse, paths
+from edgediff_export.source import open_source
 
 Tensors = dict[str, torch.Tensor]
 
@@ -628,6 +629,16 @@ def test_a_component_that_the_file_says_nothing_about(sd: StableDiffusionPipelin
     assert merge([read_lora(file_of(tmp_path, LINEAR, good(sd.unet)))], "text_encoder", encoder) == 0
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, sd.text_encoder.state_dict()[name])
+
+
+def test_components_of_a_source(sd: StableDiffusionPipeline, tiny_source: Path, tmp_path: Path) -> None:
+    """As an export goes: checked on hollow modules, merged into one loaded module at a time."""
+    source = open_source(tiny_source)
+    tensors = kohya(sd.unet, "lora_unet_") | kohya(sd.text_encoder, "lora_te_")
+    loras = [read_lora(write(tmp_path / "kohya.safetensors", tensors))]
+    components = ("text_encoder", "unet")
+    check(loras, {component: source.hollow(component) for component in components})
+    assert sum(merge(loras, component, source.load(component)) for component in components) == len(tensors) // 3
 
 
 def test_check_changes_nothing(sd: StableDiffusionPipeline, tmp_path: Path) -> None:
