@@ -12,7 +12,6 @@ from typing import Any
 
 import edgediff
 from benchmarks.common import table, write
-from edgediff.bundle import REQUIRED_PARTS
 
 
 class Timed:
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--model")
     args = parser.parse_args()
     pipe = edgediff.load(args.model).warm()
-    timed = {part: Timed(pipe.engine(part)) for part in REQUIRED_PARTS}
+    timed = {part: Timed(pipe.engine(part)) for part in pipe.bundle.needed}
     pipe._engines.update(timed)
     ratios, totals = [], []
     for run in range(args.runs + 2):

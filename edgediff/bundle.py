@@ -16,21 +16,31 @@ from .table import Plan, plan
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
-REQUIRED_PARTS = PARTS[:3]
-KINDS = ("stable-diffusion",)
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+PARTS = (*TEXT_ENCODERS, "unet", "vae_decoder", "vae_encoder", "preview_decoder")
+KINDS = ("stable-diffusion", "stable-diffusion-xl", "pixel")
 # What the runtime feeds each part and reads from it.
 TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text_encoder": (("input_ids",), ("last_hidden_state",)),
-    "unet": (("sample", "timestep", "encoder_hidden_states"), ("out_sample",)),
+    "text_encoder_2": (("input_ids",), ("last_hidden_state",)),
+    "unet": (("sample", "timestep"), ("out_sample",)),
     "vae_decoder": (("latent_sample",), ("sample",)),
-    "vae_encoder": (("sample",), ("latent_mean", "latent_logvar")),
+    "vae_encoder": (("sample",), ("latent_mean",)),
+    "preview_decoder": (("latent_sample",), ("sample",)),
 }
-# Patterns of what a part may take and give besides: vectors for textual inversion, and the states that clip_skip 1, 2,
-# ... reads.
+# Patterns of what a part may take and give besides. A text encoder: vectors for textual inversion; the states that
+# clip_skip 1, 2, ... read, and the pooled state. A U-Net: texts, SDXL's pooled text and sizes, LCM's guidance scale. A
+# VAE encoder: what its latents spread by.
 EXTRA_INPUT, SKIPPED_OUTPUT = re.compile("extra_embeddings"), re.compile("hidden_state_([1-9][0-9]?)")
-OPTIONAL = {"text_encoder": (EXTRA_INPUT, SKIPPED_OUTPUT)}
 NOTHING = re.compile("(?!)")
+OPTIONAL = {
+    **{name: (EXTRA_INPUT, re.compile(f"{SKIPPED_OUTPUT.pattern}|text_embeds")) for name in TEXT_ENCODERS},
+    "unet": (re.compile("encoder_hidden_states|text_embeds|time_ids|timestep_cond"), NOTHING),
+    "vae_encoder": (NOTHING, re.compile("latent_logvar")),
+}
+# Numbers in time_ids: original height and width, crop's top and left, then the target's height and width (SDXL) or an
+# aesthetic score (its refiner).
+SIZES, SIZES_AND_SCORE = 6, 5
 MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
 BUILT_IN = Path(__file__).parent / "models" / "emoji"
 
@@ -68,7 +78,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Latent:
-    """``picture = decode(latent / scale + shift)``; a latent cell covers ``factor`` pixels a side."""
+    """``picture = decode(latent / scale + shift)``; a latent cell covers ``factor`` pixels a side. With factor 1 there
+    is no decoder: the U-Net works on pixels.
+    """
 
     channels: int
     factor: int
@@ -104,6 +116,14 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A textual inversion that comes with the bundle."""
+
+    word: str
+    file: File
+
+
+@dataclass(frozen=True)
 class Golden:
     """What torch gave at export: tensors in a file, the calls whose ``pictures`` are among them, and how near (PSNR in
     dB) these must come.
@@ -129,6 +149,9 @@ class Bundle:
     parts: Mapping[str, Part]
     preview: Preview | None = None
     golden: Golden | None = None
+    embeddings: tuple[Word, ...] = ()
+    zero_negative: bool = False  # no negative prompt means embeddings of zeros, as SDXL was trained
+    clip_sample: float | None = None  # x0 estimates stay within plus or minus this
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -148,9 +171,12 @@ class Bundle:
     ) -> Plan:
         """The table of a run on this model; what is None is the bundle's default. Raises ``ArgumentError``.
 
-        See ``edgediff.plan``. CFG++ has its own default scale, since its lambda is another quantity.
+        See ``edgediff.plan``. CFG++ has its own default scale, since its lambda is another quantity. Where the U-Net
+        takes the scale as an input, there is no guidance in the table.
         """
         default = self.defaults
+        if self.embeds_guidance:
+            guidance_scale = 1.0
         scale = CFG_PLUS_PLUS if guidance == "cfg++" else default.guidance_scale
         steps = default.num_inference_steps if timesteps is None and sigmas is None else None
         return plan(
@@ -167,29 +193,62 @@ class Bundle:
         )
 
     @property
-    def clip_skips(self) -> tuple[int, ...]:
-        """The values of ``clip_skip`` that the text encoder offers besides 0."""
-        names = (SKIPPED_OUTPUT.fullmatch(t.name) for t in self.parts["text_encoder"].outputs)
-        return tuple(sorted(int(found[1]) for found in names if found))
+    def text_encoders(self) -> tuple[str, ...]:
+        """The parts that read the prompt, one for each of ``text``."""
+        return TEXT_ENCODERS[: len(self.text)]
 
     @property
-    def embedding_width(self) -> int | None:
-        """Width of the vectors that textual inversions must have; None where the text encoder takes none."""
-        shapes = [t.shape for t in self.parts["text_encoder"].inputs if EXTRA_INPUT.fullmatch(t.name)]
-        return shapes[0][-1] if shapes and isinstance(shapes[0][-1], int) else None
+    def needed(self) -> tuple[str, ...]:
+        """The parts that every call runs."""
+        return _needed(len(self.text), self.latent, self.inpaints)
+
+    def unet_input(self, name: str) -> Tensor | None:
+        """The U-Net's input of that name; None where it takes none."""
+        return next((t for t in self.parts["unet"].inputs if t.name == name), None)
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the U-Net reads a mask and a masked picture beside the latents."""
+        return _channels(self.parts["unet"]) not in (None, self.latent.channels)
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the U-Net takes the guidance scale as an input (LCM) and is never called without the prompt."""
+        return self.unet_input("timestep_cond") is not None
+
+    @property
+    def clip_skips(self) -> tuple[int, ...]:
+        """The values of ``clip_skip`` that every text encoder offers besides 0."""
+        offered = []
+        for part in self.text_encoders:
+            names = (SKIPPED_OUTPUT.fullmatch(t.name) for t in self.parts[part].outputs)
+            offered.append({int(found[1]) for found in names if found})
+        return tuple(sorted(set.intersection(*offered))) if offered else ()
+
+    @property
+    def embedding_widths(self) -> tuple[int, ...] | None:
+        """Widths of the vectors that textual inversions must have, one a text encoder; None where one takes none."""
+        widths = []
+        for part in self.text_encoders:
+            shapes = [t.shape for t in self.parts[part].inputs if EXTRA_INPUT.fullmatch(t.name)]
+            if not shapes or not isinstance(width := shapes[0][-1], int):
+                return None
+            widths.append(width)
+        return tuple(widths) or None
 
     @property
     def max_chunks(self) -> int | None:
         """How many chunks of text the U-Net takes; None where its input is of any length."""
-        for t in self.parts["unet"].inputs:
-            if t.name == "encoder_hidden_states" and len(t.shape) == 3 and isinstance(tokens := t.shape[1], int):
-                return max(1, tokens // self.text[0].max_length)
+        t = self.unet_input("encoder_hidden_states")
+        if t is not None and len(t.shape) == 3 and isinstance(tokens := t.shape[1], int):
+            return max(1, tokens // self.text[0].max_length)
         return None
 
     def files(self) -> list[tuple[str, File]]:
         """Every file with the name of the part it belongs to."""
         out = [("tokenizer", text.file) for text in self.text]
         out += [(name, file) for name, part in self.parts.items() for file in part.files]
+        out += [("embedding", word.file) for word in self.embeddings]
         return out + ([("golden", self.golden.file)] if self.golden else [])
 
     def path(self, part: str, file: File, *, hashed: bool = True) -> Path:
@@ -264,6 +323,50 @@ def read(path: str | Path | None = None) -> Bundle:
         raise BundleError(f"{manifest}: {error}") from error
 
 
+def _needed(encoders: int, latent: Latent, inpaints: bool) -> tuple[str, ...]:
+    decoder = ("vae_decoder",) if latent.factor > 1 else ()
+    return (*TEXT_ENCODERS[:encoders], "unet", *decoder, *(("vae_encoder",) if inpaints else ()))
+
+
+def _channels(unet: Part) -> int | None:
+    """Of the U-Net's sample, where they are fixed."""
+    shape = next(t.shape for t in unet.inputs if t.name == "sample")
+    return channels if len(shape) == 4 and isinstance(channels := shape[1], int) else None
+
+
+def _check_parts(parts: Mapping[str, Part], text: Sequence[Text], latent: Latent) -> None:
+    """That the parts fit together."""
+    if len(text) > len(TEXT_ENCODERS):
+        raise BundleError(f"text names {len(text)} tokenizers; at most {len(TEXT_ENCODERS)} text encoders are known")
+    if "unet" not in parts:
+        raise BundleError(f"part unet is missing; there are {choices(parts) or 'none'}")
+    channels, inner = _channels(parts["unet"]), 2 * latent.channels + 1
+    if channels not in (None, latent.channels, inner):
+        raise BundleError(
+            f"the U-Net takes {channels} channels; latents have {latent.channels}, with mask and masked picture {inner}"
+        )
+    for name in _needed(len(text), latent, channels not in (None, latent.channels)):
+        if name not in parts:
+            raise BundleError(f"part {name} is missing; there are {choices(parts) or 'none'}")
+    if extra := [name for name in TEXT_ENCODERS[len(text) :] if name in parts]:
+        raise BundleError(f"part {extra[0]} has no tokenizer; text names {len(text)}")
+    inputs = {t.name: t for t in parts["unet"].inputs}
+    if ("encoder_hidden_states" in inputs) != bool(text):
+        raise BundleError(
+            f"the U-Net has inputs {list(inputs)} and text names {len(text)} tokenizers; texts go in by "
+            "encoder_hidden_states"
+        )
+    if "text_embeds" in inputs:
+        last = TEXT_ENCODERS[len(text) - 1]
+        if "text_embeds" not in {t.name for t in parts[last].outputs}:
+            raise BundleError(f"the U-Net takes text_embeds, and {last} gives none")
+    if "time_ids" in inputs and inputs["time_ids"].shape[-1] not in (SIZES, SIZES_AND_SCORE):
+        raise BundleError(
+            f"the U-Net takes time_ids of shape {inputs['time_ids'].shape}; the last must be {SIZES} (SDXL) or "
+            f"{SIZES_AND_SCORE} (its refiner)"
+        )
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
 
@@ -277,9 +380,6 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
         )
         for name, raw in _get(data, "parts", dict).items()
     }
-    for name in REQUIRED_PARTS:
-        if name not in parts:
-            raise BundleError(f"part {name} is missing; there are {choices(parts) or 'none'}")
     if unknown := [name for name in parts if name not in PARTS]:
         raise BundleError(f"unknown part {unknown[0]!r}; choose from {choices(PARTS)}")
     for name, part in parts.items():
@@ -315,15 +415,17 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
     kind = _get(data, "kind", str)
     if kind not in KINDS:
         raise BundleError(f"unknown kind {kind!r}; choose from {choices(KINDS)}")
-    preview, golden = data.get("preview"), data.get("golden")
+    preview, golden, clip = data.get("preview"), data.get("golden"), data.get("clip_sample")
     text = tuple(
         Text(_file(_get(t, "file", dict, "text")), _get(t, "max_length", int, "text"), _get(t, "pad_id", int, "text"))
         for t in _get(data, "text", list)
     )
-    if len(text) != 1:
-        raise BundleError(f"text names {len(text)} tokenizers; this version runs one")
-    if text[0].max_length < 3 or not 0 <= text[0].pad_id < 2**31:
-        raise BundleError(f"text has max_length {text[0].max_length} and pad_id {text[0].pad_id}; one is out of range")
+    for t in text:
+        if t.max_length < 3 or not 0 <= t.pad_id < 2**31:
+            raise BundleError(f"text has max_length {t.max_length} and pad_id {t.pad_id}; one is out of range")
+    _check_parts(parts, text, latent)
+    if clip is not None and _get(data, "clip_sample", float) <= 0:
+        raise BundleError(f"clip_sample is {clip}; it must be positive")
     return Bundle(
         root=root,
         id=identity,
@@ -336,6 +438,12 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
         parts=parts,
         preview=None if preview is None else _preview(preview, latent.channels),
         golden=None if golden is None else _golden(golden),
+        embeddings=tuple(
+            Word(_get(w, "word", str, "embeddings"), _file(_get(w, "file", dict, "embeddings")))
+            for w in _get({"embeddings": [], **data}, "embeddings", list)
+        ),
+        zero_negative=_get({"zero_negative": False, **data}, "zero_negative", bool),
+        clip_sample=None if clip is None else float(clip),
         licence=_get({"licence": "", **data}, "licence", str),
         provenance=_get({"provenance": {}, **data}, "provenance", dict),
         parity=_get({"parity": {}, **data}, "parity", dict),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +14,61 @@ from numpy.typing import NDArray
 from .errors import ArgumentError, EngineError, choices
 
 Float32 = NDArray[np.float32]
-A1111_KEY = "emb_params"
+A1111_KEY, SDXL_KEYS = "emb_params", ("clip_l", "clip_g")
 
 
 class Embeddings:
-    """Words and their vectors, one row a token. Immutable: ``add`` gives another.
+    """Words and their vectors, one row a token, one table a text encoder. Immutable: ``add`` gives another.
 
-    Token ids below 0 name rows: -1 is row 0. The text encoder reads them from its input ``extra_embeddings``.
+    Token ids below 0 name rows: -1 is row 0. A text encoder reads them from its input ``extra_embeddings``.
+
+    Args:
+        widths: of the vectors, one a text encoder.
+        vectors: for each word, float32 (tokens, width) for each text encoder.
     """
 
-    def __init__(self, width: int, vectors: Mapping[str, Float32] | None = None) -> None:
-        self.width = width
-        self.vectors = dict(vectors or {})
+    def __init__(self, widths: Sequence[int], vectors: Mapping[str, Sequence[Float32]] | None = None) -> None:
+        self.widths = tuple(widths)
+        self.vectors = {word: tuple(tables) for word, tables in (vectors or {}).items()}
         self.ids: dict[str, tuple[int, ...]] = {}
         row = 0
-        for word, value in self.vectors.items():
-            self.ids[word] = tuple(-1 - k for k in range(row, row + len(value)))
-            row += len(value)
+        for word, tables in self.vectors.items():
+            self.ids[word] = tuple(-1 - k for k in range(row, row + len(tables[0])))
+            row += len(tables[0])
         # At least one row: engines refuse empty inputs.
-        self.table: Float32 = np.concatenate([*self.vectors.values(), *([] if row else [np.zeros((1, width))])]).astype(
-            np.float32
+        empty = [] if row else [[np.zeros((1, width)) for width in self.widths]]
+        self.tables: tuple[Float32, ...] = tuple(
+            np.concatenate([tables[k] for tables in (*self.vectors.values(), *empty)]).astype(np.float32)
+            for k in range(len(self.widths))
         )
         longest = sorted(self.vectors, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(_whole, longest))) if longest else None
 
-    def add(self, word: str, vectors: Float32) -> Embeddings:
-        """With ``word`` standing for ``vectors``, (tokens, width), in place of what it stood for before."""
+    def add(self, word: str, vectors: Sequence[Float32]) -> Embeddings:
+        """With ``word`` standing for ``vectors``, (tokens, width) for each text encoder, in place of what it stood for
+        before.
+        """
         if not isinstance(word, str) or not word or re.search(r"[\s()\[\]\\:]|\bBREAK\b", word):
             raise ArgumentError(
                 f"token is {word!r}; it must be a word without blanks, brackets, colons, backslashes or BREAK"
             )
-        if vectors.shape[1] != self.width:
+        if (found := tuple(v.shape[1] for v in vectors)) != self.widths:
             raise ArgumentError(
-                f"the embedding of {word!r} has width {vectors.shape[1]}; this model's text encoder has {self.width}"
+                f"the embedding of {word!r} has width {_joined(found)}; this model's text "
+                f"encoder{'s have' if len(self.widths) > 1 else ' has'} {_joined(self.widths)}"
             )
-        return Embeddings(self.width, {**self.vectors, word: vectors})
+        return Embeddings(self.widths, {**self.vectors, word: vectors})
 
     def remove(self, word: str) -> Embeddings:
         if not isinstance(word, str) or word not in self.vectors:
             raise ArgumentError(f"no embedding {word!r} is loaded; there are {choices(self.vectors) or 'none'}")
-        return Embeddings(self.width, {k: v for k, v in self.vectors.items() if k != word})
+        return Embeddings(self.widths, {k: v for k, v in self.vectors.items() if k != word})
 
     def hashes(self, text: str) -> str:
         """``"word: hash, ..."`` of the words in ``text``, quoted as pictures carry it; empty where there are none."""
         words = dict.fromkeys(self._pattern.findall(text) if self._pattern else ())
-        shown = (f"{word}: {hashlib.sha256(self.vectors[word].tobytes()).hexdigest()[:12]}" for word in words)
+        digests = (hashlib.sha256(b"".join(v.tobytes() for v in self.vectors[w])).hexdigest()[:12] for w in words)
+        shown = (f"{word}: {digest}" for word, digest in zip(words, digests, strict=True))
         return f'"{", ".join(shown)}"' if words else ""
 
     def split(self, text: str) -> list[tuple[str, int]]:
@@ -77,9 +87,14 @@ def _whole(word: str) -> str:
     return before + re.escape(word) + after
 
 
-def read_embedding(path: str | Path) -> tuple[str, Float32]:
-    """``(word, vectors)`` from a safetensors file: A1111's (key emb_params; the word is the file's name) or diffusers'
-    (the key is the word). Vectors are float32 (tokens, width).
+def _joined(widths: Sequence[int]) -> str:
+    return " and ".join(map(str, widths))
+
+
+def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
+    """``(word, vectors)`` from a safetensors file: A1111's (key emb_params; the word is the file's name), diffusers'
+    (the key is the word), or SDXL's (keys clip_l and clip_g, the two text encoders'; the word is the file's name).
+    Vectors are float32 (tokens, width), one array a text encoder.
 
     Raises:
         ArgumentError: no such file, not a safetensors file, or not one embedding of finite vectors.
@@ -101,6 +116,11 @@ def read_embedding(path: str | Path) -> tuple[str, Float32]:
             f"{path} is not a safetensors file with an embedding: {error} (a .pt file must be converted first)"
         ) from error
     word = path.stem
+    if set(tensors) == set(SDXL_KEYS):
+        both = tuple(_checked(path, key, tensors[key]) for key in SDXL_KEYS)
+        if len(both[0]) != len(both[1]):
+            raise ArgumentError(f"{path}: {' and '.join(SDXL_KEYS)} hold {len(both[0])} and {len(both[1])} tokens")
+        return word, both
     if A1111_KEY in tensors:
         vectors = tensors[A1111_KEY]
     elif len(tensors) == 1:
@@ -108,13 +128,17 @@ def read_embedding(path: str | Path) -> tuple[str, Float32]:
     else:
         raise ArgumentError(
             f"{path} holds {choices(sorted(tensors)[:5]) or 'nothing'}; an embedding for one text encoder holds "
-            f"{A1111_KEY}, or one tensor named by its word"
+            f"{A1111_KEY}, or one tensor named by its word; for SDXL's two, {' and '.join(SDXL_KEYS)}"
         )
+    return word, (_checked(path, word, vectors),)
+
+
+def _checked(path: Path, word: str, vectors: Any) -> Float32:
     vectors = np.atleast_2d(vectors)
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind != "f":
         raise ArgumentError(f"{path}: {word} has shape {vectors.shape} of {vectors.dtype}; it must be (tokens, width)")
     with np.errstate(over="ignore"):  # seen below
-        vectors = vectors.astype(np.float32)
-    if not np.isfinite(vectors).all():
+        out: Float32 = vectors.astype(np.float32)
+    if not np.isfinite(out).all():
         raise ArgumentError(f"{path}: {word} holds values that are not finite")
-    return word, vectors
+    return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bundle as bundles
+from .conditions import Condition, embed_guidance, stacked
 from .embeddings import Embeddings, read_embedding
 from .engines import Engine, check_device, finite, open_part, require_finite
 from .errors import ArgumentError, BundleError, choices
 from .guidance import Apg, Hook
 from .image import to_pil, to_uint8
+from .inpaint import channels
 from .loop import Denoise, LoopStep, run
 from .prompt import emphasise
 from .request import Arguments, Request, check, whole
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 MAX_THREADS = 256
+PREVIEWS = ("decoder", "matrix")
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,12 +57,13 @@ class Step:
     def last(self) -> bool:
         return self.index + 1 == self.total
 
-    def preview(self) -> list[Image]:
-        """A cheap look at where each picture is heading: the x0 estimate through the bundle's latent-to-RGB matrix.
+    def preview(self, how: str | None = None) -> list[Image]:
+        """A cheap look at where each picture is heading: the x0 estimate by the bundle's tiny decoder (``how``
+        decoder), or by its latent-to-RGB matrix (matrix); the first that the bundle has when None.
 
         Raises ``ArgumentError`` when the bundle has none.
         """
-        return [to_pil(p) for p in self.pipeline.preview(self.loop.x0())]
+        return [to_pil(p) for p in self.pipeline.preview(self.loop.x0(), how)]
 
     def decode(self) -> list[Image]:
         """The x0 estimate through the real decoder."""
@@ -93,7 +97,7 @@ class Pipeline:
     device: str = "cpu"
     threads: int | None = None
     _engines: dict[str, Engine] = field(default_factory=dict)
-    _tokenizer: Tokenizer | None = None
+    _tokenizers: tuple[Tokenizer, ...] | None = None
     _embeddings: Embeddings | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -121,20 +125,21 @@ class Pipeline:
 
     def warm(self) -> Pipeline:
         """Open everything that a call needs now rather than at the first call."""
-        self.tokenizer()
-        for part in bundles.REQUIRED_PARTS:
+        self.tokenizers()
+        for part in self.bundle.needed:
             self.engine(part)
         return self
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """One a text encoder."""
         with self._lock:
-            if self._tokenizer is None:
-                text = self.bundle.text[0]
-                path = self.bundle.path("tokenizer", text.file)
-                self._tokenizer = Tokenizer(path, text.max_length, text.pad_id)
-            return self._tokenizer
+            if self._tokenizers is None:
+                self._tokenizers = tuple(
+                    Tokenizer(self.bundle.path("tokenizer", t.file), t.max_length, t.pad_id) for t in self.bundle.text
+                )
+            return self._tokenizers
 
-    def __call__(self, prompt: str | Sequence[str], **arguments: Any) -> Result:
+    def __call__(self, prompt: str | Sequence[str] = "", **arguments: Any) -> Result:
         """Make pictures. Arguments are those of ``stream``.
 
         >>> edgediff.save(edgediff.load()("a red apple", seed=7).images[0], "apple.png")
@@ -164,8 +169,7 @@ class Pipeline:
         word, vectors = read_embedding(path)
         word = word if token is None else token
         with self._lock:
-            width = self.bundle.embedding_width
-            if width is None:
+            if self.bundle.embedding_widths is None:
                 raise BundleError(
                     f"the text encoder of bundle {self.bundle.name!r} has no input extra_embeddings; export it again"
                 )
@@ -178,15 +182,18 @@ class Pipeline:
             self._embeddings = self.embeddings().remove(token)
 
     def embeddings(self) -> Embeddings:
-        """The textual inversions that are loaded."""
+        """The textual inversions that are loaded; at first those that come with the bundle."""
         with self._lock:
             if self._embeddings is None:
-                self._embeddings = Embeddings(self.bundle.embedding_width or 1)
+                found = Embeddings(self.bundle.embedding_widths or ())
+                for carried in self.bundle.embeddings:
+                    found = found.add(carried.word, read_embedding(self.bundle.path("embedding", carried.file))[1])
+                self._embeddings = found
             return self._embeddings
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] = "",
         *,
         negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int | None = None,
@@ -207,6 +214,13 @@ class Pipeline:
         on_x0: Hook | None = None,
         rng: str | Callable[[int], Generator] = "torch-cpu",
         clip_skip: int = 0,
+        original_size: tuple[int, int] | None = None,
+        crops_coords_top_left: tuple[int, int] | None = None,
+        target_size: tuple[int, int] | None = None,
+        aesthetic_score: float | None = None,
+        negative_aesthetic_score: float | None = None,
+        image: Any = None,
+        mask_image: Any = None,
         prompt_syntax: str = "a1111",
         latents: Float32 | None = None,
         output_type: str = "pil",
@@ -216,8 +230,9 @@ class Pipeline:
         Args:
             prompt: one, or several for a batch. ``(word:1.2)`` weighs a word, ``(word)`` and ``[word]`` by 1.1 and
                 1/1.1; a backslash before a bracket makes it text; BREAK begins a new chunk. Prompts longer than the
-                text encoder are read in chunks.
-            negative_prompt: what to steer away from; one for all or one a prompt.
+                text encoder are read in chunks. Models without a text encoder take none.
+            negative_prompt: what to steer away from; one for all or one a prompt. None and "" differ for models that
+                were trained with zeros for no prompt (SDXL).
             num_inference_steps, guidance_scale, height, width, sampler: the bundle's defaults when None.
                 ``guidance_scale`` may be a list, one a step.
             num_images_per_prompt: pictures of each prompt.
@@ -235,6 +250,11 @@ class Pipeline:
                 ``edgediff.rng``).
             clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts
                 one more), for both prompts.
+            original_size, crops_coords_top_left, target_size: SDXL's (height, width) and (top, left) in pixels; the
+                picture's size and (0, 0) when None.
+            aesthetic_score, negative_aesthetic_score: of SDXL's refiner; 6.0 and 2.5 when None.
+            image, mask_image: for inpainting models: a Pillow image, uint8 array or path each; white in the mask is
+                drawn anew.
             prompt_syntax: a1111, or plain, where every character is text.
             latents: starting noise (B, C, h, w) float32 of deviation 1, instead of the seed's.
             output_type: pil, np (uint8 (B, H, W, 3)) or latent.
@@ -245,7 +265,7 @@ class Pipeline:
         """
         given = dict(locals())
         del given["self"]
-        request = check(self.bundle, self.tokenizer(), self.embeddings(), Arguments(**given), level=2)
+        request = check(self.bundle, self.tokenizers(), self.embeddings(), Arguments(**given), level=2)
         return self._run(request)
 
     def _run(self, request: Request) -> Iterator[Step]:
@@ -256,8 +276,11 @@ class Pipeline:
         def noise() -> Float32:
             return np.concatenate([s.randn(shape) for s in streams])
 
-        denoise = self._denoiser(request)
         x = noise() if request.latents is None else request.latents
+        extra = None
+        if request.masked is not None:  # its noise comes after the latents', as in diffusers
+            extra = channels(request.masked, latent, self.encode_picture, noise, len(streams))
+        denoise = self._denoiser(request, extra)
         if table.start != 1.0:
             x = x * np.float32(table.start)
         for k, step in enumerate(run(table, denoise, x, noise, request.combiner())):
@@ -268,58 +291,109 @@ class Pipeline:
                 require_finite(f"sampler {table.sampler}, step {k + 1},", step.after)
             yield Step(k, len(table.rows), request, self, step)
 
-    def _denoiser(self, request: Request) -> Denoise:
-        """The U-Net on a request's prompts. Texts of several lengths go in several calls: padding one to the length of
-        another would change its picture.
+    def _denoiser(self, request: Request, extra: Float32 | None) -> Denoise:
+        """The U-Net on a request's prompts, ``extra`` channels beside each image's. Texts of several lengths go in
+        several calls: padding one to the length of another would change its picture.
         """
         conditional = self.encode(request, request.prompts)
-        both = [*self.encode(request, request.negatives), *conditional] if request.plan.guided else []
+        both = [*self.encode(request, request.negatives, True), *conditional] if request.plan.guided else []
         grouped = {True: _by_length(both), False: _by_length(conditional)}
         unet = self.engine("unet")
+        scale: dict[str, Float32] = {}
+        if request.guidance_embedding is not None and (taken := self.bundle.unet_input("timestep_cond")) is not None:
+            scale["timestep_cond"] = embed_guidance(request.guidance_embedding, int(taken.shape[-1]))[None]
 
         def denoise(x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
-            sample = np.concatenate([x, x]) if guided else x
+            sample = x if extra is None else np.concatenate([x, extra], axis=1)
+            sample = np.concatenate([sample, sample]) if guided else sample
             out: Float32 | None = None
-            for places, context in grouped[guided]:
+            for places, inputs in grouped[guided]:
                 every = len(places) == len(sample)
                 part = unet(
                     sample=sample if every else sample[places],
                     timestep=np.full(len(places), t, np.float32),
-                    encoder_hidden_states=context,
+                    **inputs,
+                    **{name: v.repeat(len(places), axis=0) for name, v in scale.items()},
                 )["out_sample"]
                 if every:
                     out = part
                 else:
-                    out = np.empty_like(sample) if out is None else out
+                    out = np.empty((len(sample), *x.shape[1:]), np.float32) if out is None else out
                     out[places] = part
             assert out is not None  # a request has at least one prompt
             return (out[: len(x)], out[len(x) :]) if guided else (None, out)
 
         return denoise
 
-    def encode(self, request: Request, prompts: Sequence[str]) -> list[Float32]:
-        """The text embeddings of each prompt, float32 (tokens, width): chunk after chunk, weighted."""
-        chunks: dict[bytes, Chunk] = {c.key: c for p in prompts for c in request.texts[p].chunks}
-        inputs: dict[str, NDArray[Any]] = {"input_ids": np.stack([c.ids for c in chunks.values()])}
-        if self.bundle.embedding_width is not None:
-            inputs["extra_embeddings"] = request.embeddings.table
-        skip = request.arguments.clip_skip
-        name = f"hidden_state_{skip}" if skip else "last_hidden_state"
-        out = self.engine("text_encoder")(**inputs)[name]
-        require_finite("text_encoder", out)
-        hidden = dict(zip(chunks, out, strict=True))
-        return [np.concatenate([emphasise(hidden[c.key], c.weights) for c in request.texts[p].chunks]) for p in prompts]
+    def encode(self, request: Request, prompts: Sequence[str], negative: bool = False) -> list[Condition]:
+        """What the U-Net reads of each prompt: of every text encoder the states (tokens, width), chunk after chunk,
+        weighted, side by side; and the last one's pooled state of the first chunk, where it is wanted.
+        """
+        hidden: list[list[Float32]] = [[] for _ in prompts]
+        pooled: list[Float32 | None] = [None] * len(prompts)
+        for k, part in enumerate(self.bundle.text_encoders):
+            texts = [request.texts[p][k] for p in prompts]
+            chunks: dict[bytes, Chunk] = {c.key: c for text in texts for c in text.chunks}
+            inputs: dict[str, NDArray[Any]] = {"input_ids": np.stack([c.ids for c in chunks.values()])}
+            if self.bundle.embedding_widths is not None:
+                inputs["extra_embeddings"] = request.embeddings.tables[k]
+            out = self.engine(part)(**inputs)
+            skip = request.arguments.clip_skip
+            states = out[f"hidden_state_{skip}" if skip else "last_hidden_state"]
+            require_finite(part, states)
+            by_chunk = dict(zip(chunks, states, strict=True))
+            for some, text in zip(hidden, texts, strict=True):
+                some.append(np.concatenate([emphasise(by_chunk[c.key], c.weights) for c in text.chunks]))
+            if "text_embeds" in out:
+                require_finite(part, out["text_embeds"])
+                first = dict(zip(chunks, out["text_embeds"], strict=True))
+                pooled = [first[text.chunks[0].key] for text in texts]
+        if self.bundle.unet_input("text_embeds") is None:
+            pooled = [None] * len(prompts)
+        sizes = request.sizes.negative if negative else request.sizes.positive
+        blank = negative and self.bundle.zero_negative and request.arguments.negative_prompt is None
+        return [
+            Condition(
+                _zeros(np.concatenate(some, axis=1), blank) if some else None,
+                None if one is None else _zeros(one, blank),
+                sizes,
+            )
+            for some, one in zip(hidden, pooled, strict=True)
+        ]
+
+    def encode_picture(self, picture: Float32) -> tuple[Float32, Float32 | None]:
+        """Pictures (B, 3, H, W) in [-1, 1] -> mean and log variance of their latents (B, C, h, w), unscaled; the second
+        is None for encoders without spread.
+        """
+        out = self.engine("vae_encoder")(sample=picture)
+        for name in out:
+            require_finite("vae_encoder", out[name])
+        return out["latent_mean"], out.get("latent_logvar")
 
     def decode(self, latents: Float32) -> Float32:
         """Latents (B, C, h, w) -> pictures (B, 3, H, W), nominally in [-1, 1]."""
+        return self._decode(latents, "vae_decoder")
+
+    def _decode(self, latents: Float32, part: str) -> Float32:
         latent = self.bundle.latent
+        if latent.factor == 1:
+            return latents  # they are pixels
         z = latents / np.float32(latent.scale) + np.float32(latent.shift)
-        out = self.engine("vae_decoder")(latent_sample=z)["sample"]
-        require_finite("vae_decoder", out)
+        out = self.engine(part)(latent_sample=z)["sample"]
+        require_finite(part, out)
         return out
 
-    def preview(self, x0: Float32) -> NDArray[np.uint8]:
-        """x0 -> uint8 (B, H, W, 3) by the bundle's linear fit, enlarged to the picture's size without smoothing."""
+    def preview(self, x0: Float32, how: str | None = None) -> NDArray[np.uint8]:
+        """x0 -> uint8 (B, H, W, 3) by the bundle's tiny decoder, or by its linear fit, enlarged to the picture's size
+        without smoothing.
+        """
+        if how not in (None, *PREVIEWS):
+            raise ArgumentError(f"no preview {how!r}; choose from {choices(PREVIEWS)}")
+        small = "preview_decoder" in self.bundle.parts
+        if how == "decoder" and not small:
+            raise ArgumentError(f"bundle {self.bundle.name!r} has no preview_decoder; use matrix, or step.decode()")
+        if self.bundle.latent.factor == 1 or (small and how != "matrix"):
+            return to_uint8(self._decode(x0, "preview_decoder"))
         fit = self.bundle.preview
         if fit is None:
             raise ArgumentError(f"bundle {self.bundle.name!r} has no preview matrix; use step.decode()")
@@ -343,7 +417,7 @@ class Pipeline:
         if request.negatives[k]:
             lines.append(f"Negative prompt: {request.negatives[k]}")
         table, given = request.plan, request.arguments
-        scale = table.guidance_scale
+        scale = table.guidance_scale if request.guidance_embedding is None else request.guidance_embedding
         facts: dict[str, Any] = {
             "Steps": table.intervals,
             "Sampler": table.label,
@@ -361,6 +435,11 @@ class Pipeline:
             ("Guidance rescale", given.guidance_rescale or None),
             ("Dynamic thresholding", given.dynamic_thresholding_ratio),
             ("Clip skip", given.clip_skip + 1 if given.clip_skip else None),  # A1111's count
+            ("Original size", given.original_size and "{}x{}".format(*given.original_size[::-1])),
+            ("Crop", given.crops_coords_top_left and "{} {}".format(*given.crops_coords_top_left)),
+            ("Target size", given.target_size and "{}x{}".format(*given.target_size[::-1])),
+            ("Aesthetic score", given.aesthetic_score),
+            ("Negative aesthetic score", given.negative_aesthetic_score),
             ("RNG", None if given.rng == "torch-cpu" else given.rng if isinstance(given.rng, str) else "custom"),
             ("Timesteps", None if given.timesteps is None else " ".join(f"{v:g}" for v in given.timesteps)),
             ("Sigmas", None if given.sigmas is None else " ".join(f"{v:g}" for v in given.sigmas)),
@@ -397,8 +476,12 @@ def load(path: str | Path | None = None, *, device: str = "cpu", threads: int | 
     return Pipeline(bundles.read(path), device, threads)
 
 
-def _by_length(contexts: Sequence[Float32]) -> list[tuple[NDArray[np.intp], Float32]]:
-    """Contexts (tokens, width) of equal length together: their places, and (B, tokens, width)."""
-    lengths = sorted({len(c) for c in contexts})
-    places = [np.array([k for k, c in enumerate(contexts) if len(c) == n]) for n in lengths]
-    return [(some, np.stack([contexts[k] for k in some])) for some in places]
+def _by_length(conditions: Sequence[Condition]) -> list[tuple[NDArray[np.intp], Mapping[str, Float32]]]:
+    """Conditions with texts of equal length together: their places, and the U-Net's inputs."""
+    lengths = [0 if c.hidden is None else len(c.hidden) for c in conditions]
+    places = [np.array([k for k, own in enumerate(lengths) if own == n]) for n in sorted(set(lengths))]
+    return [(some, stacked([conditions[k] for k in some])) for some in places]
+
+
+def _zeros(states: Float32, blank: bool) -> Float32:
+    return np.zeros_like(states) if blank else states

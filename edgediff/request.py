@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from . import bundle as bundles
 from .bundle import Bundle
+from .conditions import Sizes, check_sizes
 from .embeddings import Embeddings
-from .errors import ArgumentError, PromptError, PromptWarning, choices
+from .errors import ArgumentError, BundleError, PromptError, PromptWarning, choices
 from .guidance import METHODS, Apg, Combine, Hook, combiner
+from .inpaint import Masked, check_masked
 from .rng import Generator, find_generator
 from .table import Plan
 from .texts import Text, tokenise
@@ -29,7 +31,7 @@ MAX_SEED = 2**64 - 1
 class Arguments:
     """What ``Pipeline.stream`` takes, by the same names; its docstring says what each means."""
 
-    prompt: str | Sequence[str]
+    prompt: str | Sequence[str] = ""
     negative_prompt: str | Sequence[str] | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | Sequence[float] | None = None
@@ -49,6 +51,13 @@ class Arguments:
     on_x0: Hook | None = None
     rng: str | Callable[[int], Generator] = "torch-cpu"
     clip_skip: int = 0
+    original_size: tuple[int, int] | None = None
+    crops_coords_top_left: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
+    aesthetic_score: float | None = None
+    negative_aesthetic_score: float | None = None
+    image: Any = None
+    mask_image: Any = None
     prompt_syntax: str = "a1111"
     latents: Float32 | None = None
     output_type: str = "pil"
@@ -61,7 +70,9 @@ class Request:
     arguments: Arguments
     prompts: tuple[str, ...]  # one an image
     negatives: tuple[str, ...]
-    texts: Mapping[str, Text]  # of every prompt above that the text encoder will read
+    texts: Mapping[str, tuple[Text, ...]]  # of every prompt above that the text encoders will read, one for each
+    sizes: Sizes
+    masked: Masked | None
     embeddings: Embeddings
     seeds: tuple[int, ...]
     generator: Callable[[int], Generator]
@@ -69,13 +80,17 @@ class Request:
     width: int
     height: int
     latents: Float32 | None
+    clip: float | None = None  # of x0 estimates, as the model wants it
+    guidance_embedding: float | None = None  # the guidance scale, where the U-Net takes it as an input
 
     def combiner(self) -> Combine | None:
         """Fresh unfused guidance for one run, where the call asks for any."""
-        return _combiner(self.plan, self.arguments)
+        return _combiner(self.plan, self.arguments, self.clip)
 
 
-def check(bundle: Bundle, tokenizer: Tokenizer, embeddings: Embeddings, given: Arguments, level: int) -> Request:
+def check(
+    bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embeddings, given: Arguments, level: int
+) -> Request:
     """The checked form of a call's arguments; warnings are for the caller ``level`` frames above.
 
     Raises:
@@ -103,22 +118,51 @@ def check(bundle: Bundle, tokenizer: Tokenizer, embeddings: Embeddings, given: A
     latents = None if given.latents is None else _latents(given.latents, shape)
     seeds = _seeds(given.seed, len(prompts))
     generator = find_generator(given.rng)
-    texts: dict[str, Text] = {}
+    sizes = check_sizes(bundle, given, width, height)
+    masked = check_masked(bundle, given.image, given.mask_image, width, height)
+    if not tokenizers and any((*prompts, *negatives)):
+        raise PromptError(
+            f"bundle {bundle.name!r} takes no prompt; it was given {next(filter(None, prompts + negatives))!r}"
+        )
+    texts: dict[str, tuple[Text, ...]] = {}
     for kind, some in (("prompt", prompts), ("negative prompt", negatives if table.guided else ())):
-        unique = list(dict.fromkeys(some))
+        unique = list(dict.fromkeys(some)) if tokenizers else []
         for k, prompt in enumerate(unique, 1):
             what = kind if len(unique) == 1 else f"{kind} {k}"
-            texts[prompt] = text = tokenise(prompt, tokenizer, embeddings, given.prompt_syntax, bundle.max_chunks, what)
+            texts[prompt] = both = tuple(
+                tokenise(prompt, t, embeddings, given.prompt_syntax, bundle.max_chunks, what) for t in tokenizers
+            )
+            text = both[0]
+            if any(len(other.chunks) != len(text.chunks) for other in both):
+                raise BundleError(
+                    f"bundle {bundle.name!r}: its tokenizers cut the {what} into different numbers of chunks"
+                )
             if text.empty and kind == "prompt":
                 raise PromptError(f"the {what} is {prompt!r}; it must hold a word")
             if text.cut:
                 warnings.warn(
-                    f"the {what} is longer than the {len(text.chunks) * (tokenizer.max_length - 2)} tokens that this "
-                    f"model reads; cut: {_shown(text.cut)}",
+                    f"the {what} is longer than the {len(text.chunks) * (tokenizers[0].max_length - 2)} tokens that "
+                    f"this model reads; cut: {_shown(text.cut)}",
                     PromptWarning,
                     stacklevel=level + 1,
                 )
-    return Request(given, prompts, negatives, texts, embeddings, seeds, generator, table, width, height, latents)
+    return Request(
+        given,
+        prompts,
+        negatives,
+        texts,
+        sizes,
+        masked,
+        embeddings,
+        seeds,
+        generator,
+        table,
+        width,
+        height,
+        latents,
+        bundle.clip_sample,
+        _guidance_embedding(bundle, given),
+    )
 
 
 def _plan(bundle: Bundle, given: Arguments) -> Plan:
@@ -145,12 +189,33 @@ def _plan(bundle: Bundle, given: Arguments) -> Plan:
             raise ArgumentError(f"{name} is {value!r}; it must be a number, 0 .. 1")
     if given.on_x0 is not None and not callable(given.on_x0):
         raise ArgumentError(f"on_x0 is {given.on_x0!r}; it must be a function of an array")
-    _combiner(table, given)  # refuses what does not go together
+    _combiner(table, given, bundle.clip_sample)  # refuses what does not go together
     return table
 
 
-def _combiner(table: Plan, given: Arguments) -> Combine | None:
-    return combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, given.on_x0)
+def _combiner(table: Plan, given: Arguments, clip: float | None) -> Combine | None:
+    hook = given.on_x0
+    if clip is not None:
+        hook = _clipped(clip, given.on_x0)
+    return combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, hook)
+
+
+def _clipped(limit: float, then: Hook | None) -> Hook:
+    def clip(x0: Float32) -> Float32:
+        clipped = np.clip(x0, -limit, limit)
+        return clipped if then is None else then(clipped)
+
+    return clip
+
+
+def _guidance_embedding(bundle: Bundle, given: Arguments) -> float | None:
+    """The scale that the U-Net reads; None where guidance is the table's."""
+    if not bundle.embeds_guidance:
+        return None
+    scale = bundle.defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale <= 100:
+        raise ArgumentError(f"guidance_scale is {scale!r}; this U-Net takes one number as an input, 1 .. 100")
+    return float(scale)
 
 
 def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
 from onnx import helper
 
 from .graph import Graph, Weight
@@ -76,7 +77,9 @@ def has_fused(module: torch.nn.Module) -> bool:
 
 def use_fused(model: Any) -> Any:
     """The diffusers module with every attention traced as one node."""
-    model.set_attn_processor(FusedAttention())
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.set_processor(FusedAttention())
     return model
 
 

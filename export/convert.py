@@ -16,7 +16,7 @@ from edgediff.engines import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.names import from_config
 
-from .facts import facts_of
+from .facts import facts_of, scheduler_of
 from .parts import Recipe, recipes_of
 from .precision import PRECISIONS
 from .progress import Progress
@@ -90,7 +90,7 @@ def export(
     job = Job(
         opened, facts, recipes, by_part, work, Progress(_costs(sizes, by_part), report), pictures, sum(sizes.values())
     )
-    if from_config(config := opened.scheduler()) is None:
+    if from_config(config := scheduler_of(opened)) is None:
         report(
             f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "
             f"{facts['defaults']['sampler']}"

@@ -15,7 +15,6 @@ from .source import Source
 # Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "trained_betas": (None,),
-    "clip_sample": (False,),
     "thresholding": (False,),
     "use_beta_sigmas": (False,),
     "use_flow_sigmas": (False,),
@@ -29,47 +28,127 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+# diffusers' StableDiffusion pipelines set these whatever the folder says.
+LATENT_SCHEDULER = {"steps_offset": 1, "clip_sample": False}
+ENCODERS = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
+
+
+def encoders_of(source: Source) -> list[tuple[str, str]]:
+    """(text encoder, tokenizer) components, in the order in which their states stand side by side."""
+    return [(encoder, tokenizer) for encoder, tokenizer in ENCODERS if source.has(encoder)]
+
+
 def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
     """The manifest without its files; ``defaults`` overrides its defaults (size, steps, ...).
 
     Raises:
         BundleError: what the runtime cannot run.
     """
-    vae, unet = source.hollow("vae").config, source.hollow("unet").config
-    text, tokenizer = source.hollow("text_encoder").config, source.tokenizer("tokenizer")
-    factor = 2 ** (len(vae.block_out_channels) - 1)
-    if unet.in_channels != vae.latent_channels:
-        raise BundleError(f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels}")
-    side = unet.sample_size * factor
-    scheduler = source.scheduler()
-    sampler, _ = from_config(scheduler) or ("ddim", None)
-    return {
+    unet = source.hollow("unet").config
+    _check_unet(unet)
+    large = unet.get("addition_embed_type") == "text_time"
+    latent = _latent(source, unet)
+    scheduler = scheduler_of(source)
+    clip = scheduler.get("clip_sample_range", 1.0) if scheduler.get("clip_sample") else None
+    if clip is not None and latent["factor"] > 1:
+        raise BundleError("scheduler: clip_sample is True, which is for models of pixels")
+    text = [_text(source, *pair) for pair in encoders_of(source)]
+    width = sum(source.hollow(encoder).config.hidden_size for encoder, _ in encoders_of(source))
+    if text and width != unet.cross_attention_dim:
+        raise BundleError(f"the U-Net reads texts of width {unet.cross_attention_dim}, the text encoders give {width}")
+    cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 64] * 2
+    facts = {
         "format": bundles.FORMAT,
         "name": "",
-        "kind": bundles.KINDS[0],
+        "kind": "pixel" if latent["factor"] == 1 else "stable-diffusion-xl" if large else "stable-diffusion",
         "schedule": schedule_of(scheduler),
-        "latent": {
-            "channels": vae.latent_channels,
-            "factor": factor,
-            "scale": vae.scaling_factor,
-            "shift": vae.shift_factor or 0.0,
-            "size_multiple": factor * 2 ** (len(unet.block_out_channels) - 1),
-        },
+        "latent": latent,
         "defaults": {
-            "width": side,
-            "height": side,
-            "num_inference_steps": 20,
-            "guidance_scale": 7.5,
-            "sampler": sampler,
+            "width": cells[1] * latent["factor"],
+            "height": cells[0] * latent["factor"],
+            **_steps(scheduler, unet, bool(text), large),
+            "sampler": (from_config(scheduler) or ("ddim", None))[0],
             **defaults,
         },
-        "text": [
-            {
-                "max_length": min(tokenizer.model_max_length, text.max_position_embeddings),
-                "pad_id": tokenizer.pad_token_id,
-            }
-        ],
+        "text": text,
     }
+    if source.setting("force_zeros_for_empty_prompt") and large:
+        facts["zero_negative"] = True
+    if clip is not None:
+        facts["clip_sample"] = float(clip)
+    return facts
+
+
+def scheduler_of(source: Source) -> dict[str, Any]:
+    """The scheduler's config as diffusers' pipeline of that class runs it."""
+    config = source.scheduler()
+    if source.has("vae") and not source.pipeline.startswith("StableDiffusionXL"):
+        config |= {key: value for key, value in LATENT_SCHEDULER.items() if key in config}
+    return config
+
+
+def _check_unet(unet: Any) -> None:
+    known = {
+        "class_embed_type": (None,),
+        "num_class_embeds": (None,),
+        "addition_embed_type": (None, "text_time"),
+        "encoder_hid_dim_type": (None,),
+    }
+    for key, values in known.items():
+        if unet.get(key) not in values:
+            raise BundleError(f"unet: {key} is {unet.get(key)!r}, which this version cannot run")
+    if unet.out_channels > unet.in_channels:
+        raise BundleError(
+            f"unet: it gives {unet.out_channels} channels for {unet.in_channels}; learned variances are not supported"
+        )
+
+
+def _latent(source: Source, unet: Any) -> dict[str, Any]:
+    halvings = 2 ** (len(unet.block_out_channels) - 1)
+    if not source.has("vae"):
+        if unet.in_channels != 3:
+            raise BundleError(f"unet: {unet.in_channels} channels and no vae; a model of pixels has 3")
+        return {"channels": 3, "factor": 1, "scale": 1.0, "shift": 0.0, "size_multiple": halvings}
+    vae = source.hollow("vae").config
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    if unet.in_channels not in (vae.latent_channels, 2 * vae.latent_channels + 1):
+        raise BundleError(
+            f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels} "
+            f"({2 * vae.latent_channels + 1} with a mask and a masked picture)"
+        )
+    return {
+        "channels": vae.latent_channels,
+        "factor": factor,
+        "scale": vae.scaling_factor,
+        "shift": vae.get("shift_factor") or 0.0,
+        "size_multiple": factor * halvings,
+    }
+
+
+def _text(source: Source, encoder: str, tokenizer: str) -> dict[str, Any]:
+    words, config = source.tokenizer(tokenizer), source.hollow(encoder).config
+    return {
+        "max_length": min(words.model_max_length, config.max_position_embeddings),
+        "pad_id": words.pad_token_id,
+    }
+
+
+def _steps(scheduler: dict[str, Any], unet: Any, text: bool, large: bool) -> dict[str, Any]:
+    """Steps and guidance that suit the model, as its scheduler tells: distilled models bring one of their own."""
+    name, steps, guidance = scheduler["_class_name"], 20, 5.0 if large else 7.5
+    if name in ("LCMScheduler", "TCDScheduler"):
+        steps, guidance = 4, 8.5 if unet.get("time_cond_proj_dim") else 1.0
+    # Turbo models (Sauer et al. 2023); others that start at the last timestep rescale to zero SNR or predict v.
+    elif (
+        name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+        and scheduler.get("timestep_spacing") == "trailing"
+        and scheduler.get("prediction_type") == "epsilon"
+        and not scheduler.get("rescale_betas_zero_snr")
+    ):
+        steps, guidance = 1, 1.0
+    elif not text:
+        steps, guidance = 50, 1.0
+    return {"num_inference_steps": steps, "guidance_scale": guidance}
 
 
 def schedule_of(config: dict[str, Any]) -> dict[str, Any]:

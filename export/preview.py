@@ -8,13 +8,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .parts import VaeEncoder
+
 
 @torch.no_grad()
 def fit_preview(vae: Any, factor: int, size: int, pictures: torch.Tensor | None) -> dict[str, Any]:
     """Fit ``rgb = (scaled latent) @ weight + bias`` with rgb in [-1, 1].
 
     Args:
-        vae: an AutoencoderKL.
+        vae: an AutoencoderKL or AutoencoderTiny.
         factor: pixels a side of a latent cell.
         size: side of the synthetic pictures.
         pictures: float32 (N, 3, H, W) in [-1, 1], typical of the model; smooth random colour fields when None.
@@ -26,8 +28,8 @@ def fit_preview(vae: Any, factor: int, size: int, pictures: torch.Tensor | None)
         generator = torch.Generator().manual_seed(0)
         coarse = torch.rand(16, 3, 4, 4, generator=generator) * 2 - 1
         pictures = F.interpolate(coarse, size=(size, size), mode="bicubic").clamp(-1, 1)
-    latents = torch.cat([vae.encode(p[None]).latent_dist.mean for p in pictures])
-    latents = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    latents = torch.cat([VaeEncoder(vae)(p[None])[0] for p in pictures])
+    latents = (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
     x = latents.movedim(1, -1).reshape(-1, latents.shape[1]).double().numpy()
     y = F.avg_pool2d(pictures, factor).movedim(1, -1).reshape(-1, 3).double().numpy()
     design = np.concatenate([x, np.ones((len(x), 1))], axis=1)

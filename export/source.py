@@ -21,7 +21,26 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 # Pipelines that can be exported, and the components that each must have.
 PIPELINES: dict[str, tuple[str, ...]] = {
-    "StableDiffusionPipeline": ("text_encoder", "tokenizer", "unet", "vae", "scheduler"),
+    **dict.fromkeys(
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "LatentConsistencyModelPipeline",
+        ),
+        ("text_encoder", "tokenizer", "unet", "vae", "scheduler"),
+    ),
+    **dict.fromkeys(
+        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+        ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "unet", "vae", "scheduler"),
+    ),
+    "DDPMPipeline": ("unet", "scheduler"),
+    "DDIMPipeline": ("unet", "scheduler"),
+}
+# What a pipeline may have as null in its index: models of pixels have no autoencoder, SDXL's refiner one text encoder.
+ABSENT = {
+    "StableDiffusionPipeline": ("vae",),
+    "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "tokenizer"),
 }
 
 
@@ -73,6 +92,8 @@ class Folder:
         if self.pipeline not in PIPELINES:
             raise BundleError(f"{path} is a {self.pipeline!r}; this version exports {choices(PIPELINES)}")
         for component in PIPELINES[self.pipeline]:
+            if component in ABSENT.get(self.pipeline, ()) and self._index.get(component) in (None, [None, None]):
+                continue
             if not (path / component).is_dir():
                 raise BundleNotFoundError(
                     f"{path}: part {component} is missing; save the whole pipeline with save_pretrained"

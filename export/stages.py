@@ -22,6 +22,7 @@ from edgediff.errors import EngineError
 from edgediff.verify import psnr
 
 from . import golden
+from .facts import encoders_of
 from .graph import Written, read, write
 from .parts import Recipe, run
 from .precision import PLAIN_NAME, PRECISIONS, make, prove_fp32, seen_graph
@@ -118,7 +119,7 @@ def trace_part(job: Job, recipe: Recipe) -> dict[str, Any]:
 def write_tokenizers(job: Job) -> list[dict[str, Any]]:
     """``tokenizer.json``, one a text encoder."""
     out = []
-    for name in [t for t in ("tokenizer", "tokenizer_2") if job.source.has(t)]:
+    for _, name in encoders_of(job.source):
         path = job.work.bundle / f"{name}.json"
         job.source.tokenizer(name).backend_tokenizer.save(str(path))
         out.append(entry(job.work.bundle, path, "tokenizers", "-"))

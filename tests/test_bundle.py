@@ -48,6 +48,7 @@ def test_schema_names_what_the_reader_takes() -> None:
     assert tuple(schedule["timestep_spacing"]["enum"]) == SPACINGS
     assert SCHEMA["properties"]["defaults"]["properties"]["sampler"]["enum"] == list(SAMPLERS)
     assert tuple(SCHEMA["properties"]["parts"]["propertyNames"]["enum"]) == bundle.PARTS
+    assert tuple(SCHEMA["properties"]["kind"]["enum"]) == bundle.KINDS
 
 
 def test_missing(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def _put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (_put({"files": [], "inputs": [], "outputs": []}, "parts", "unet"), "part unet has no files"),
         (_put({"files": [], "inputs": [], "outputs": []}, "parts", "controlnet"), "unknown part 'controlnet'"),
         (_put("cubic", "schedule", "beta_schedule"), "no beta_schedule 'cubic'; choose from linear"),
-        (_put([], "text"), "text names 0 tokenizers"),
+        (_put([], "text"), "part text_encoder has no tokenizer; text names 0"),
         (_put(-1, "text", 0, "max_length"), "one is out of range"),
         (_put([[1, 2]], "preview", "weight"), "must be 4 x 3"),
         (_put([1] * 4, "preview", "weight"), "must be 4 x 3"),

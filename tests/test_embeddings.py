@@ -18,19 +18,19 @@ def ones(rows: int, width: int = 4) -> np.ndarray:
 
 
 def test_rows_and_ids() -> None:
-    some = Embeddings(4).add("cat", ones(1)).add("<style>", 2 * ones(3))
+    some = Embeddings([4]).add("cat", [ones(1)]).add("<style>", [2 * ones(3)])
     assert some.ids == {"cat": (-1,), "<style>": (-2, -3, -4)}
-    np.testing.assert_array_equal(some.table, [[1] * 4, [2] * 4, [2] * 4, [2] * 4])
-    assert some.table.dtype == np.float32
+    np.testing.assert_array_equal(some.tables[0], [[1] * 4, [2] * 4, [2] * 4, [2] * 4])
+    assert some.tables[0].dtype == np.float32
     less = some.remove("cat")
     assert less.ids == {"<style>": (-1, -2, -3)}
-    assert Embeddings(4).table.shape == (1, 4)
-    assert some.add("cat", 5 * ones(2)).ids["cat"] == (-1, -2)
+    assert Embeddings([4]).tables[0].shape == (1, 4)
+    assert some.add("cat", [5 * ones(2)]).ids["cat"] == (-1, -2)
     assert some.ids["cat"] == (-1,)
 
 
 def test_words_are_found_whole() -> None:
-    some = Embeddings(4).add("cat", ones(1)).add("cat-2", ones(1)).add("<a>", ones(1))
+    some = Embeddings([4]).add("cat", [ones(1)]).add("cat-2", [ones(1)]).add("<a>", [ones(1)])
     assert some.split("cat, cats cat-2<a>cat") == [
         ("", 0),
         ("cat", 0),
@@ -42,7 +42,7 @@ def test_words_are_found_whole() -> None:
         ("cat", 18),
         ("", 21),
     ]
-    assert Embeddings(4).split("a cat") == [("a cat", 0)]
+    assert Embeddings([4]).split("a cat") == [("a cat", 0)]
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
@@ -50,18 +50,18 @@ def test_files(tmp_path: Path, kind: type) -> None:
     values = np.arange(8, dtype=kind).reshape(2, 4)
     save_file({"emb_params": values}, tmp_path / "my-style.safetensors")
     save_file({"<toy>": values[0]}, tmp_path / "b.safetensors")
-    word, vectors = read_embedding(tmp_path / "my-style.safetensors")
+    word, (vectors,) = read_embedding(tmp_path / "my-style.safetensors")
     assert word == "my-style"
     np.testing.assert_array_equal(vectors, values)
     assert vectors.dtype == np.float32
-    word, vectors = read_embedding(str(tmp_path / "b.safetensors"))
+    word, (vectors,) = read_embedding(str(tmp_path / "b.safetensors"))
     assert (word, vectors.shape) == ("<toy>", (1, 4))
 
 
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({"clip_l": ones(1), "clip_g": ones(1)}, "holds clip_g, clip_l; an embedding for one text encoder"),
+        ({"clip_l": ones(1), "clip_h": ones(1)}, "holds clip_h, clip_l; an embedding for one text encoder"),
         ({"emb_params": np.ones((1, 2, 3), np.float32)}, r"has shape \(1, 2, 3\)"),
         ({"emb_params": np.ones((1, 4), np.int64)}, "of int64"),
         ({"emb_params": np.full((1, 4), np.nan, np.float32)}, "not finite"),
@@ -82,7 +82,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="path is None; it must be the path"):
         read_embedding(None)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"no embedding \['x'\] is loaded"):
-        Embeddings(4).remove(["x"])  # type: ignore[arg-type]
+        Embeddings([4]).remove(["x"])  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="is not a safetensors file"):
         read_embedding(tmp_path / "a.pt")
 
@@ -90,7 +90,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["", "two words", "(a)", "a:b", "\\a", "my-BREAK", None])
 def test_words_that_cannot_stand(word: object) -> None:
     with pytest.raises(ArgumentError, match="must be a word without blanks"):
-        Embeddings(4).add(word, ones(1))  # type: ignore[arg-type]
+        Embeddings([4]).add(word, [ones(1)])  # type: ignore[arg-type]
 
 
 def test_vectors_of_a_word_stay_in_one_chunk(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_vectors_of_a_word_stay_in_one_chunk(tiny_bundle: Path, tmp_path: Path) 
     save_file({"emb_params": ones(3, 32)}, tmp_path / "dotty.safetensors")
     pipe = edgediff.load(tiny_bundle)
     pipe.load_textual_inversion(tmp_path / "dotty.safetensors")
-    text = tokenise("cat " * 74 + "dotty cat", pipe.tokenizer(), pipe.embeddings())
+    text = tokenise("cat " * 74 + "dotty cat", pipe.tokenizers()[0], pipe.embeddings())
     assert [c.ids[1:76].min() for c in text.chunks] == [text.chunks[0].ids[1], -3]
     assert text.chunks[1].ids[1:5].tolist() == [-1, -2, -3, text.chunks[0].ids[1]]
 

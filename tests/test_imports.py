@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "edgediff"
 FLOORS = {
     0: ("errors", "levels", "spacings", "multistep", "steps", "rng", "image", "version"),
     1: ("samplers", "names", "table", "tokenizer", "prompt", "embeddings"),
-    2: ("guidance", "texts", "bundle", "engines", "engines.onnxruntime"),
+    2: ("guidance", "texts", "bundle", "conditions", "inpaint", "engines", "engines.onnxruntime"),
     3: ("loop", "request"),
     4: ("pipeline",),
-    5: ("cli", "progress", "__init__", "__main__"),
+    5: ("verify",),
+    6: ("cli", "progress", "__init__", "__main__"),
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # Rooms of one floor that lean on each other; everything else imports strictly downward.
@@ -31,6 +32,8 @@ BESIDE = {
     ("table", "names"),
     ("table", "samplers"),
     ("engines", "bundle"),
+    ("conditions", "bundle"),
+    ("inpaint", "bundle"),
     ("engines.onnxruntime", "bundle"),
     ("engines.onnxruntime", "engines"),
     ("engines", "engines.onnxruntime"),
