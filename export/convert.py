@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from edgediff.engines import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.names import from_config
 
+from .altered import Altered
+from .embeddings import Carried, read_all, store
 from .facts import facts_of, scheduler_of
+from .lora import read_lora
 from .parts import Recipe, recipes_of
 from .precision import PRECISIONS
 from .progress import Progress
@@ -25,6 +28,7 @@ from .stages import (
     Job,
     compare_pictures,
     draw_reference,
+    entry,
     fit,
     make_part,
     store_golden,
@@ -44,6 +48,12 @@ def export(
     *,
     precision: str = DEFAULT,
     part_precision: Mapping[str, str] | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
+    embeddings: Sequence[tuple[str | None, str | Path]] = (),
+    config: str | Path | None = None,
+    vae: str | Path | None = None,
+    preview_decoder: str | Path | None = None,
+    prediction_type: str | None = None,
     name: str | None = None,
     defaults: dict[str, Any] | None = None,
     licence: str = "",
@@ -61,6 +71,11 @@ def export(
         precision: fp32; fp16 (for GPUs; what fp16 cannot hold stays in fp32); fp16-weights (stored in fp16, computed in
             fp32); int8 (weights stored in int8, computed in fp32); int8-dynamic (linears multiplied in int8).
         part_precision: other precisions for some parts, by name.
+        loras: files and weights, merged.
+        embeddings: words (None: the file's own) and files of textual inversions, carried in the bundle.
+        config: a diffusers folder whose configs stand for those that a single file lacks.
+        vae: another autoencoder; ``preview_decoder`` a folder with an AutoencoderTiny for previews.
+        prediction_type: of a single file that does not say, epsilon or v_prediction.
         name, licence, provenance: what the manifest says; ``defaults`` overrides its defaults (size, steps, ...).
         pictures: float32 (N, 3, H, W) in [-1, 1] for the preview fit.
         report: called with a line of progress.
@@ -77,6 +92,9 @@ def export(
     if importlib.util.find_spec("onnxruntime") is None:
         raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
     opened = open_source(source)
+    others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
+    if others or loras:
+        opened = Altered(opened, others, [read_lora(path, weight) for path, weight in loras])
     facts = facts_of(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
     recipes = recipes_of(opened, facts)
     names = [r.name for r in recipes]
@@ -84,6 +102,7 @@ def export(
         raise ArgumentError(f"no part {unknown[0]!r} in {source}; choose from {choices(names)}")
     by_part = {part: (part_precision or {}).get(part, precision) for part in names}
     sizes = {r.name: _bytes(opened, r) for r in recipes}
+    carried = read_all([(word, Path(path)) for word, path in embeddings], opened)
     key = [opened.fingerprint(), by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     work = Work(out, key)
     work.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.0) for part, s in sizes.items())))
@@ -97,11 +116,11 @@ def export(
         )
     with work.open():
         said = {"name": name or source.stem, "licence": licence, "provenance": (provenance or {}) | _versions(opened)}
-        _build(job, facts | said)
+        _build(job, facts | said, carried)
         return work.publish()
 
 
-def _build(job: Job, manifest: dict[str, Any]) -> None:
+def _build(job: Job, manifest: dict[str, Any], carried: Sequence[Carried]) -> None:
     """Everything in the work folder's bundle, step by step."""
     traced = {recipe.name: trace_part(job, recipe) for recipe in job.recipes}
     texts = write_tokenizers(job)
@@ -115,6 +134,11 @@ def _build(job: Job, manifest: dict[str, Any]) -> None:
     if preview is not None:
         manifest["parity"]["preview_r2"] = preview.pop("r2")
         manifest["preview"] = preview
+    if carried:
+        bundle = job.work.bundle
+        manifest["embeddings"] = [
+            {"word": word, "file": entry(bundle, path, "embedding", "-")} for word, path in store(carried, bundle)
+        ]
     manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
     manifest["parity"]["pictures"] = compare_pictures(job, manifest)
     write_manifest(job.work.bundle, manifest)

@@ -18,6 +18,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "preview_decoder": ("AutoencoderTiny",),
 }
 # Pipelines that can be exported, and the components that each must have.
 PIPELINES: dict[str, tuple[str, ...]] = {
@@ -115,26 +116,10 @@ class Folder:
         return str(self._index[component][1])
 
     def hollow(self, component: str) -> Any:
-        cls = model_class(self._class(component))
-        try:
-            with torch.device("meta"):
-                if hasattr(cls, "load_config"):  # diffusers'
-                    return cls.from_config(cls.load_config(str(self.path / component), local_files_only=True))
-                return cls(cls.config_class.from_pretrained(str(self.path / component), local_files_only=True))
-        except Exception as error:  # diffusers and transformers raise many kinds; the message is what matters
-            raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
+        return meta_folder(self.path / component, self._class(component))
 
     def load(self, component: str) -> Any:
-        folder = self.path / component
-        plain = [p.name for p in (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))]
-        half = bool(plain) and all(".fp16." in name for name in plain)
-        try:
-            model = model_class(self._class(component)).from_pretrained(
-                str(folder), local_files_only=True, torch_dtype=torch.float32, variant="fp16" if half else None
-            )
-        except Exception as error:
-            raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
-        return ready(model, component, self.path)
+        return load_folder(self.path / component, self._class(component), component)
 
     def scheduler(self) -> dict[str, Any]:
         name = str(self._index["scheduler"][1])
@@ -163,6 +148,31 @@ def model_class(name: str) -> Any:
     """diffusers' or transformers' class of that name; ``AttributeError`` where neither has it."""
     library = "transformers" if name.startswith("CLIP") else "diffusers"
     return getattr(importlib.import_module(library), name)
+
+
+def meta_folder(folder: Path, name: str) -> Any:
+    """The module of class ``name`` that a folder describes, on the meta device. Raises ``BundleError``."""
+    cls = model_class(name)
+    try:
+        with torch.device("meta"):
+            if hasattr(cls, "load_config"):  # diffusers'
+                return cls.from_config(cls.load_config(str(folder), local_files_only=True))
+            return cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
+    except Exception as error:  # diffusers and transformers raise many kinds; the message is what matters
+        raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error
+
+
+def load_folder(folder: Path, name: str, component: str) -> Any:
+    """The module of class ``name`` in a folder, float32 and in eval mode. Raises ``BundleError``."""
+    plain = [p.name for p in (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))]
+    half = bool(plain) and all(".fp16." in name for name in plain)
+    try:
+        model = model_class(name).from_pretrained(
+            str(folder), local_files_only=True, torch_dtype=torch.float32, variant="fp16" if half else None
+        )
+    except Exception as error:
+        raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error
+    return ready(model, component, folder.parent)
 
 
 def ready(model: Any, component: str, path: Path) -> Any:

@@ -136,9 +136,11 @@ def draw_reference(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
             pictures = golden.draw(pipe, calls)
         tensors: dict[str, NDArray[Any]] = {f"picture.{k}": p for k, p in enumerate(pictures)}
         for name, engine in engines.items():
+            if not engine.calls:
+                continue
             # The first call, from pure noise, and the last of the first picture.
             last = len(engine.calls) // len(calls) - 1
-            tensors |= golden.flat(name, [engine.calls[k] for k in sorted({0, max(0, last)}) if engine.calls], 1)
+            tensors |= golden.flat(name, [engine.calls[k] for k in sorted({0, max(0, last)})], 1)
         golden.store(job.case_file(PICTURES), tensors)
         return {"calls": calls}, [job.case_file(PICTURES)]
 
@@ -203,8 +205,8 @@ def store_golden(job: Job) -> dict[str, Any]:
 def drafted(job: Job, manifest: dict[str, Any]) -> Iterator[Bundle]:
     """The bundle so far, over a copy of its manifest and tokenizers: the work folder itself never looks like one."""
     with tempfile.TemporaryDirectory(dir=job.work.root) as folder:
-        for text in manifest["text"]:
-            shutil.copy(job.work.bundle / text["file"]["path"], folder)
+        for small in [*manifest["text"], *manifest.get("embeddings", [])]:
+            shutil.copy(job.work.bundle / small["file"]["path"], folder)
         write_manifest(Path(folder), manifest)
         yield bundles.read(folder)
 

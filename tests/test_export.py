@@ -43,8 +43,9 @@ def test_manifest(tiny_bundle: Path) -> None:
     assert (found.defaults.width, found.defaults.height, found.defaults.sampler) == (32, 32, "plms")
     assert [t.name for t in found.parts["unet"].inputs] == ["sample", "timestep", "encoder_hidden_states"]
     assert found.parts["vae_decoder"].outputs[0].shape == ("batch", 3, "height", "width")
-    assert set(found.parity) == {*edgediff.bundle.PARTS, "preview_r2", "pictures"}
-    assert all(found.parity[p]["relative"] < 1e-4 for p in edgediff.bundle.PARTS)
+    assert list(found.parts) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert set(found.parity) == {*found.parts, "preview_r2", "pictures"}
+    assert all(found.parity[p]["relative"] < 1e-4 for p in found.parts)
     assert not [p for p in tiny_bundle.iterdir() if p.name.startswith((".", "tmp"))]
 
 

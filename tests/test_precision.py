@@ -226,7 +226,7 @@ def test_bundles(tiny_source: Path, tiny_bundle: Path, tmp_path: Path, precision
     out = export(tiny_source, tmp_path / "out", precision=precision)
     bundle = edgediff.bundle.read(out)
     how = PRECISIONS[precision]
-    for part in edgediff.bundle.PARTS:
+    for part in bundle.parts:
         facts = bundle.parity[part]
         assert facts["precision"] == precision
         assert facts["relative"] <= facts["ceiling"] == how.ceiling
@@ -236,7 +236,7 @@ def test_bundles(tiny_source: Path, tiny_bundle: Path, tmp_path: Path, precision
     assert size < {"fp16": 0.9, "fp16-weights": 0.7, "int8": 0.6, "int8-dynamic": 0.9}[precision] * whole
     pipe = edgediff.load(out, threads=1)
     findings = list(prove(pipe))
-    assert [f.what for f in findings] == [*edgediff.bundle.PARTS, "picture 1", "picture 2"]
+    assert [f.what for f in findings] == [*bundle.parts, "picture 1", "picture 2"]
     assert all(f.ok for f in findings)
     assert np.isfinite(pipe("a cat", seed=0, num_inference_steps=2, output_type="latent").latents).all()
 
