@@ -155,7 +155,8 @@ def _costs(sizes: Mapping[str, int], precisions: Mapping[str, str]) -> dict[str,
     gigabytes = {name: size / 1e9 for name, size in sizes.items()}
     costs = {f"{name}: tracing": 0.5 + 8 * size for name, size in gigabytes.items()}
     costs["pictures by torch"] = 2 + 20 * sum(gigabytes.values())
-    costs["preview: fitting"] = 2.0
+    if "vae_encoder" in gigabytes:
+        costs["preview: fitting"] = 2.0
     factor = {"fp32": 3.0, "fp16": 20.0, "fp16-weights": 6.0, "int8": 10.0, "int8-dynamic": 10.0}
     costs |= {f"{name}: {precisions[name]}": 0.5 + factor[precisions[name]] * size for name, size in gigabytes.items()}
     costs["pictures compared"] = 2 + 20 * sum(gigabytes.values())

@@ -28,12 +28,25 @@ def picture_arguments(bundle: Bundle) -> list[dict[str, Any]]:
     multiple = latent.size_multiple
     side = max(multiple, min(defaults.width, most) // multiple * multiple)
     common = {"width": side, "height": side, "num_inference_steps": min(defaults.num_inference_steps, STEPS)}
-    return [{"prompt": prompt, "seed": seed, **common} for seed, prompt in enumerate(PROMPTS)]
+    prompts = PROMPTS if bundle.text else ("",) * len(PROMPTS)
+    return [{"prompt": prompt, "seed": seed, **common} for seed, prompt in enumerate(prompts)]
+
+
+def picture_arrays(bundle: Bundle, call: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]:
+    """What a call takes besides: for inpainting models a picture of colour ramps, and a mask of its middle."""
+    if not bundle.inpaints:
+        return {}
+    side = call["width"]
+    ramp = np.linspace(0, 255, side).astype(np.uint8)
+    image = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], ramp[::-1, None]), axis=-1)
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = 255
+    return {"image": image, "mask_image": mask}
 
 
 def draw(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[NDArray[np.uint8]]:
     """The picture (H, W, 3) of each call."""
-    return [pipe(**call, output_type="np").images[0] for call in calls]
+    return [pipe(**call, **picture_arrays(pipe.bundle, call), output_type="np").images[0] for call in calls]
 
 
 def store(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -135,6 +135,8 @@ def draw_reference(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
             calls = golden.picture_arguments(bundle)
             pictures = golden.draw(pipe, calls)
         tensors: dict[str, NDArray[Any]] = {f"picture.{k}": p for k, p in enumerate(pictures)}
+        for k, call in enumerate(calls):
+            tensors |= {f"picture.{k}.{name}": v for name, v in golden.picture_arrays(bundle, call).items()}
         for name, engine in engines.items():
             if not engine.calls:
                 continue
