@@ -144,6 +144,11 @@ def info(args: argparse.Namespace) -> None:
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
                 print(f"{name:<14}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
+    for name in bundle.parts:
+        facts = bundle.parity.get(name)
+        if isinstance(facts, dict) and "relative" in facts:
+            kept = len(facts.get("kept_fp32", ()))
+            print(f"{name:<14}{facts['relative']:.1e} from torch (relative)" + f", {kept} nodes in fp32" * bool(kept))
     if problems:
         raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
 
@@ -155,7 +160,7 @@ def _state(bundle: Bundle, name: str, file: File) -> str:
     except EdgediffError as error:
         return f"PROBLEM: {error}"
     state = f"ok  {file.sha256[:10]}" if hashed else "size ok, not hashed (edgediff verify does)"
-    if file.engine == "tokenizers":
+    if file.engine in ("tokenizers", "embedding", "golden"):
         return state
     reason = why_not(file)
     return state + "  " + (f"passed over: {reason}" if reason else "runs on cpu by ONNX Runtime")

@@ -112,8 +112,11 @@ def _measure(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, tu
     return out
 
 
-def worst_nodes(reference: Graph, other: Graph, feed: Feed, scratch: Path) -> dict[str, float]:
-    """Nodes by how much relative error each adds to its inputs', worst first; those far behind the worst are left out.
+def worst_nodes(
+    reference: Graph, other: Graph, feed: Feed, scratch: Path, operators: Collection[str] = ()
+) -> dict[str, float]:
+    """Nodes (of ``operators`` where there are any) by how much relative error each adds to its inputs', worst first;
+    those far behind the worst are left out.
 
     The graphs compute the same tensors under the same names, ``other`` in fewer bits.
     """
@@ -127,6 +130,10 @@ def worst_nodes(reference: Graph, other: Graph, feed: Feed, scratch: Path) -> di
         for name in tensors:
             norm = float(np.linalg.norm(wanted[name])) or 1.0
             error[name] = float(np.nan_to_num(np.linalg.norm(found[name] - wanted[name]) / norm, nan=np.inf))
-    added = {n.name: error[n.output[0]] - max((error.get(i, 0.0) for i in n.input), default=0.0) for n in nodes}
+    added = {
+        n.name: error[n.output[0]] - max((error.get(i, 0.0) for i in n.input), default=0.0)
+        for n in nodes
+        if not operators or n.op_type in operators
+    }
     least = NEAR * max(added.values(), default=0.0)
     return dict(sorted(((k, v) for k, v in added.items() if v > 0 and v >= least), key=lambda item: -item[1]))

@@ -239,7 +239,8 @@ def compare_pictures(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
 def _blame(job: Job) -> str:
     precision = job.precision["unet"]
     graph, seen = seen_graph(read(job.path("unet")), precision, ())
-    worst = worst_nodes(graph, seen, job.cases("unet")[0][0], job.scratch())
+    feed = job.cases("unet")[-1][0]
+    worst = worst_nodes(graph, seen, feed, job.scratch(), PRECISIONS[precision].changes)
     return "; the U-Net's worst nodes: " + "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3])
 
 

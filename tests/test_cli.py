@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
 from edgediff import cli, progress
+from edgediff.bundle import sha256
 from edgediff.samplers import SAMPLERS
 
 
@@ -99,12 +103,12 @@ def test_damaged_bundle(tiny_bundle: Path, tmp_path: Path, capsys: pytest.Captur
     assert not out.exists()
     assert cli.main(["verify", str(root)]) == 2
     captured = capsys.readouterr()
-    assert captured.out.count("ok  ") == 4
-    assert "1 of 5 files of bundle 'tiny' are missing, damaged or unreadable" in captured.err
+    assert captured.out.count("ok  ") == 5
+    assert "1 of 6 files of bundle 'tiny' are missing, damaged or unreadable" in captured.err
     assert cli.main(["info", str(root)]) == 2
     captured = capsys.readouterr()
     assert "PROBLEM: bundle 'tiny': unet: unet.onnx has 5 bytes" in captured.out
-    assert "1 of 5 files of bundle 'tiny' cannot be used" in captured.err
+    assert "1 of 6 files of bundle 'tiny' cannot be used" in captured.err
 
 
 def test_long_prompt_warns(one_chunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,8 +206,33 @@ def test_info_and_verify(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert text.count("runs on cpu by ONNX Runtime") == 4
     assert "unet          <- sample float32[batch, 4, latent_height, latent_width]" in text
+    assert "from torch (relative)" in text
+    assert cli.main(["verify", str(tiny_bundle), "--files"]) == 0
+    assert capsys.readouterr().out.count("ok  ") == 6
     assert cli.main(["verify", str(tiny_bundle)]) == 0
-    assert capsys.readouterr().out.count("ok  ") == 5
+    text = capsys.readouterr().out
+    assert text.count("ok  ") == 6 + 4 + 2  # files, parts, pictures
+    assert "picture 2     PSNR" in text
+
+
+def test_verify_of_a_part_that_computes_otherwise(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A graph that was changed together with its checksum: the files are right, the numbers are not."""
+    root = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    model = onnx.load(str(root / "unet.onnx"))
+    bias = next(t for t in model.graph.initializer if t.name == "model.conv_out.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
+    onnx.save(model, str(root / "unet.onnx"))
+    manifest = json.loads((root / "bundle.json").read_text(encoding="utf-8"))
+    file = manifest["parts"]["unet"]["files"][0]
+    file |= {"size": (root / "unet.onnx").stat().st_size, "sha256": sha256(root / "unet.onnx")}
+    (root / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert cli.main(["verify", str(root), "--files"]) == 0
+    assert cli.main(["verify", str(root)]) == 2
+    captured = capsys.readouterr()
+    assert "BAD unet          differs from torch by" in captured.out
+    assert "checks of bundle 'tiny' against torch's golden tensors failed" in captured.err
 
 
 def test_progress_draws_on_a_terminal_only(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

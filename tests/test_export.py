@@ -211,3 +211,89 @@ def test_command(tmp_path: Path) -> None:
     )
     assert run.returncode == 2
     assert run.stderr.endswith("edgediff: no diffusers model at nowhere: it has no model_index.json\n")
+
+
+def test_lora_is_merged(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """Against diffusers with the same file loaded; the manifest does not change the model's own weights."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from safetensors.torch import save_file
+
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    torch.manual_seed(3)
+    layers = {
+        f"unet.{name}.lora_A.weight": torch.randn(4, 32),
+        f"unet.{name}.lora_B.weight": torch.randn(32, 4),
+        "text_encoder.text_model.encoder.layers.0.self_attn.v_proj.lora_A.weight": torch.randn(4, 32),
+        "text_encoder.text_model.encoder.layers.0.self_attn.v_proj.lora_B.weight": torch.randn(32, 4),
+    }
+    save_file(layers, tmp_path / "style.safetensors")
+    out = export(tiny_source, tmp_path / "out", precision="fp32", loras=[(tmp_path / "style.safetensors", 0.5)])
+    theirs = StableDiffusionPipeline.from_pretrained(str(tiny_source), safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False)
+    theirs.load_lora_weights(str(tmp_path), weight_name="style.safetensors")
+    theirs.fuse_lora(lora_scale=0.5)
+    arguments = {"prompt": "a red cat", "num_inference_steps": 4, "guidance_scale": 5.0}
+    generator = torch.Generator().manual_seed(1)
+    expected = theirs(**arguments, generator=generator, output_type="latent").images.detach().numpy()
+    found, plain = (edgediff.load(r)(**arguments, seed=1, sampler="ddim").latents for r in (out, tiny_bundle))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - plain).max() > 0.05
+    lost = {"unet.no.such.lora_A.weight": torch.zeros(4, 32), "unet.no.such.lora_B.weight": torch.zeros(32, 4)}
+    save_file(lost, tmp_path / "other.safetensors")
+    with pytest.raises(ArgumentError, match="1 of its 1 layers are not in the model"):
+        export(tiny_source, tmp_path / "b", loras=[(tmp_path / "other.safetensors", 1.0)])
+    assert not (tmp_path / "b").exists()
+
+
+def test_embeddings_travel_in_the_bundle(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    learned = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
+    save_file({"emb_params": learned}, tmp_path / "dotty.safetensors")
+    given = [(None, tmp_path / "dotty.safetensors"), ("striped", tmp_path / "dotty.safetensors")]
+    out = export(tiny_source, tmp_path / "out", precision="fp32", embeddings=given)
+    assert [w.word for w in edgediff.bundle.read(out).embeddings] == ["dotty", "striped"]
+    loaded = edgediff.load(tiny_bundle)
+    loaded.load_textual_inversion(tmp_path / "dotty.safetensors")
+    latents = [pipe("a dotty cat", seed=0, num_inference_steps=2).latents for pipe in (edgediff.load(out), loaded)]
+    np.testing.assert_array_equal(*latents)
+    with pytest.raises(ArgumentError, match="two embeddings are named 'dotty'"):
+        export(tiny_source, tmp_path / "b", embeddings=[given[0], given[0]])
+    save_file({"emb_params": learned[:, :8]}, tmp_path / "narrow.safetensors")
+    with pytest.raises(ArgumentError, match="has width 8; this model's text encoder has 32"):
+        export(tiny_source, tmp_path / "b", embeddings=[(None, tmp_path / "narrow.safetensors")])
+    assert not (tmp_path / "b").exists()
+
+
+def test_other_autoencoders(tiny_source: Path, tmp_path: Path) -> None:
+    """A tiny one as the decoder, and as a second one for previews."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    widths = (16, 16, 16)
+    blocks = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
+    small = AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths, **blocks).eval()
+    small.save_pretrained(tmp_path / "taesd")
+    out = export(tiny_source, tmp_path / "a", precision="fp32", vae=tmp_path / "taesd")
+    bundle = edgediff.bundle.read(out)
+    assert bundle.latent.scale == 1.0
+    assert [t.name for t in bundle.parts["vae_encoder"].outputs] == ["latent_mean"]
+    result = edgediff.load(out)("a cat", seed=0, num_inference_steps=2, output_type="np")
+    with torch.no_grad():
+        expected = small.decode(torch.from_numpy(result.latents)).sample
+    expected = ((expected / 2 + 0.5).clamp(0, 1) * 255).round().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+    assert np.abs(result.images.astype(int) - expected).max() <= 1
+    pipe = edgediff.load(export(tiny_source, tmp_path / "b", precision="fp32", preview_decoder=tmp_path / "taesd"))
+    assert list(pipe.bundle.parts)[-1] == "preview_decoder"
+    step = next(iter(pipe.stream("a cat", seed=0, num_inference_steps=2)))
+    auto, tiny, matrix = (np.asarray(step.preview(how)[0]) for how in (None, "decoder", "matrix"))
+    assert np.array_equal(auto, tiny)
+    assert auto.shape == matrix.shape == (32, 32, 3)
+    assert not np.array_equal(auto, matrix)
+    with pytest.raises(ArgumentError, match="no preview 'best'; choose from decoder, matrix"):
+        step.preview("best")
+    with pytest.raises(BundleError, match=r"unet is a 'UNet2DConditionModel'; here it must be one of Auto"):
+        export(tiny_source, tmp_path / "c", vae=tiny_source / "unet")
+    with pytest.raises(BundleNotFoundError, match=r"no model at .*: it has no config\.json"):
+        export(tiny_source, tmp_path / "c", preview_decoder=tmp_path)
