@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import edgediff
 from edgediff import ArgumentError, BundleError, bundle, cli
+from edgediff.verify import prove
 from edgediff_export.convert import export
 
 from .families import FAMILIES, make
@@ -220,6 +221,12 @@ def test_command(exported: Callable[[str], Path], tmp_path: Path, capsys: pytest
     assert "must hold a word" in generate("sdxl")
     assert cli.main(["verify", str(exported("inpaint"))]) == 0
     assert cli.main(["verify", str(exported("pixel"))]) == 0
+
+
+def test_states_that_later_layers_read_in_fp16(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """SDXL's text encoders give states from within, without a norm between."""
+    root = export(exported("sdxl").parent / "source", tmp_path / "out", precision="fp16")
+    assert [finding for finding in prove(edgediff.load(root, threads=1)) if not finding.ok] == []
 
 
 def test_every_family_has_a_maker() -> None:
