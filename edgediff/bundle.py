@@ -151,7 +151,7 @@ class Bundle:
     golden: Golden | None = None
     embeddings: tuple[Word, ...] = ()
     zero_negative: bool = False  # no negative prompt means embeddings of zeros, as SDXL was trained
-    clip_sample: float | None = None  # x0 estimates stay within plus or minus this
+    clip_sample: float | None = None  # x0 estimates stay within plus or minus this, and noise estimates follow
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)

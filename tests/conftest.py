@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,21 @@ def tiny_bundle(tiny_source: Path) -> Path:
     from edgediff_export.convert import export
 
     return export(tiny_source, tiny_source.parent / "bundle", precision="fp32", name="tiny")
+
+
+@pytest.fixture(scope="session")
+def family_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The fp32 bundle of a family of models, made when it is first asked for, with ``source`` beside it. Read-only."""
+    from edgediff_export.convert import export
+
+    from .families import make
+
+    @functools.cache
+    def find(name: str) -> Path:
+        root = tmp_path_factory.mktemp(name)
+        return export(make(name, root / "source"), root / "bundle", precision="fp32")
+
+    return find
 
 
 @pytest.fixture

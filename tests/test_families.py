@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -20,28 +19,18 @@ from edgediff import ArgumentError, BundleError, bundle, cli
 from edgediff.verify import prove
 from edgediff_export.convert import export
 
-from .families import FAMILIES, make
+from .families import FAMILIES
 from .test_bundle import SCHEMA, edit
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's bundle, made when it is first asked for. Read-only: copy it to change it."""
-
-    @functools.cache
-    def find(family: str) -> Path:
-        root = tmp_path_factory.mktemp(family)
-        return export(make(family, root / "source"), root / family, precision="fp32")
-
-    return find
-
-
 @pytest.fixture
-def changed(exported: Callable[[str], Path], tmp_path: Path) -> Callable[[str, Callable[[dict[str, Any]], Any]], Path]:
+def changed(
+    family_bundle: Callable[[str], Path], tmp_path: Path
+) -> Callable[[str, Callable[[dict[str, Any]], Any]], Path]:
     """A copy of a family's bundle with another manifest."""
 
-    def change(family: str, by: Callable[[dict[str, Any]], Any]) -> Path:
-        return edit(Path(shutil.copytree(exported(family), tmp_path / family)), by)
+    def change(name: str, by: Callable[[dict[str, Any]], Any]) -> Path:
+        return edit(Path(shutil.copytree(family_bundle(name), tmp_path / name)), by)
 
     return change
 
@@ -66,16 +55,16 @@ UNET = {
 }
 
 
-@pytest.mark.parametrize("family", PARTS)
-def test_manifest(exported: Callable[[str], Path], family: str) -> None:
-    root = exported(family)
+@pytest.mark.parametrize("name", PARTS)
+def test_manifest(family_bundle: Callable[[str], Path], name: str) -> None:
+    root = family_bundle(name)
     jsonschema.validate(json.loads((root / "bundle.json").read_text(encoding="utf-8")), SCHEMA)
     found = bundle.read(root)
-    assert tuple(found.parts) == PARTS[family]
-    assert tuple(t.name for t in found.parts["unet"].inputs) == ("sample", "timestep", *UNET[family])
-    assert found.needed == tuple(p for p in PARTS[family] if p != "vae_encoder" or family == "inpaint")
-    assert found.inpaints == (family == "inpaint")
-    assert found.embeds_guidance == (family == "lcm")
+    assert tuple(found.parts) == PARTS[name]
+    assert tuple(t.name for t in found.parts["unet"].inputs) == ("sample", "timestep", *UNET[name])
+    assert found.needed == tuple(p for p in PARTS[name] if p != "vae_encoder" or name == "inpaint")
+    assert found.inpaints == (name == "inpaint")
+    assert found.embeds_guidance == (name == "lcm")
     edgediff.load(root).warm()
 
 
@@ -98,7 +87,7 @@ def _shape(part: str, name: str, shape: list[Any]) -> Callable[[dict[str, Any]],
 
 
 @pytest.mark.parametrize(
-    ("family", "change", "message"),
+    ("name", "change", "message"),
     [
         ("sdxl", _drop_part("text_encoder_2"), "part text_encoder_2 is missing"),
         ("sdxl", lambda d: d["text"].pop(), "part text_encoder_2 has no tokenizer; text names 1"),
@@ -123,21 +112,23 @@ def _shape(part: str, name: str, shape: list[Any]) -> Callable[[dict[str, Any]],
 )
 def test_malformed(
     changed: Callable[[str, Callable[[dict[str, Any]], Any]], Path],
-    family: str,
+    name: str,
     change: Callable[[dict[str, Any]], Any],
     message: str,
 ) -> None:
     with pytest.raises(BundleError, match=message):
-        bundle.read(changed(family, change))
+        bundle.read(changed(name, change))
 
 
-def test_carried_embeddings_of_two_text_encoders(exported: Callable[[str], Path], tmp_path: Path) -> None:
+def test_carried_embeddings_of_two_text_encoders(family_bundle: Callable[[str], Path], tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     vectors = {"clip_l": random.standard_normal((2, 16)), "clip_g": random.standard_normal((2, 32))}
     file = tmp_path / "dotty.safetensors"
     save_file({k: v.astype(np.float32) for k, v in vectors.items()}, file)
-    root = export(exported("sdxl").parent / "source", tmp_path / "out", precision="fp32", embeddings=[(None, file)])
-    plain = edgediff.load(exported("sdxl"), threads=1)
+    root = export(
+        family_bundle("sdxl").parent / "source", tmp_path / "out", precision="fp32", embeddings=[(None, file)]
+    )
+    plain = edgediff.load(family_bundle("sdxl"), threads=1)
     plain.load_textual_inversion(file)
     call: dict[str, Any] = {"prompt": "a dotty cat", "seed": 1, "num_inference_steps": 2}
     carrying = edgediff.load(root, threads=1)
@@ -162,18 +153,18 @@ def test_carried_embeddings_of_two_text_encoders(exported: Callable[[str], Path]
     ],
 )
 def test_embeddings_that_do_not_fit_sdxl(
-    exported: Callable[[str], Path], tmp_path: Path, tensors: dict[str, tuple[int, int]], message: str
+    family_bundle: Callable[[str], Path], tmp_path: Path, tensors: dict[str, tuple[int, int]], message: str
 ) -> None:
     file = tmp_path / "a.safetensors"
     save_file({name: np.ones(shape, np.float32) for name, shape in tensors.items()}, file)
     with pytest.raises(ArgumentError, match=message):
-        edgediff.load(exported("sdxl")).load_textual_inversion(file)
+        edgediff.load(family_bundle("sdxl")).load_textual_inversion(file)
     with pytest.raises(ArgumentError, match=message):
-        export(exported("sdxl").parent / "source", tmp_path / "out", embeddings=[(None, file)])
+        export(family_bundle("sdxl").parent / "source", tmp_path / "out", embeddings=[(None, file)])
 
 
 @pytest.mark.parametrize(
-    ("family", "folder", "change", "message"),
+    ("name", "folder", "change", "message"),
     [
         ("sd15", "unet", {"in_channels": 8}, r"the U-Net takes 8 channels, the autoencoder gives 4 \(9 with"),
         ("sd15", "unet", {"class_embed_type": "timestep"}, "class_embed_type is 'timestep'"),
@@ -184,9 +175,9 @@ def test_embeddings_that_do_not_fit_sdxl(
     ],
 )
 def test_checkpoints_that_cannot_run(
-    exported: Callable[[str], Path], tmp_path: Path, family: str, folder: str, change: dict[str, Any], message: str
+    family_bundle: Callable[[str], Path], tmp_path: Path, name: str, folder: str, change: dict[str, Any], message: str
 ) -> None:
-    source = shutil.copytree(exported(family).parent / "source", tmp_path / "source")
+    source = shutil.copytree(family_bundle(name).parent / "source", tmp_path / "source")
     path = source / folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BundleError, match=message):
@@ -194,12 +185,12 @@ def test_checkpoints_that_cannot_run(
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
-def test_command(exported: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(family_bundle: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.png"
 
-    def generate(family: str, *arguments: str) -> str:
+    def generate(name: str, *arguments: str) -> str:
         """What the picture says, or the command on stderr."""
-        model = ["--model", str(exported(family)), "--steps", "1", "--seed", "1", "-o", str(out)]
+        model = ["--model", str(family_bundle(name)), "--steps", "1", "--seed", "1", "-o", str(out)]
         if cli.main(["generate", *arguments, *model]):
             return capsys.readouterr().err
         with Image.open(out) as image:
@@ -219,13 +210,13 @@ def test_command(exported: Callable[[str], Path], tmp_path: Path, capsys: pytest
     assert "Steps: 1" in generate("pixel")
     assert "takes no prompt" in generate("pixel", "a cat")
     assert "must hold a word" in generate("sdxl")
-    assert cli.main(["verify", str(exported("inpaint"))]) == 0
-    assert cli.main(["verify", str(exported("pixel"))]) == 0
+    assert cli.main(["verify", str(family_bundle("inpaint"))]) == 0
+    assert cli.main(["verify", str(family_bundle("pixel"))]) == 0
 
 
-def test_states_that_later_layers_read_in_fp16(exported: Callable[[str], Path], tmp_path: Path) -> None:
+def test_states_that_later_layers_read_in_fp16(family_bundle: Callable[[str], Path], tmp_path: Path) -> None:
     """SDXL's text encoders give states from within, without a norm between."""
-    root = export(exported("sdxl").parent / "source", tmp_path / "out", precision="fp16")
+    root = export(family_bundle("sdxl").parent / "source", tmp_path / "out", precision="fp16")
     assert [finding for finding in prove(edgediff.load(root, threads=1)) if not finding.ok] == []
 
 

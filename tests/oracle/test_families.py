@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, DDIMScheduler
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -20,7 +21,8 @@ import edgediff
 from edgediff.conditions import embed_guidance
 from edgediff_export.convert import export
 
-from ..families import FACTOR, FAMILIES, LATENT, SIDE, make, tiny_vae
+from ..families import FACTOR, FAMILIES, LATENT, SIDE, tiny_vae
+from ..test_bundle import edit
 
 PROMPT, NEGATIVE = "a red apple on a blue background", "a green pear"
 PIXELS = SIDE * FACTOR
@@ -31,19 +33,19 @@ Found = tuple[Any, edgediff.Pipeline]
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
+def both(family_bundle: Callable[[str], Path]) -> Callable[[str], Found]:
     """(diffusers' pipeline, ours) of a family, made when it is first asked for."""
 
     @functools.cache
-    def find(family: str) -> Found:
-        root = tmp_path_factory.mktemp(family)
+    def find(name: str) -> Found:
+        root = family_bundle(name)
+        source = root.parent / "source"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            source = make(family, root / "source")
-            absent = {"vae": None} if family == "pixel-text" else {}
+            absent = {"vae": None} if name == "pixel-text" else {}
             theirs = diffusers.DiffusionPipeline.from_pretrained(str(source), local_files_only=True, **absent)
         theirs.set_progress_bar_config(disable=True)
-        return theirs, edgediff.load(export(source, root / "bundle", precision="fp32"), threads=1)
+        return theirs, edgediff.load(root, threads=1)
 
     return find
 
@@ -171,9 +173,30 @@ def test_text_to_pixels(both: Callable[[str], Found]) -> None:
     )
 
 
+def test_guided_pixels_are_clipped(both: Callable[[str], Found], tmp_path: Path) -> None:
+    """The guided estimate is what is clipped; diffusers' Stable Diffusion pipeline refuses to, so its parts by hand."""
+    theirs, ours = both("pixel-text")
+    root = shutil.copytree(ours.bundle.root, tmp_path / "bundle")
+    clipping = edgediff.load(edit(root, lambda data: data.update(clip_sample=0.8)), threads=1)
+    arguments: dict[str, Any] = {"seed": 3, "num_inference_steps": 4, "guidance_scale": 5.0}
+    found = clipping(PROMPT, **arguments).latents
+    scheduler = DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=True, clip_sample_range=0.8)
+    scheduler.set_timesteps(4)
+    x = torch.randn((1, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        texts = torch.cat([theirs.encode_prompt(text, "cpu", 1, False)[0] for text in ("", PROMPT)])
+        for t in scheduler.timesteps:
+            u, c = theirs.unet(torch.cat([x, x]), t, texts).sample.chunk(2)
+            x = scheduler.step(u + 5.0 * (c - u), t, x, use_clipped_model_output=True).prev_sample
+    assert difference(found, x.numpy()) < TOLERANCE
+    assert difference(ours(PROMPT, **arguments).latents, x.numpy()) > 100 * TOLERANCE
+
+
 @pytest.mark.parametrize(("family", "sampler"), [("pixel", "ddpm"), ("pixel-ddim", "ddim")])
 def test_pixels_without_text(both: Callable[[str], Found], family: str, sampler: str) -> None:
-    """Both schedulers clip the estimate of x0 at every step."""
+    """Both schedulers clip the estimate of x0 at every step. The noise estimate follows, which DDIM's does in diffusers
+    when it is asked to.
+    """
     theirs, ours = both(family)
     more = {"use_clipped_model_output": True} if family == "pixel-ddim" else {}
     expected = theirs(
