@@ -172,18 +172,19 @@ class Bundle:
         """The table of a run on this model; what is None is the bundle's default. Raises ``ArgumentError``.
 
         See ``edgediff.plan``. CFG++ has its own default scale, since its lambda is another quantity. Where the U-Net
-        takes the scale as an input, there is no guidance in the table.
+        takes the scale as an input, there is no guidance in the table; where it reads no text, there is none at all.
         """
         default = self.defaults
         if self.embeds_guidance:
             guidance_scale = 1.0
-        scale = CFG_PLUS_PLUS if guidance == "cfg++" else default.guidance_scale
+        scale: float | Sequence[float] = CFG_PLUS_PLUS if guidance == "cfg++" else default.guidance_scale
+        scale = scale if guidance_scale is None else guidance_scale
         steps = default.num_inference_steps if timesteps is None and sigmas is None else None
-        return plan(
+        table = plan(
             self.schedule,
             default.sampler if sampler is None else sampler,
             steps if num_inference_steps is None else num_inference_steps,
-            scale if guidance_scale is None else guidance_scale,
+            scale,
             spacing,
             eta=eta,
             guidance=guidance,
@@ -191,6 +192,11 @@ class Bundle:
             timesteps=timesteps,
             sigmas=sigmas,
         )
+        if table.guided and not self.text:
+            raise ArgumentError(
+                f"guidance_scale is {scale}; bundle {self.name!r} takes no prompt to guide by: leave it 1"
+            )
+        return table
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -356,11 +362,10 @@ def _check_parts(parts: Mapping[str, Part], text: Sequence[Text], latent: Latent
             f"the U-Net has inputs {list(inputs)} and text names {len(text)} tokenizers; texts go in by "
             "encoder_hidden_states"
         )
-    if "text_embeds" in inputs:
-        last = TEXT_ENCODERS[len(text) - 1]
-        if "text_embeds" not in {t.name for t in parts[last].outputs}:
-            raise BundleError(f"the U-Net takes text_embeds, and {last} gives none")
-    if "time_ids" in inputs and inputs["time_ids"].shape[-1] not in (SIZES, SIZES_AND_SCORE):
+    pooled = [t.name for name in TEXT_ENCODERS[: len(text)][-1:] for t in parts[name].outputs]
+    if "text_embeds" in inputs and "text_embeds" not in pooled:
+        raise BundleError(f"the U-Net takes text_embeds, and the last of {len(text)} text encoders gives none")
+    if "time_ids" in inputs and inputs["time_ids"].shape[-1:] not in ((SIZES,), (SIZES_AND_SCORE,)):
         raise BundleError(
             f"the U-Net takes time_ids of shape {inputs['time_ids'].shape}; the last must be {SIZES} (SDXL) or "
             f"{SIZES_AND_SCORE} (its refiner)"
@@ -424,6 +429,8 @@ def _bundle(root: Path, identity: str, data: Mapping[str, Any]) -> Bundle:
         if t.max_length < 3 or not 0 <= t.pad_id < 2**31:
             raise BundleError(f"text has max_length {t.max_length} and pad_id {t.pad_id}; one is out of range")
     _check_parts(parts, text, latent)
+    if not text and defaults.guidance_scale > 1:
+        raise BundleError(f"defaults.guidance_scale is {defaults.guidance_scale:g} and there is no text to guide by")
     if clip is not None and _get(data, "clip_sample", float) <= 0:
         raise BundleError(f"clip_sample is {clip}; it must be positive")
     return Bundle(

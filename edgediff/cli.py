@@ -27,11 +27,11 @@ from .verify import prove
 from .version import __version__
 
 
-def size(text: str) -> tuple[int, int]:
+def size(text: str, name: str = "size") -> tuple[int, int]:
     """``64x64`` -> (width, height)."""
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and len(width) <= 9 and len(height) <= 9):
-        raise ArgumentError(f"size is {text[:40]!r}; write it as WIDTHxHEIGHT, for example 64x64")
+        raise ArgumentError(f"{name} is {text[:40]!r}; write it as WIDTHxHEIGHT, for example 64x64")
     return int(width), int(height)
 
 
@@ -64,6 +64,9 @@ def generate(args: argparse.Namespace) -> None:
         guidance_rescale=args.guidance_rescale,
         dynamic_thresholding_ratio=args.dynamic_thresholding,
         prompt_syntax="plain" if args.plain_prompt else "a1111",
+        image=args.image,
+        mask_image=args.mask,
+        **told(args),
         **plan_arguments(args),
     )
     for step in progress(steps):
@@ -72,6 +75,18 @@ def generate(args: argparse.Namespace) -> None:
     for image, path, seed in zip(result.images, outputs, result.seeds, strict=True):
         save(image, path)
         print(f"{path} (seed {seed})")
+
+
+def told(args: argparse.Namespace) -> dict[str, Any]:
+    """What SDXL and its refiner are told besides the prompt, under the names of ``Pipeline.stream``."""
+    crop = numbers("crop", args.crop)
+    sizes = {"original_size": args.original_size, "target_size": args.target_size}
+    return {
+        **{name: None if text is None else size(text, name)[::-1] for name, text in sizes.items()},
+        "crops_coords_top_left": None if crop is None else tuple(int(v) if v.is_integer() else v for v in crop),
+        "aesthetic_score": args.aesthetic_score,
+        "negative_aesthetic_score": args.negative_aesthetic_score,
+    }
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:
@@ -245,7 +260,7 @@ def parser() -> argparse.ArgumentParser:
         )
 
     p = commands.add_parser("generate", help="make a picture from a prompt")
-    p.add_argument("prompt")
+    p.add_argument("prompt", nargs="?", default="", help="none for models without a text encoder")
     p.add_argument("-o", "--output", default="out.png", metavar="FILE", help="png, webp or jpg (default: out.png)")
     add_plan_arguments(p)
     p.add_argument(
@@ -275,6 +290,15 @@ def parser() -> argparse.ArgumentParser:
         help=f"{', '.join(GENERATORS)}: whose noise a seed gives again (default: torch-cpu)",
     )
     p.add_argument("--size", metavar="WxH", help="pixels (default: the model's)")
+    p.add_argument("--image", metavar="FILE", help="for inpainting models: the picture, scaled to the size")
+    p.add_argument("--mask", metavar="FILE", help="for inpainting models: white is drawn anew, black is kept")
+    p.add_argument("--original-size", metavar="WxH", help="SDXL: what it should look scaled from (default: the size)")
+    p.add_argument("--crop", metavar="TOP,LEFT", help="SDXL: pixels that it should look cut off at (default: 0,0)")
+    p.add_argument("--target-size", metavar="WxH", help="SDXL: what it should look scaled to (default: the size)")
+    p.add_argument("--aesthetic-score", type=float, metavar="A", help="SDXL's refiner, 0 .. 10 (default: 6)")
+    p.add_argument(
+        "--negative-aesthetic-score", type=float, metavar="A", help="SDXL's refiner, 0 .. 10, to avoid (default: 2.5)"
+    )
     p.add_argument(
         "--batch",
         type=int,

@@ -79,12 +79,14 @@ def check_sizes(bundle: Bundle, given: Given, width: int, height: int) -> Sizes:
             raise ArgumentError(f"{name} is {value!r}; it must be (height, width) in pixels")
     if taken is None:
         return Sizes()
-    first = [*(given.original_size or (height, width)), *(given.crops_coords_top_left or (0, 0))]
+    original, crop = given.original_size or (height, width), given.crops_coords_top_left or (0, 0)
     if not scored:
-        same = np.array([*first, *(given.target_size or (height, width))], np.float32)
+        same = np.array([*original, *crop, *(given.target_size or (height, width))], np.float32)
         return Sizes(same, same)
-    scores = (given.aesthetic_score, AESTHETIC_SCORE), (given.negative_aesthetic_score, NEGATIVE_AESTHETIC_SCORE)
-    return Sizes(*(np.array([*first, default if score is None else score], np.float32) for score, default in scores))
+    good = AESTHETIC_SCORE if given.aesthetic_score is None else given.aesthetic_score
+    bad = NEGATIVE_AESTHETIC_SCORE if given.negative_aesthetic_score is None else given.negative_aesthetic_score
+    # diffusers' refiner steers away from an uncropped picture, whatever the crop.
+    return Sizes(np.array([*original, *crop, good], np.float32), np.array([*original, 0, 0, bad], np.float32))
 
 
 def _pair(value: Any, least: int) -> bool:

@@ -187,7 +187,11 @@ class Pipeline:
             if self._embeddings is None:
                 found = Embeddings(self.bundle.embedding_widths or ())
                 for carried in self.bundle.embeddings:
-                    found = found.add(carried.word, read_embedding(self.bundle.path("embedding", carried.file))[1])
+                    path = self.bundle.path("embedding", carried.file)
+                    try:
+                        found = found.add(carried.word, read_embedding(path)[1])
+                    except ArgumentError as error:
+                        raise BundleError(f"bundle {self.bundle.name!r}: embeddings: {error}") from error
                 self._embeddings = found
             return self._embeddings
 

@@ -72,7 +72,7 @@ def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
         },
         "text": text,
     }
-    if source.setting("force_zeros_for_empty_prompt") and large:
+    if large and source.setting("force_zeros_for_empty_prompt") is not False:  # what diffusers assumes
         facts["zero_negative"] = True
     if clip is not None:
         facts["clip_sample"] = float(clip)
@@ -106,11 +106,24 @@ def _check_unet(unet: Any) -> None:
 def _latent(source: Source, unet: Any) -> dict[str, Any]:
     halvings = 2 ** (len(unet.block_out_channels) - 1)
     if not source.has("vae"):
+        if source.has("preview_decoder"):
+            raise BundleError("preview_decoder: a model of pixels needs none")
         if unet.in_channels != 3:
             raise BundleError(f"unet: {unet.in_channels} channels and no vae; a model of pixels has 3")
         return {"channels": 3, "factor": 1, "scale": 1.0, "shift": 0.0, "size_multiple": halvings}
     vae = source.hollow("vae").config
     factor = 2 ** (len(vae.block_out_channels) - 1)
+    for key in ("latents_mean", "latents_std"):
+        if vae.get(key) is not None:
+            raise BundleError(f"vae: {key} is {vae[key]}, which this version cannot run; it takes scaling_factor alone")
+    if source.has("preview_decoder"):
+        small = source.hollow("preview_decoder").config
+        cell = 2 ** (len(small.block_out_channels) - 1)
+        if (small.latent_channels, cell) != (vae.latent_channels, factor):
+            raise BundleError(
+                f"preview_decoder: it reads {small.latent_channels} channels of {cell} pixels a side, this model's "
+                f"latents have {vae.latent_channels} of {factor}"
+            )
     if unet.in_channels not in (vae.latent_channels, 2 * vae.latent_channels + 1):
         raise BundleError(
             f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels} "

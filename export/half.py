@@ -46,6 +46,8 @@ def to_half(graph: Graph, keep: Collection[str] = ()) -> Graph:
                 weight = graph.weights[name]
                 node.input[k] = name + ".fp16" if wanted else name
                 weights[node.input[k]] = half_of(weight) if wanted else weight
+            elif walk.is_half[name] and name in walk.outputs:  # there in both, see below
+                node.input[k] = name + ".fp16" if wanted else name
             elif walk.is_half[name] != wanted:
                 node.input[k] = cast(name, wanted)
         if node.op_type == "Cast" and half:

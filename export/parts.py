@@ -109,6 +109,21 @@ class VaeDecoder(torch.nn.Module):
         return out
 
 
+class PreviewDecoder(torch.nn.Module):
+    """A tiny autoencoder's decoder that takes what the model's own takes. Its own scale is another one: it was trained
+    on latents as the U-Net makes them.
+    """
+
+    def __init__(self, model: Any, scale: float, shift: float) -> None:
+        super().__init__()
+        self.model, self.scale, self.shift = model, scale, shift
+
+    def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
+        scaled = (latent_sample - self.shift) * (self.scale / self.model.config.scaling_factor)
+        out: torch.Tensor = self.model.decode(scaled + self.model.config.shift_factor, return_dict=False)[0]
+        return out
+
+
 class VaeEncoder(torch.nn.Module):
     """Gives the posterior's mean and log variance; drawing from it is the runtime's. A tiny autoencoder gives latents
     alone.
@@ -166,9 +181,14 @@ def recipes_of(source: Source, facts: dict[str, Any]) -> list[Recipe]:
     ]
     out.append(_unet(source, facts))
     if source.has("vae"):
-        out += [_decoder("vae_decoder", "vae", facts), _encoder(source, facts)]
+        out += [_decoder("vae_decoder", "vae", facts, VaeDecoder), _encoder(source, facts)]
     if source.has("preview_decoder"):
-        out.append(_decoder("preview_decoder", "preview_decoder", facts))
+        latent = facts["latent"]
+
+        def preview(model: Any) -> torch.nn.Module:
+            return PreviewDecoder(model, latent["scale"], latent["shift"])
+
+        out.append(_decoder("preview_decoder", "preview_decoder", facts, preview))
     return out
 
 
@@ -231,13 +251,13 @@ def _unet(source: Source, facts: dict[str, Any]) -> Recipe:
     )
 
 
-def _decoder(name: str, component: str, facts: dict[str, Any]) -> Recipe:
+def _decoder(name: str, component: str, facts: dict[str, Any], wrap: Callable[[Any], torch.nn.Module]) -> Recipe:
     latent = facts["latent"]
     side = latent["size_multiple"] // latent["factor"]
     return Recipe(
         name,
         component,
-        lambda model: VaeDecoder(use_fused(model)),
+        lambda model: wrap(use_fused(model)),
         lambda batch, scale: {"latent_sample": _normal(batch, latent["channels"], side * scale, side * scale)},
         ("sample",),
         {"latent_sample": LATENT_AXES, "sample": PICTURE_AXES},
