@@ -11,6 +11,7 @@ from typing import Any
 
 from edgediff.errors import ArgumentError, EdgediffError
 
+CLEAR = "\r\x1b[K"
 PRECISIONS = """\
   fp32           as torch computes
   fp16           for GPUs; nodes that fp16 cannot hold, or that lose too much, stay in fp32
@@ -33,16 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    report = Screen()
     try:
-        out = export(args.model, args.out, report=_report, **arguments(args))
+        out = export(args.model, args.out, report=report, **arguments(args))
     except EdgediffError as error:
+        report.close()
         print(f"edgediff: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        report.close()
         print("edgediff: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    report.close()
     if peak := _peak():
-        _report(f"peak memory {peak / 1e9:.2f} GB")
+        report(f"peak memory {peak / 1e9:.2f} GB")
     print(out)
     return 0
 
@@ -125,8 +130,27 @@ def _word(text: str) -> tuple[str | None, Path]:
     return (word, Path(path)) if equals and not Path(text).exists() else (None, Path(text))
 
 
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+class Screen:
+    """Lines on stderr; on a terminal the bar stays in its place, below what is said."""
+
+    def __init__(self) -> None:
+        self._bar = ""
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, line: str) -> None:
+        if not self._terminal:
+            print(line, file=sys.stderr, flush=True)
+            return
+        if line.startswith("["):
+            self._bar = line
+        else:
+            sys.stderr.write(f"{CLEAR}{line}\n")
+        sys.stderr.write(CLEAR + self._bar)
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        if self._bar:
+            sys.stderr.write(CLEAR)
 
 
 def _peak() -> int:

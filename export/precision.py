@@ -20,8 +20,8 @@ from .rescue import Feed, session, unfit_for_half, worst_nodes
 
 Case = tuple[Feed, Feed]  # inputs, and torch's outputs
 Change = Callable[[Graph, Collection[str]], Graph]
-ROUNDS = 6  # of leaving more nodes in fp32
-SHARE = 0.2  # of the worst nodes, in a round
+ROUNDS = 12  # of leaving more nodes in fp32
+SHARE = 0.3  # of the worst nodes, in a round
 PLAIN_NAME = ".plain.onnx"  # ends the name of a graph for TensorRT
 
 
@@ -53,7 +53,7 @@ PRECISIONS: dict[str, Precision] = {
     "fp32": Precision(lambda graph, keep: graph, 1e-4, 60.0),
     "fp16": Precision(to_half, 2e-2, 35.0, lambda graph, keep: rounded(plain(graph), keep)),
     "fp16-weights": Precision(_changed(store_fp16), 1e-2, 40.0),
-    "int8": Precision(_changed(store_int8), 2e-2, 25.0, changes=tuple(CHANNEL)),
+    "int8": Precision(_changed(store_int8), 3e-2, 25.0, changes=tuple(CHANNEL)),
     "int8-dynamic": Precision(_changed(multiply_int8), 3e-2, 20.0, changes=("MatMul", "Add")),
 }
 

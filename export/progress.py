@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+WIDTH = 20
+
 
 class Progress:
     """Reports the start of each step with the share done and an estimate of the time left.
@@ -29,7 +31,9 @@ class Progress:
             self._real += now - self._began
         self._current, self._began = step, now
         left = sum(self._costs.values()) * (self._real / self._spent if self._spent else 1.0)
-        self._report(f"[{self._spent / self._total:4.0%}, {_about(left)} left] {step}")
+        share = self._spent / self._total
+        done = round(WIDTH * share)
+        self._report(f"[{'#' * done}{'.' * (WIDTH - done)}] {share:4.0%}, {_about(left)} left: {step}")
 
     def skip(self, step: str) -> None:
         """A step was finished before."""
