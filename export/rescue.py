@@ -29,11 +29,13 @@ MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Concat", "Spl
 
 
 def session(path: Path, *, exact: bool = False) -> Any:
-    """A graph's session; ``exact`` keeps every node as it is written."""
+    """A graph's session, made to take little memory; ``exact`` keeps every node as it is written."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # an arena grows by doubling
     if exact:
+        options.add_session_config_entry("session.disable_prepacking", "1")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
