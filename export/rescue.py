@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -36,6 +37,8 @@ def session(path: Path, *, exact: bool = False) -> Any:
     options.enable_cpu_mem_arena = False  # an arena grows by doubling
     if exact:
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_mem_pattern = False
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # as listed, so that tensors go when they can
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -85,25 +88,18 @@ def _measure(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, tu
     """The largest magnitude of each float tensor, and the share of its norm that rounding to fp16 takes."""
     graph = graph.copy()
     floats = float_tensors(graph)
-    tensors = [o for n in graph.nodes if n.op_type not in MOVES for o in n.output if o in floats]
-    nodes, columns = graph.nodes, []
+    tensors: list[str] = []
+    columns: list[str] = []
+    nodes: list[onnx.NodeProto] = []
     graph.weights["/measure/one"] = Weight.of(np.array([1], np.int64))
-    for name in tensors:
-        label = f"/measure/{name}"
-
-        def op(kind: str, output: str, *inputs: str, label: str = label, **more: Any) -> str:
-            nodes.append(helper.make_node(kind, list(inputs), [f"{label}/{output}"], name=f"{label}/{output}", **more))
-            return f"{label}/{output}"
-
-        half = op("Cast", "fp16", name, to=TensorProto.FLOAT16)
-        lost = op("Sub", "lost", name, op("Cast", "fp32", half, to=TensorProto.FLOAT))
-        facts = [
-            op("ReduceMax", "peak", op("Abs", "abs", name), keepdims=0),
-            op("ReduceL2", "loss", lost, keepdims=0),
-            op("ReduceL2", "norm", name, keepdims=0),
-        ]
-        flat = [op("Reshape", f"flat{k}", fact, "/measure/one") for k, fact in enumerate(facts)]
-        columns.append(op("Concat", "facts", *flat, axis=0))
+    for node in graph.nodes:
+        nodes.append(node)
+        for name in node.output:
+            if node.op_type not in MOVES and name in floats:
+                measuring, column = _measuring(name)
+                nodes += measuring
+                tensors.append(name)
+                columns.append(column)
     graph.replace_nodes(nodes)
     out: dict[str, tuple[float, float]] = {}
     for found in run(graph, feeds, scratch, columns):
@@ -112,6 +108,26 @@ def _measure(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, tu
             before = out.get(name, (0.0, 0.0))
             out[name] = max(before[0], peak), max(before[1], loss / norm if norm else 0.0)
     return out
+
+
+def _measuring(tensor: str) -> tuple[list[onnx.NodeProto], str]:
+    """Nodes that make (peak, what rounding takes, norm) of a tensor, and the name of that."""
+    label = f"/measure/{tensor}"
+    nodes: list[onnx.NodeProto] = []
+
+    def op(kind: str, output: str, *inputs: str, **more: Any) -> str:
+        nodes.append(helper.make_node(kind, list(inputs), [f"{label}/{output}"], name=f"{label}/{output}", **more))
+        return f"{label}/{output}"
+
+    half = op("Cast", "fp16", tensor, to=TensorProto.FLOAT16)
+    lost = op("Sub", "lost", tensor, op("Cast", "fp32", half, to=TensorProto.FLOAT))
+    facts = [
+        op("ReduceMax", "peak", op("Abs", "abs", tensor), keepdims=0),
+        op("ReduceL2", "loss", lost, keepdims=0),
+        op("ReduceL2", "norm", tensor, keepdims=0),
+    ]
+    flat = [op("Reshape", f"flat{k}", fact, "/measure/one") for k, fact in enumerate(facts)]
+    return nodes, op("Concat", "facts", *flat, axis=0)
 
 
 def worst_nodes(
