@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
+from edgediff_export.graph import write
+from edgediff_export.quantize import store_fp16
 from edgediff_export.trace import trace
-from edgediff_export.weights import store_fp16
 
 from .config import Config
 from .glyphs import Glyph, sized
@@ -45,9 +45,9 @@ def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithPr
     image.config._attn_implementation = "eager"
     axes = {"pixel_values": {0: "batch"}, "image_embeds": {0: "batch"}}
     example = {"pixel_values": torch.zeros(1, 3, size, size)}
-    model = trace(ImageTower(image.eval()), example, ("image_embeds",), axes, folder)
-    store_fp16(model)
-    onnx.save_model(model, str(folder / "image_tower.onnx"))
+    graph = trace(ImageTower(image.eval()), example, ("image_embeds",), axes)
+    store_fp16(graph)
+    write(graph, folder / "image_tower.onnx")
 
 
 def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:
