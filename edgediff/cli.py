@@ -153,17 +153,17 @@ def info(args: argparse.Namespace) -> None:
         total += file.size
         state = _state(bundle, name, file)
         problems += state.startswith("PROBLEM")
-        print(f"{name:<14}{file.path:<22}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
-    print(f"{'total':<50}{total / 1e6:>9.2f} MB")
+        print(f"{name:<16}{file.path:<24}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
+    print(f"{'total':<54}{total / 1e6:>9.2f} MB")
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
-                print(f"{name:<14}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
+                print(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
     for name in bundle.parts:
         facts = bundle.parity.get(name)
         if isinstance(facts, dict) and "relative" in facts:
             kept = len(facts.get("kept_fp32", ()))
-            print(f"{name:<14}{facts['relative']:.1e} from torch (relative)" + f", {kept} nodes in fp32" * bool(kept))
+            print(f"{name:<16}{facts['relative']:.1e} from torch (relative)" + f", {kept} nodes in fp32" * bool(kept))
     if problems:
         raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
 
@@ -187,10 +187,10 @@ def verify(args: argparse.Namespace) -> None:
     for name, file in bundle.files():
         try:
             bundle.path(name, file)
-            print(f"ok  {name:<14}{file.path}  {file.sha256}")
+            print(f"ok  {name:<16}{file.path}  {file.sha256}")
         except BundleError as error:
             broken += 1
-            print(f"BAD {name:<14}{file.path}  {error}")
+            print(f"BAD {name:<16}{file.path}  {error}")
     if broken:
         raise BundleError(
             f"{broken} of {len(bundle.files())} files of bundle {bundle.name!r} are missing, damaged or unreadable"
@@ -203,7 +203,7 @@ def verify(args: argparse.Namespace) -> None:
     failed = 0
     for finding in prove(pipe):
         failed += not finding.ok
-        print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<14}{finding.detail}", flush=True)
+        print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<16}{finding.detail}", flush=True)
     if failed:
         raise BundleError(f"{failed} checks of bundle {bundle.name!r} against torch's golden tensors failed")
 

@@ -205,14 +205,14 @@ def test_info_and_verify(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["info", str(tiny_bundle)]) == 0
     text = capsys.readouterr().out
     assert text.count("runs on cpu by ONNX Runtime") == 4
-    assert "unet          <- sample float32[batch, 4, latent_height, latent_width]" in text
+    assert "unet            <- sample float32[batch, 4, latent_height, latent_width]" in text
     assert "from torch (relative)" in text
     assert cli.main(["verify", str(tiny_bundle), "--files"]) == 0
     assert capsys.readouterr().out.count("ok  ") == 6
     assert cli.main(["verify", str(tiny_bundle)]) == 0
     text = capsys.readouterr().out
     assert text.count("ok  ") == 6 + 4 + 2  # files, parts, pictures
-    assert "picture 2     PSNR" in text
+    assert "picture 2       PSNR" in text
 
 
 def test_verify_of_a_part_that_computes_otherwise(
@@ -231,7 +231,7 @@ def test_verify_of_a_part_that_computes_otherwise(
     assert cli.main(["verify", str(root), "--files"]) == 0
     assert cli.main(["verify", str(root)]) == 2
     captured = capsys.readouterr()
-    assert "BAD unet          differs from torch by" in captured.out
+    assert "BAD unet            differs from torch by" in captured.out
     assert "checks of bundle 'tiny' against torch's golden tensors failed" in captured.err
 
 

@@ -109,6 +109,7 @@ def test_config_from_json(tmp_path: Path) -> None:
 
 @needs_font
 def test_every_stage(tmp_path: Path) -> None:
+    from edgediff.engines.onnxruntime import import_onnxruntime
     from edgediff_export.convert import export
     from edgediff_export.reference_model.save import save
     from edgediff_export.reference_model.train_clip import train_clip
@@ -123,6 +124,10 @@ def test_every_stage(tmp_path: Path) -> None:
 
     pipe = edgediff.load(export(save(config, glyphs, tmp_path), tmp_path / "bundle"))
     assert pipe("pizza", num_inference_steps=2, seed=0, output_type="np").images.shape == (1, 64, 64, 3)
+    judge = import_onnxruntime().InferenceSession(str(tmp_path / "judge" / "image_tower.onnx"))
+    (seen,) = judge.run(None, {"pixel_values": np.zeros((2, 3, config.image_size, config.image_size), np.float32)})
+    assert len(seen) == 2
+    assert np.isfinite(seen).all()
     with np.load(tmp_path / "judge" / "glyphs.npz") as data:
         assert data["rgba"].shape == (len(glyphs), 64, 64, 4)
 
