@@ -10,13 +10,15 @@ from typing import Any
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
 from .lora import Lora, check, merge
+from .single_file import load_vae, read_header
 from .source import CLASSES, Source, load_folder, meta_folder
 
 MERGED = ("text_encoder", "text_encoder_2", "unet")  # what a LoRA may change
 
 
 class Altered:
-    """``source`` with each component of ``others`` from a folder of its own, and ``loras`` merged into the rest.
+    """``source`` with each component of ``others`` from a folder of its own (a vae from a file, too), and ``loras``
+    merged into the rest.
 
     Raises:
         ArgumentError: a LoRA that matches nothing here, or does not fit.
@@ -27,7 +29,10 @@ class Altered:
         self.path, self.pipeline = source.path, source.pipeline
         self._source, self._others, self._loras = source, dict(others), list(loras)
         for component, folder in others.items():
-            _check_class(folder, CLASSES[component])
+            if component == "vae" and folder.is_file():
+                read_header(folder)
+            else:
+                _check_class(folder, CLASSES[component])
         if loras:
             check(loras, {name: self.hollow(name) for name in MERGED if self.has(name)})
 
@@ -35,12 +40,15 @@ class Altered:
         return component in self._others or self._source.has(component)
 
     def hollow(self, component: str) -> Any:
-        if folder := self._others.get(component):
+        folder = self._others.get(component)
+        if folder and folder.is_dir():
             return meta_folder(folder, _class_of(folder))
         return self._source.hollow(component)
 
     def load(self, component: str) -> Any:
         if folder := self._others.get(component):
+            if folder.is_file():
+                return load_vae(folder, self._source.hollow(component).config)
             return load_folder(folder, _class_of(folder), component)
         model = self._source.load(component)
         if component in MERGED:
@@ -57,7 +65,7 @@ class Altered:
         return self._source.setting(name)
 
     def fingerprint(self) -> str:
-        files = [p for folder in self._others.values() for p in sorted(folder.iterdir())]
+        files = [p for path in self._others.values() for p in ([path] if path.is_file() else sorted(path.iterdir()))]
         files += [lora.path for lora in self._loras]
         seen = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
         return json.dumps([self._source.fingerprint(), seen, [lora.weight for lora in self._loras]])

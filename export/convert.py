@@ -66,7 +66,8 @@ def export(
     An interrupted export goes on where it stopped when it is called again with the same arguments.
 
     Args:
-        source: a folder with ``model_index.json``, as ``save_pretrained`` writes it.
+        source: a folder with ``model_index.json``, as ``save_pretrained`` writes it, or one .safetensors file in the
+            original layout.
         out: the bundle's folder; must not exist, or be empty.
         precision: fp32; fp16 (for GPUs; what fp16 cannot hold stays in fp32); fp16-weights (stored in fp16, computed in
             fp32); int8 (weights stored in int8, computed in fp32); int8-dynamic (linears multiplied in int8).
@@ -91,7 +92,7 @@ def export(
             raise ArgumentError(f"no precision {asked!r}; choose from {choices(PRECISIONS)}")
     if importlib.util.find_spec("onnxruntime") is None:
         raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
-    opened = open_source(source)
+    opened = open_source(source, None if config is None else Path(config), prediction_type)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
         opened = Altered(opened, others, [read_lora(path, weight) for path, weight in loras])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from edgediff.errors import BundleError, BundleNotFoundError, choices
+from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, choices
 
 # Components that become parts of a bundle, by the classes that can be exported.
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -183,6 +183,13 @@ def ready(model: Any, component: str, path: Path) -> Any:
     return model.eval()
 
 
-def open_source(path: Path) -> Source:
-    """The checkpoint at ``path``; nothing is loaded. Raises as its class does."""
-    return Folder(path)
+def open_source(path: Path, config: Path | None = None, prediction_type: str | None = None) -> Source:
+    """The checkpoint at ``path``, a folder or a file; no weight is loaded. Raises as its class does."""
+    from .single_file import SingleFile
+
+    if path.is_dir() or not path.suffix:
+        for name, value in (("config", config), ("prediction_type", prediction_type)):
+            if value is not None:
+                raise ArgumentError(f"{name} is {str(value)!r}; it is for single files, and {path} is a folder")
+        return Folder(path)
+    return SingleFile(path, config, prediction_type)
