@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from onnx import helper
 
@@ -35,6 +36,25 @@ class _MultiHeadAttention(torch.autograd.Function):
     def symbolic(graph: Any, query: Any, key: Any, value: Any, heads: int, scale: float) -> Any:
         out = graph.op(f"{DOMAIN}::{FUSED}", query, key, value, num_heads_i=heads, scale_f=scale)
         return out.setType(query.type())
+
+
+class SplitGeglu(torch.nn.Module):
+    """a * gelu(b) (Shazeer 2020, https://arxiv.org/abs/2002.05202) with a and b each a product of its own: cutting one
+    product in two copies it. The weights are views of the original's.
+    """
+
+    def __init__(self, geglu: GEGLU) -> None:
+        super().__init__()
+        for name, weight, bias in zip(
+            ("value", "gate"), geglu.proj.weight.chunk(2), geglu.proj.bias.chunk(2), strict=True
+        ):
+            linear = torch.nn.Linear(1, 1, device="meta")
+            linear.weight, linear.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+            self.add_module(name, linear)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.value(hidden_states) * F.gelu(self.gate(hidden_states))
+        return out
 
 
 class FusedAttention:
@@ -76,10 +96,14 @@ def has_fused(module: torch.nn.Module) -> bool:
 
 
 def use_fused(model: Any) -> Any:
-    """The diffusers module with every attention traced as one node."""
+    """The diffusers module with every attention traced as one node, and no product cut in two afterwards."""
     for module in model.modules():
         if isinstance(module, Attention):
             module.set_processor(FusedAttention())
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, GEGLU):
+                setattr(module, name, SplitGeglu(child))
     return model
 
 
