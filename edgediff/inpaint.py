@@ -52,13 +52,13 @@ def check_masked(bundle: Bundle, image: Any, mask_image: Any, width: int, height
 
 def _opened(name: str, given: Any, mode: str, width: int, height: int) -> NDArray[np.uint8]:
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise EngineError("the package pillow is not installed; run: pip install pillow") from error
     try:
         if isinstance(given, (str, Path)):
             with Image.open(given) as opened:
-                picture = opened.convert(mode)
+                picture = ImageOps.exif_transpose(opened).convert(mode)  # phones turn pictures by a note
         elif isinstance(given, np.ndarray) and given.dtype == np.uint8:
             picture = Image.fromarray(given).convert(mode)
         elif isinstance(given, Image.Image):

@@ -454,7 +454,7 @@ class Pipeline:
             if value is not None:
                 facts[name] = value
         facts["Version"] = f"edgediff {__version__}"
-        if request.latents is not None and not request.plan.stochastic:
+        if request.latents is not None and not request.plan.stochastic and request.masked is None:
             del facts["Seed"]  # it did not matter
         lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()))
         return "\n".join(lines)

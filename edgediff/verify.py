@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,16 @@ class Finding:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; 99 at most."""
+    """Peak signal-to-noise ratio of two uint8 pictures in dB; 99 at most. ``BundleError`` for different sizes."""
+    if a.shape != b.shape:
+        raise BundleError(f"pictures of shapes {a.shape} and {b.shape} cannot be compared")
     error = float(np.mean((a.astype(np.float64) - b) ** 2))
     return SAME if error == 0 else min(SAME, 10 * float(np.log10(255**2 / error)))
 
 
 def relative(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """2-norm of the difference over that of ``wanted``; infinite where ``found`` is not finite."""
-    if not np.isfinite(found).all():
+    """2-norm of the difference over that of ``wanted``; infinite where ``found`` is not finite, or of another shape."""
+    if found.shape != wanted.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.linalg.norm(found.astype(np.float64) - wanted)) / (float(np.linalg.norm(wanted)) or 1.0)
 
@@ -48,6 +50,8 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
     if bundle.golden is None:
         raise BundleError(f"bundle {bundle.name!r} holds no golden tensors; export it again to have some")
     tensors = read_golden(bundle, bundle.golden)
+    if bundle.embeddings:  # torch drew without the words that travel along
+        pipe = replace(pipe, bundle=replace(bundle, embeddings=()), _embeddings=None)
     for part in bundle.parts:
         cases = cases_of(part, tensors)
         if cases:
@@ -57,7 +61,7 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
         arrays = {name.split(".")[2]: v for name, v in tensors.items() if name.startswith(f"picture.{k}.")}
         try:
             arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
-            found = psnr(pipe(**arguments).images[0], tensors[f"picture.{k}"])
+            found = psnr(pipe(**arguments).images[0], _tensor(bundle, tensors, f"picture.{k}"))
         except EdgediffError as error:
             yield Finding(f"picture {k + 1}", False, str(error))
             continue
@@ -77,18 +81,27 @@ def read_golden(bundle: Bundle, golden: Golden) -> dict[str, NDArray[Any]]:
     return tensors
 
 
+def _tensor(bundle: Bundle, tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    if name not in tensors:
+        raise BundleError(f"bundle {bundle.name!r}: golden tensor {name!r} is missing")
+    return tensors[name]
+
+
 def cases_of(part: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, dict[str, NDArray[Any]]]]:
     """A part's golden cases by number, from names PART.K.in.NAME and PART.K.out.NAME: the arrays ``in`` and ``out``."""
     out: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
     for name, value in sorted(tensors.items()):
         if name.startswith(part + "."):
-            _, number, side, label = name.split(".", 3)
-            out.setdefault(number, {"in": {}, "out": {}})[side][label] = value
+            pieces = name.split(".", 3)
+            if len(pieces) != 4 or pieces[2] not in ("in", "out"):
+                raise BundleError(f"golden tensor {name!r} is none of PART.K.in.NAME and PART.K.out.NAME")
+            out.setdefault(pieces[1], {"in": {}, "out": {}})[pieces[2]][pieces[3]] = value
     return out
 
 
 def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDArray[Any]]]]) -> Finding:
-    limit = pipe.bundle.parity.get(part, {}).get("ceiling")
+    facts = pipe.bundle.parity.get(part)
+    limit = facts.get("ceiling") if isinstance(facts, dict) else None
     if not isinstance(limit, (int, float)):
         raise BundleError(f"bundle {pipe.bundle.name!r}: parity.{part}.ceiling is missing")
     try:
@@ -96,6 +109,8 @@ def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDA
         worst = 0.0
         for case in cases.values():
             found = engine(**case["in"])
+            if missing := [name for name in case["out"] if name not in found]:
+                raise BundleError(f"golden output {missing[0]!r} is none of the part's: {list(found)}")
             worst = max([worst, *(relative(found[name], wanted) for name, wanted in case["out"].items())])
     except EdgediffError as error:
         return Finding(part, False, str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from .lora import read_lora
 from .parts import Recipe, recipes_of
 from .precision import PRECISIONS
 from .progress import Progress
+from .single_file import SingleFile
 from .source import Source, open_source
 from .stages import (
     Job,
@@ -93,6 +95,8 @@ def export(
     if importlib.util.find_spec("onnxruntime") is None:
         raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
     opened = open_source(source, None if config is None else Path(config), prediction_type)
+    if isinstance(opened, SingleFile) and (assumed := opened.guesses()):
+        report(assumed)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
         opened = Altered(opened, others, [read_lora(path, weight) for path, weight in loras])
@@ -104,9 +108,10 @@ def export(
     by_part = {part: (part_precision or {}).get(part, precision) for part in names}
     sizes = {r.name: _bytes(opened, r) for r in recipes}
     carried = read_all([(word, Path(path)) for word, path in embeddings], opened)
-    key = [opened.fingerprint(), by_part, facts, edgediff.__version__, torch.__version__, OPSET]
+    shown = None if pictures is None else hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
+    key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     work = Work(out, key)
-    work.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.0) for part, s in sizes.items())))
+    work.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.6) for part, s in sizes.items())))
     job = Job(
         opened, facts, recipes, by_part, work, Progress(_costs(sizes, by_part), report), pictures, sum(sizes.values())
     )
@@ -116,7 +121,11 @@ def export(
             f"{facts['defaults']['sampler']}"
         )
     with work.open():
-        said = {"name": name or source.stem, "licence": licence, "provenance": (provenance or {}) | _versions(opened)}
+        said = {
+            "name": name or (source.resolve().name if source.is_dir() else source.stem),
+            "licence": licence,
+            "provenance": (provenance or {}) | _versions(opened),
+        }
         _build(job, facts | said, carried)
         return work.publish()
 

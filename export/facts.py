@@ -7,7 +7,7 @@ from typing import Any
 
 import edgediff
 from edgediff import bundle as bundles
-from edgediff.errors import ArgumentError, BundleError
+from edgediff.errors import ArgumentError, BundleError, choices
 from edgediff.names import from_config
 
 from .source import Source
@@ -28,8 +28,13 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-# diffusers' StableDiffusion pipelines set these whatever the folder says.
-LATENT_SCHEDULER = {"steps_offset": 1, "clip_sample": False}
+# What diffusers' pipelines set whatever the folder says.
+OFFSET, UNCLIPPED, SKIP = {"steps_offset": 1}, {"clip_sample": False}, {"skip_prk_steps": True}
+PIPELINE_SCHEDULER = {
+    "StableDiffusionPipeline": OFFSET | UNCLIPPED,
+    "StableDiffusionImg2ImgPipeline": OFFSET | UNCLIPPED,
+    "StableDiffusionInpaintPipeline": OFFSET | SKIP,
+}
 ENCODERS = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
 
 
@@ -76,15 +81,30 @@ def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
         facts["zero_negative"] = True
     if clip is not None:
         facts["clip_sample"] = float(clip)
+    _check_defaults(facts)
     return facts
+
+
+def _check_defaults(facts: dict[str, Any]) -> None:
+    """Raise ``ArgumentError`` for defaults that no call could use."""
+    given, multiple = facts["defaults"], facts["latent"]["size_multiple"]
+    known = [f.name for f in dataclasses.fields(bundles.Defaults)]
+    if unknown := [name for name in given if name not in known]:
+        raise ArgumentError(f"no default {unknown[0]!r}; choose from {choices(known)}")
+    for side in ("width", "height"):
+        if given[side] < 1 or given[side] % multiple:
+            raise ArgumentError(f"the default {side} is {given[side]}; it must be a multiple of {multiple}")
+    if not facts["text"] and given["guidance_scale"] > 1:
+        raise ArgumentError(f"the default guidance_scale is {given['guidance_scale']}; a model without text has none")
+    schedule = edgediff.Schedule(**facts["schedule"])
+    edgediff.plan(schedule, given["sampler"], given["num_inference_steps"], float(given["guidance_scale"]))
 
 
 def scheduler_of(source: Source) -> dict[str, Any]:
     """The scheduler's config as diffusers' pipeline of that class runs it."""
     config = source.scheduler()
-    if source.has("vae") and not source.pipeline.startswith("StableDiffusionXL"):
-        config |= {key: value for key, value in LATENT_SCHEDULER.items() if key in config}
-    return config
+    forced = PIPELINE_SCHEDULER.get(source.pipeline, {}) if source.has("vae") else {}
+    return config | {key: value for key, value in forced.items() if key in config}
 
 
 def _check_unet(unet: Any) -> None:

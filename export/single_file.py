@@ -15,13 +15,14 @@ from safetensors import safe_open
 from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, choices
 
 from .families import FAMILIES, Family
-from .source import CLASSES, Folder, model_class, ready
+from .source import CLASSES, Folder, model_class, ready, scheduler_config
 from .words import END, EXCLAMATION, clip_tokenizer
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 PREDICTIONS = ("epsilon", "v_prediction")
 BASE_CELLS = 64  # a side, of Stable Diffusion 2 models that predict epsilon (512 pixels); the others' is 96
 # What other files that people have look like, by what their names hold.
+EDM = "edm_"
 LOOKS = (
     (("lora_", ".lora.", "hada_w1", "lokr_w1"), "a LoRA: give it as --lora to the export of a checkpoint"),
     (("double_blocks.", "joint_blocks."), "a model of the Flux or SD3 kind, which this version does not export"),
@@ -54,13 +55,23 @@ class SingleFile:
         self._family = _family(path, self._shapes)
         channels = self._shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 0))[1]
         self._inpaints = channels == 2 * 4 + 1
-        self._prediction = prediction_type or self._predicts()
         self._folder = None if config is None else Folder(config)
+        self._assumed = False
+        self._prediction = prediction_type or self._predicts()
         self.pipeline = self._family.pipeline
         if self._inpaints and self._family.inpaint:
             self.pipeline = self._family.inpaint
         if self._folder is not None:
             self.pipeline = self._folder.pipeline
+
+    def guesses(self) -> str:
+        """What the file does not say and had to be assumed; empty where nothing had to."""
+        if not self._assumed:
+            return ""
+        return (
+            f"{self.path.name} does not say what it predicts: taken as {self._prediction}; the 512 px base models of "
+            f"{self._family.name} predict epsilon (--prediction-type epsilon)"
+        )
 
     def _predicts(self) -> str:
         """The marker keys and metadata of trainers; else what the family's published models do."""
@@ -69,6 +80,7 @@ class SingleFile:
         said = self._metadata.get("modelspec.prediction_type", "")
         if said:
             return "v_prediction" if said.startswith("v") else "epsilon"
+        self._assumed = self._family.prediction_type == "v_prediction" and not self._inpaints and self._folder is None
         return "epsilon" if self._inpaints else self._family.prediction_type
 
     def has(self, component: str) -> bool:
@@ -108,6 +120,12 @@ class SingleFile:
         tensors = read_tensors(self.path, [name for name in self._shapes if name.startswith(prefix)])
         if component == "unet":
             converted = single_file_utils.convert_ldm_unet_checkpoint(tensors, dict(model.config))
+            placed = {t.data_ptr() for t in converted.values()}
+            if lost := [name for name, t in tensors.items() if t.numel() and t.data_ptr() not in placed]:
+                raise BundleError(
+                    f"{self.path}: unet: {len(lost)} weights have no place in a U-Net of {self._family.name}, first "
+                    f"{lost[0]}; it is another model, or needs --config"
+                )
         elif component == "vae":
             converted = single_file_utils.convert_ldm_vae_checkpoint(tensors, dict(model.config))
         elif ".model." in prefix:
@@ -126,7 +144,7 @@ class SingleFile:
         if "ztsnr" in self._shapes and name == "PNDMScheduler":
             name, config = "DDIMScheduler", {k: v for k, v in config.items() if k != "skip_prk_steps"}
             config["clip_sample"] = False
-        return {**model_class(name).from_config(config).config, "_class_name": name}
+        return scheduler_config(name, config)
 
     def tokenizer(self, component: str) -> Any:
         if self._folder is not None:
@@ -194,6 +212,10 @@ def _class_of(component: str) -> str:
 
 
 def _family(path: Path, shapes: Mapping[str, Any]) -> Family:
+    if marks := [name for name in shapes if name.startswith(EDM)]:
+        raise BundleError(
+            f"{path} has {marks[0]}: it is trained on EDM's noise levels, which this version does not run"
+        )
     for family in reversed(FAMILIES):  # SDXL's refiner has one text encoder where SDXL has two
         if all(any(name.startswith(prefix) for name in shapes) for prefix in family.prefixes.values()):
             break

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +22,8 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
     "preview_decoder": ("AutoencoderTiny",),
 }
+# Files of weights that diffusers and transformers read; others may lie beside them.
+WEIGHTS = r"(diffusion_pytorch_model|pytorch_model|model)[.-].*(safetensors|bin)(\.index\.json)?$"
 # Pipelines that can be exported, and the components that each must have.
 PIPELINES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -89,6 +93,8 @@ class Folder:
             self._index: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         except ValueError as error:
             raise BundleError(f"{index} is not JSON: {error}") from error
+        if not isinstance(self._index, dict):
+            raise BundleError(f"{index} holds {type(self._index).__name__}, not an object")
         self.pipeline = str(self._index.get("_class_name"))
         if self.pipeline not in PIPELINES:
             raise BundleError(f"{path} is a {self.pipeline!r}; this version exports {choices(PIPELINES)}")
@@ -99,6 +105,9 @@ class Folder:
                 raise BundleNotFoundError(
                     f"{path}: part {component} is missing; save the whole pipeline with save_pretrained"
                 )
+            listed = self._index.get(component)
+            if not (isinstance(listed, list) and len(listed) == 2 and all(isinstance(v, str) for v in listed)):
+                raise BundleError(f"{index}: {component} is {listed!r}; it must be [library, class]")
         for component, known in CLASSES.items():
             if self.has(component) and self._class(component) not in known:
                 raise BundleError(
@@ -124,11 +133,9 @@ class Folder:
     def scheduler(self) -> dict[str, Any]:
         name = str(self._index["scheduler"][1])
         try:
-            cls = model_class(name)
-            scheduler = cls.from_config(cls.load_config(str(self.path / "scheduler"), local_files_only=True))
+            return scheduler_config(name, model_class(name).load_config(str(self.path / "scheduler")))
         except Exception as error:
             raise BundleError(f"{self.path}: scheduler cannot be loaded: {error}") from error
-        return {**scheduler.config, "_class_name": name}
 
     def tokenizer(self, component: str) -> Any:
         # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
@@ -140,14 +147,26 @@ class Folder:
             raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
 
     def fingerprint(self) -> str:
-        files = sorted(p for p in self.path.rglob("*") if p.is_file())
-        return json.dumps([[str(p.relative_to(self.path)), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+        folders = [p for p in sorted(self.path.iterdir()) if p.is_dir()]  # components, which may be links
+        files = [p for folder in (self.path, *folders) for p in sorted(folder.iterdir()) if p.is_file()]
+        seen = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+        return json.dumps([str(self.path.resolve()), seen])
 
 
 def model_class(name: str) -> Any:
     """diffusers' or transformers' class of that name; ``AttributeError`` where neither has it."""
     library = "transformers" if name.startswith("CLIP") else "diffusers"
     return getattr(importlib.import_module(library), name)
+
+
+def scheduler_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of diffusers' scheduler ``name``, with its defaults and ``_class_name``. What the class does not
+    take is left out: saved configs keep settings of classes that they were before.
+    """
+    cls = model_class(name)
+    taken = inspect.signature(cls.__init__).parameters
+    found = cls.from_config({k: v for k, v in config.items() if k in taken}).config
+    return {**{k: v for k, v in found.items() if k in taken}, "_class_name": name}
 
 
 def meta_folder(folder: Path, name: str) -> Any:
@@ -164,8 +183,9 @@ def meta_folder(folder: Path, name: str) -> Any:
 
 def load_folder(folder: Path, name: str, component: str) -> Any:
     """The module of class ``name`` in a folder, float32 and in eval mode. Raises ``BundleError``."""
-    plain = [p.name for p in (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))]
-    half = bool(plain) and all(".fp16." in name for name in plain)
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    weights = [n for n in names if re.match(WEIGHTS, n)]
+    half = bool(weights) and all(re.search(r"\.fp16[.-]", n) for n in weights)
     try:
         model = model_class(name).from_pretrained(
             str(folder), local_files_only=True, torch_dtype=torch.float32, variant="fp16" if half else None

@@ -207,9 +207,10 @@ def store_golden(job: Job) -> dict[str, Any]:
 def drafted(job: Job, manifest: dict[str, Any]) -> Iterator[Bundle]:
     """The bundle so far, over a copy of its manifest and tokenizers: the work folder itself never looks like one."""
     with tempfile.TemporaryDirectory(dir=job.work.root) as folder:
-        for small in [*manifest["text"], *manifest.get("embeddings", [])]:
-            shutil.copy(job.work.bundle / small["file"]["path"], folder)
-        write_manifest(Path(folder), manifest)
+        for text in manifest["text"]:
+            shutil.copy(job.work.bundle / text["file"]["path"], folder)
+        # Pictures are proved without the words that travel along: torch drew them without.
+        write_manifest(Path(folder), {k: v for k, v in manifest.items() if k != "embeddings"})
         yield bundles.read(folder)
 
 
@@ -241,7 +242,8 @@ def _blame(job: Job) -> str:
     graph, seen = seen_graph(read(job.path("unet")), precision, ())
     feed = job.cases("unet")[-1][0]
     worst = worst_nodes(graph, seen, feed, job.scratch(), PRECISIONS[precision].changes)
-    return "; the U-Net's worst nodes: " + "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3])
+    named = "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3])
+    return f"; the U-Net's worst nodes: {named}" if named else ""
 
 
 def _by_onnxruntime(job: Job, bundle: Bundle, name: str) -> Run:

@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgediff.bundle import MANIFEST
-from edgediff.errors import EdgediffError, OutputError
+from edgediff.errors import EdgediffError, EngineError, OutputError
 
 STATE = "state.json"
 
@@ -26,7 +27,9 @@ class Work:
     """
 
     def __init__(self, out: Path, key: Any) -> None:
-        self.out = out
+        self.out = out = Path(os.path.abspath(out))
+        if out == Path.cwd() or out.is_symlink():
+            raise OutputError(f"cannot write {out}: it is a link, or the folder in which this runs; name a new one")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OutputError(f"cannot write {out}: it exists and is not an empty folder")
         self.root = out.parent / f".{out.name}.partial"
@@ -60,11 +63,16 @@ class Work:
             raise
         except OSError as error:
             raise OutputError(f"cannot write {self.out}: {error.strerror or error}{self._kept()}") from error
+        except Exception as error:  # torch and ONNX Runtime raise many kinds: for want of memory, of an operator
+            raise EngineError(f"the export failed: {type(error).__name__}: {error}{self._kept()}") from error
 
     def _open(self) -> None:
         try:
             state = json.loads((self.root / STATE).read_text(encoding="utf-8"))
             self._done = state["done"] if state["key"] == self._key else {}
+            for step, found in list(self._done.items()):
+                if any(not self._whole(name, size) for name, size in found["files"].items()):
+                    del self._done[step]
         except (OSError, ValueError, KeyError, TypeError):
             self._done = {}
         if not self._done:
@@ -74,6 +82,10 @@ class Work:
         for path in [p for p in self.root.rglob("*") if p.is_file()]:
             if path.relative_to(self.root) not in wanted:  # a step that was cut off
                 path.unlink()
+
+    def _whole(self, name: str, size: int) -> bool:
+        path = self.root / name
+        return path.is_file() and path.stat().st_size == size
 
     def _kept(self) -> str:
         if not self._done:
@@ -88,8 +100,8 @@ class Work:
 
     def finish(self, step: str, facts: Any, files: list[Path]) -> None:
         """Note that a step is done and which files it wrote."""
-        names = [str(p.relative_to(self.root)) for p in files]
-        self._done[step] = {"facts": facts, "files": names}
+        sizes = {str(p.relative_to(self.root)): p.stat().st_size for p in files}
+        self._done[step] = {"facts": facts, "files": sizes}
         fresh = self.root / (STATE + ".new")
         fresh.write_text(json.dumps({"key": self._key, "done": self._done}), encoding="utf-8")
         fresh.replace(self.root / STATE)
