@@ -297,3 +297,90 @@ def test_other_autoencoders(tiny_source: Path, tmp_path: Path) -> None:
         export(tiny_source, tmp_path / "c", vae=tiny_source / "unet")
     with pytest.raises(BundleNotFoundError, match=r"no model at .*: it has no config\.json"):
         export(tiny_source, tmp_path / "c", preview_decoder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"sampler": "nonsense"}, "no sampler 'nonsense'"),
+        ({"width": 33}, "the default width is 33; it must be a multiple of 8"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"steps": 3}, "no default 'steps'; choose from width, height"),
+    ],
+)
+def test_defaults_are_checked_before_any_work(source: Path, defaults: dict[str, object], message: str) -> None:
+    said: list[str] = []
+    with pytest.raises(ArgumentError, match=message):
+        export(source, source.parent / "out", defaults=defaults, report=said.append)
+    assert said == []
+    assert nothing_left(source.parent)
+
+
+def test_settings_that_the_scheduler_does_not_take_are_ignored(source: Path) -> None:
+    """Saved configs keep what the classes before them were told."""
+    from diffusers import EulerDiscreteScheduler
+
+    from edgediff_export.source import Folder
+
+    EulerDiscreteScheduler(beta_schedule="scaled_linear").save_pretrained(source / "scheduler")
+    edit(source / "scheduler" / "scheduler_config.json", lambda d: d.update(thresholding=True, clip_sample=True))
+    edit(source / "model_index.json", lambda d: d.update(scheduler=["diffusers", "EulerDiscreteScheduler"]))
+    config = Folder(source).scheduler()
+    assert "thresholding" not in config
+    assert config["timestep_spacing"] == "linspace"
+    assert schedule_of(config)["beta_schedule"] == "scaled_linear"
+
+
+def test_half_files_and_files_of_others_beside_them(source: Path, tiny_source: Path) -> None:
+    """As hubs have them: fp16 alone, in pieces, next to files of other programs."""
+    from diffusers import UNet2DConditionModel
+
+    from edgediff_export.source import Folder
+
+    unet = UNet2DConditionModel.from_pretrained(tiny_source / "unet")
+    (source / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    unet.save_pretrained(source / "unet", variant="fp16", max_shard_size="100KB")
+    (source / "unet" / "openvino_model.bin").write_bytes(b"another program's")
+    assert len(list((source / "unet").glob("*fp16*.safetensors"))) > 2
+    found = Folder(source).load("unet").state_dict()
+    assert all(torch.equal(v, found[k]) for k, v in unet.state_dict().items())
+
+
+def test_malformed_indexes(source: Path) -> None:
+    index = source / "model_index.json"
+    whole = index.read_text(encoding="utf-8")
+    edit(index, lambda d: d.update(scheduler=[None, None]))
+    with pytest.raises(BundleError, match=r"scheduler is \[None, None\]; it must be \[library, class\]"):
+        export(source, source.parent / "out")
+    index.write_text("[]", encoding="utf-8")
+    with pytest.raises(BundleError, match="holds list, not an object"):
+        export(source, source.parent / "out")
+    index.write_text(whole, encoding="utf-8")
+    edit(index, lambda d: d.update(unet=["diffusers", "UNet3DConditionModel"]))
+    with pytest.raises(BundleError, match="unet is a 'UNet3DConditionModel'; this version exports UNet2DCondition"):
+        export(source, source.parent / "out")
+    assert nothing_left(source.parent)
+
+
+def test_where_nothing_can_be_put(tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="the folder in which this runs; name a new one"):
+        export(tiny_source, ".")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with pytest.raises(OutputError, match="it is a link"):
+        export(tiny_source, "link")
+
+
+def test_a_carried_word_of_the_golden_prompts(tiny_source: Path, tmp_path: Path) -> None:
+    """Torch draws without it, so the proof does too."""
+    from safetensors.numpy import save_file
+
+    from edgediff.verify import prove
+
+    save_file({"emb_params": np.full((1, 32), 3.0, np.float32)}, tmp_path / "horse.safetensors")
+    out = export(tiny_source, tmp_path / "m-1.0", precision="fp32", embeddings=[(None, tmp_path / "horse.safetensors")])
+    pipe = edgediff.load(out)
+    assert pipe.embeddings().ids == {"horse": (-1,)}
+    assert all(f.ok for f in prove(pipe))
+    assert pipe.embeddings().ids == {"horse": (-1,)}

@@ -220,6 +220,26 @@ def test_bad_files(sources: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_weights_without_a_place(sources: Path, tmp_path: Path) -> None:
+    """A model of another kind in the same clothes, as Stable Diffusion 2's unCLIP."""
+    extra = {"model.diffusion_model.label_emb.0.0.weight": torch.ones(3, 3)}
+    write_original(families.pipeline("sd15"), tmp_path / "m.safetensors", "sd1", extra=extra)
+    with pytest.raises(
+        BundleError, match=r"1 weights have no place in a U-Net of Stable Diffusion 1, first model\.diff"
+    ):
+        SingleFile(tmp_path / "m.safetensors", sources / "sd15").load("unet")
+    write_original(families.pipeline("sdxl"), tmp_path / "m.safetensors", "sdxl", extra={"edm_mean": torch.ones(1)})
+    with pytest.raises(BundleError, match="has edm_mean: it is trained on EDM's noise levels"):
+        SingleFile(tmp_path / "m.safetensors")
+
+
+def test_what_had_to_be_assumed_is_said(tmp_path: Path) -> None:
+    two = header_only(tmp_path / "two.safetensors", true_shapes(1))
+    assert "taken as v_prediction" in SingleFile(two).guesses()
+    assert SingleFile(two, prediction_type="epsilon").guesses() == ""
+    assert SingleFile(header_only(tmp_path / "one.safetensors", true_shapes(0))).guesses() == ""
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
