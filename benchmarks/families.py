@@ -88,14 +88,19 @@ def compare(name: str, pipe: Any, bundle: Path, side: int | None = None) -> floa
         wanted = pipe(generator=generator, output_type="np", **arguments).images
         found = mine(seed=SEED, output_type="latent", num_inference_steps=STEPS, **ours).latents
         return float(np.abs((found / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 1) - wanted).max())
-    if name == "sdxl-refiner":  # from noise alone
+    if name == "sdxl-refiner":  # from noise alone, which diffusers scales as for a picture that is noised
         cells = width // mine.bundle.latent.factor
+        noise = torch.randn(1, 4, cells, cells, generator=torch.Generator().manual_seed(SEED)).numpy()
+        plan = mine.bundle.plan(num_inference_steps=STEPS, guidance_scale=SCALE)
+        ours["latents"] = noise * np.float32(plan.levels[0].sigma / plan.start)
         arguments |= {"image": torch.zeros(1, 4, cells, cells), "strength": 1.0}
         arguments |= {"original_size": (width, width), "target_size": (width, width)}
     else:
         arguments |= {"height": width, "width": width}
     wanted = pipe(generator=generator, output_type="latent", **arguments).images.detach().numpy()
     ours |= {"height": width, "width": width}
+    if side is not None:
+        ours["sampler"] = "ddim"  # a file does not say; the published default is another
     return float(np.abs(mine(seed=SEED, num_inference_steps=STEPS, **ours).latents - wanted).max())
 
 
