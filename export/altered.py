@@ -10,8 +10,8 @@ from typing import Any
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
 from .lora import Lora, check, merge
-from .single_file import load_vae, read_header
 from .source import CLASSES, Source, load_folder, meta_folder
+from .vae_file import check_vae, load_vae
 
 MERGED = ("text_encoder", "text_encoder_2", "unet")  # what a LoRA may change
 
@@ -30,7 +30,9 @@ class Altered:
         self._source, self._others, self._loras = source, dict(others), list(loras)
         for component, folder in others.items():
             if component == "vae" and folder.is_file():
-                read_header(folder)
+                if not source.has("vae"):
+                    raise BundleError(f"{source.path} has no autoencoder that {folder} could stand for")
+                check_vae(folder, source.hollow("vae").config)
             else:
                 _check_class(folder, CLASSES[component])
         if loras:

@@ -1,7 +1,7 @@
-"""The published configs of Stable Diffusion 1.5, 2.1, SDXL and SDXL's refiner: what a single file does not say.
+"""The published configs of Stable Diffusion 1.5, 2.1, SDXL, its refiner and SD-Turbo: what a single file does not say.
 
-Sources: the config.json files of stable-diffusion-v1-5, stable-diffusion-2-1, stable-diffusion-xl-base-1.0 and
-stable-diffusion-xl-refiner-1.0; fields that have their class's default are left out.
+Sources: the config.json files of stable-diffusion-v1-5, stable-diffusion-2-1, stable-diffusion-xl-base-1.0,
+stable-diffusion-xl-refiner-1.0 and sd-turbo; fields that have their class's default are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 PNDM = {"_class_name": "PNDMScheduler", **BETAS, "skip_prk_steps": True, "set_alpha_to_one": False}
 DDIM = {"_class_name": "DDIMScheduler", **BETAS, "clip_sample": False, "set_alpha_to_one": False}
 EULER = {"_class_name": "EulerDiscreteScheduler", **BETAS, "timestep_spacing": "leading"}
+TURBO = EULER | {"timestep_spacing": "trailing"}
 
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -140,5 +141,17 @@ FAMILIES = (
             "text_encoder_2": CLIP_G,
         },
         EULER,
+    ),
+    Family(
+        "SD-Turbo",  # Stable Diffusion 2.1 base, distilled (Sauer et al. 2023), with SDXL's names
+        "StableDiffusionPipeline",
+        "StableDiffusionInpaintPipeline",
+        {"text_encoder": "conditioner.embedders.0.model."},
+        {
+            "unet": UNET_2 | {"sample_size": 64},
+            "vae": VAE | {"scaling_factor": 0.18215, "sample_size": 768},
+            "text_encoder": CLIP_H,
+        },
+        TURBO,
     ),
 )

@@ -207,7 +207,7 @@ def open_source(path: Path, config: Path | None = None, prediction_type: str | N
     """The checkpoint at ``path``, a folder or a file; no weight is loaded. Raises as its class does."""
     from .single_file import SingleFile
 
-    if path.is_dir() or not path.suffix:
+    if path.is_dir() or not (path.suffix or path.is_file()):
         for name, value in (("config", config), ("prediction_type", prediction_type)):
             if value is not None:
                 raise ArgumentError(f"{name} is {str(value)!r}; it is for single files, and {path} is a folder")

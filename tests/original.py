@@ -127,7 +127,7 @@ def open_clip(model: Any, *, last: bool) -> Tensors:
 
 
 def original(pipe: Any, family: str) -> Tensors:
-    """``family``: sd1, sd2, sdxl or refiner."""
+    """``family``: sd1, sd2, sdxl, refiner or turbo (Stable Diffusion 2 with SDXL's names)."""
     encoders: dict[str, tuple[str, Tensors]] = {
         "sd1": lambda: {"cond_stage_model.transformer.": pipe.text_encoder.state_dict()},
         "sd2": lambda: {"cond_stage_model.model.": open_clip(pipe.text_encoder, last=True)},
@@ -136,6 +136,7 @@ def original(pipe: Any, family: str) -> Tensors:
             "conditioner.embedders.1.model.": open_clip(pipe.text_encoder_2, last=False),
         },
         "refiner": lambda: {"conditioner.embedders.0.model.": open_clip(pipe.text_encoder_2, last=False)},
+        "turbo": lambda: {"conditioner.embedders.0.model.": open_clip(pipe.text_encoder, last=True)},
     }[family]()
     parts = {"model.diffusion_model.": unet(pipe.unet), "first_stage_model.": vae(pipe.vae), **encoders}
     out = {prefix + name: value for prefix, tensors in parts.items() for name, value in tensors.items()}
