@@ -1,8 +1,7 @@
-"""The host loop: rows of a plan around U-Net calls, in NumPy."""
+"""The host loop: rows of a plan around U-Net calls."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .guidance import Combine
-from .table import Plan, Row, estimate, remember, update
+from .kernels import advance
+from .table import Plan, Row, estimate
 
 Array = NDArray[Any]
 # (x, t, guided) -> (u, c): the U-Net's unconditional (None unless guided) and conditional outputs, shaped like x.
@@ -50,14 +50,14 @@ def run(
         noise: called once a row that adds noise.
         combine: guidance that is not linear, run between the halves, unfused; plans with ``mergeable`` alone.
     """
-    history: deque[Array] = deque(maxlen=max(1, plan.depth))  # newest first, each shaped like x
+    history: list[Array] = []  # newest first, each shaped like x
     for row in plan.rows:
         u, c = denoise(x, row.t, row.guided)
         with np.errstate(over="ignore", invalid="ignore"):  # the caller checks; NumPy would print
             m = None if combine is None else combine(row, x, u, c)
             used = (row, x, u, c) if m is None else (row.merged(), x, None, m)
-            after = update(*used, history, noise() if row.d else None)
-            if plan.depth:
-                history.appendleft(remember(*used))
+            after, pushed = advance(*used, history, noise() if row.d else None, plan.depth > 0)
+            if pushed is not None:
+                history = [pushed, *history[: plan.depth - 1]]
         yield LoopStep(row, x, u, c, m, after)
         x = after

@@ -116,12 +116,25 @@ class TorchCudaGenerator:
             )
         self._counter = 0  # torch's offset / 4
 
+    @property
+    def seed(self) -> int:
+        return self._key
+
+    def place(self, n: int) -> tuple[int, int | None]:
+        """The GPU's threads in a draw of ``n`` values, and how many such draws were made; None where others were."""
+        threads = self._threads(n)
+        draws, rest = divmod(self._counter, -(-n // (4 * threads)))
+        return threads, None if rest else draws
+
+    def _threads(self, n: int) -> int:
+        return BLOCK * min(self._blocks, -(-n // BLOCK))
+
     def randn(self, shape: tuple[int, ...]) -> Float32:
         """Standard normal float32 values of ``shape``, in C order. At most 2**29 of them: torch splits larger draws."""
         n = math.prod(shape)
         if n <= 0:
             return np.empty(shape, np.float32)  # torch leaves the offset where it is; NumPy refuses a negative size
-        threads = BLOCK * min(self._blocks, -(-n // BLOCK))
+        threads = self._threads(n)
         rounds = -(-n // (4 * threads))
         counter = np.zeros((4, threads), np.uint64)
         counter[2] = np.arange(threads)

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "edgediff"
 FLOORS = {
     0: ("errors", "levels", "spacings", "multistep", "steps", "rng", "image", "version"),
     1: ("samplers", "names", "table", "tokenizer", "prompt", "embeddings"),
-    2: ("guidance", "texts", "bundle", "conditions", "inpaint", "engines", "engines.onnxruntime"),
-    3: ("loop", "request"),
+    2: ("guidance", "texts", "bundle", "conditions", "inpaint", "engines", "engines.onnxruntime", "kernels", "device"),
+    3: ("loop", "cuda", "request"),
     4: ("pipeline",),
     5: ("verify",),
     6: ("cli", "progress", "__init__", "__main__"),
@@ -37,10 +37,11 @@ BESIDE = {
     ("engines.onnxruntime", "bundle"),
     ("engines.onnxruntime", "engines"),
     ("engines", "engines.onnxruntime"),
+    ("device", "kernels"),
     ("cli", "progress"),
     ("__main__", "cli"),
 }
-LAZY = {"onnxruntime", "PIL", "tokenizers", "safetensors"}
+LAZY = {"onnxruntime", "PIL", "tokenizers", "safetensors", "cuda"}
 
 
 def modules() -> list[str]:

@@ -1,0 +1,43 @@
+"""The update of every diffusion sampler as one fused kernel: a CPU twin, and CUDA where it was built in.
+
+edgediff finds this package by itself and uses it in place of NumPy; nothing here needs to be called by hand.
+"""
+
+from ._kernels import (
+    ABI,
+    BAD_OUTPUT,
+    BAD_PIXELS,
+    BAD_STATE,
+    HEADER_BYTES,
+    MAX_HISTORY,
+    NOT_BAD,
+    ROW_BYTES,
+    CudaError,
+    Update,
+    device_count,
+    facts,
+    normals,
+    to_uint8,
+    unscale,
+    update,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "ABI",
+    "BAD_OUTPUT",
+    "BAD_PIXELS",
+    "BAD_STATE",
+    "HEADER_BYTES",
+    "MAX_HISTORY",
+    "NOT_BAD",
+    "ROW_BYTES",
+    "CudaError",
+    "Update",
+    "device_count",
+    "facts",
+    "normals",
+    "to_uint8",
+    "unscale",
+    "update",
+]

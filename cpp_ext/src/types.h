@@ -1,0 +1,170 @@
+// What the host and the device agree on: the structures in memory, number formats, and blocks of values.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define BOTH __host__ __device__ __forceinline__
+#else
+#define BOTH inline
+#endif
+
+namespace edgediff {
+
+constexpr int MAX_HISTORY = 8;
+constexpr int NOT_BAD = 0x7fffffff;
+constexpr unsigned BAD_OUTPUT = 1, BAD_STATE = 2, BAD_PIXELS = 4;
+
+// One U-Net call, in float32: x' = a*x + bu*u + bc*c + sum_k w_k*h_k + d*n and h' = p*x + qu*u + qc*c, with the
+// estimate x0 = x0_m*(scale*c + rest*u) + x0_x*x. `draw` counts the run's draws of noise.
+struct Row {
+  float t, a, bu, bc, d, p, qu, qc, scale, rest, x0_x, x0_m;
+  int32_t guided;
+  uint32_t draw;
+  float w[MAX_HISTORY];
+};
+
+// What one run changes; it lies in device memory, so that a captured graph serves the next run as well.
+struct Header {
+  int32_t step;      // the next row
+  uint32_t done;     // blocks that have finished this launch
+  int32_t steps;     // rows
+  int32_t depth;     // slots of the history's ring; 0 keeps none
+  int32_t copies;    // of the model's input: 2 where any row is guided
+  int32_t bad_step;  // the first step whose state was not finite, or NOT_BAD
+  uint32_t bad_what;
+  uint32_t threads;  // of torch's random kernel on the GPU whose noise is drawn
+  float start;       // factor of the first state
+  int32_t drawn;     // 1: the first state is draw 0 of the seeds
+  uint64_t noise;    // address of float32 noise, a block of batch*size for each draw; 0 draws it here
+};
+
+enum class Type : int { f32, f16, bf16, i64, i32 };
+
+// Addresses and geometry: fixed while a captured graph lives.
+struct State {
+  Header* header;
+  const Row* rows;
+  const uint64_t* seeds;  // one an image
+  float* x;               // (batch, size)
+  float* history;         // (depth, batch, size), a ring: row k's h' lies in slot k % depth
+  float* x0;              // (batch, size), or null
+  const void* output;     // of the model: u then c, or c alone
+  void* input;            // of the model: copies of (batch, stride), the first `size` of each are the state's
+  void* timestep;         // copies*batch values
+  int64_t size;           // values of one image
+  int64_t stride;
+  int32_t batch;
+  Type input_type, output_type, timestep_type;
+};
+
+struct Half { uint16_t bits; };
+struct Bfloat { uint16_t bits; };
+
+BOTH float from_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+BOTH uint32_t to_bits(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+
+BOTH float widen(float v) { return v; }
+BOTH float widen(Bfloat v) { return from_bits(uint32_t(v.bits) << 16); }
+BOTH float widen(Half v) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(v.bits));
+#else
+  const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, rest = uint32_t(v.bits & 0x7fff) << 13;
+  if (rest >= 0x0f800000) return from_bits(sign | (rest + 0x70000000));  // infinity, NaN
+  return from_bits(sign | to_bits(from_bits(rest) * 0x1p112f));          // the product rebiases, subnormals too
+#endif
+}
+
+template <class T> BOTH T narrow(float v);
+template <> BOTH float narrow<float>(float v) { return v; }
+template <> BOTH Bfloat narrow<Bfloat>(float v) {
+  const uint32_t bits = to_bits(v);
+  if ((bits & 0x7fffffff) > 0x7f800000) return {uint16_t(bits >> 16 | 0x40)};  // NaN stays one
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};                 // to nearest even
+}
+template <> BOTH Half narrow<Half>(float v) {
+#ifdef __CUDA_ARCH__
+  return {__half_as_ushort(__float2half_rn(v))};
+#else
+  const uint32_t bits = to_bits(v), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+  if (rest > 0x7f800000) return {uint16_t(sign | 0x7e00 | (rest >> 13 & 0x3ff))};
+  if (rest >= 0x477ff000) return {uint16_t(sign | 0x7c00)};  // 65520 and above round to infinity
+  if (rest < 0x38800000)  // subnormal: adding 0.5 leaves the rounded value in the last bits
+    return {uint16_t(sign | (to_bits(from_bits(rest) + 0.5f) - 0x3f000000))};
+  return {uint16_t(sign | ((rest + 0xfff + (rest >> 13 & 1) - 0x38000000) >> 13))};
+#endif
+}
+
+// N neighbouring values: 1 or 4 of a GPU's thread (one wide load), many on the host (vectorised by the compiler).
+template <int N> struct Pack { float v[N]; };
+
+#ifdef __CUDA_ARCH__
+template <int N, class T> struct alignas(sizeof(T) * N) Raw { T v[N]; };
+template <int N, class T> BOTH Pack<N> load(const T* from) {
+  const Raw<N, T> raw = *reinterpret_cast<const Raw<N, T>*>(from);
+  Pack<N> out;
+#pragma unroll
+  for (int i = 0; i < N; ++i) out.v[i] = widen(raw.v[i]);
+  return out;
+}
+template <int N, class T> BOTH void store(T* to, const Pack<N>& values) {
+  Raw<N, T> raw;
+#pragma unroll
+  for (int i = 0; i < N; ++i) raw.v[i] = narrow<T>(values.v[i]);
+  *reinterpret_cast<Raw<N, T>*>(to) = raw;
+}
+#else
+template <int N, class T> BOTH Pack<N> load(const T* from) {
+  Pack<N> out;
+  for (int i = 0; i < N; ++i) out.v[i] = widen(from[i]);
+  return out;
+}
+template <int N, class T> BOTH void store(T* to, const Pack<N>& values) {
+  for (int i = 0; i < N; ++i) to[i] = narrow<T>(values.v[i]);
+}
+#endif
+
+// A product and a sum, each rounded, as NumPy has them: never one fused operation.
+BOTH float multiply(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+BOTH float sum(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+
+template <int N> BOTH Pack<N> scaled(float k, const Pack<N>& in) {
+  Pack<N> out;
+  for (int i = 0; i < N; ++i) out.v[i] = multiply(k, in.v[i]);
+  return out;
+}
+template <int N> BOTH void add(Pack<N>& out, float k, const Pack<N>& in) {
+  for (int i = 0; i < N; ++i) out.v[i] = sum(out.v[i], multiply(k, in.v[i]));
+}
+template <int N> BOTH bool finite(const Pack<N>& in) {
+  uint32_t bad = 0;
+  for (int i = 0; i < N; ++i) bad |= uint32_t((to_bits(in.v[i]) & 0x7f800000) == 0x7f800000);
+  return bad == 0;
+}
+
+}  // namespace edgediff

@@ -1,0 +1,162 @@
+"""A CUDA device as the device loop needs it: memory, one stream, captured graphs. Drives cuda-core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArgumentError, EdgediffError, EngineError
+from .kernels import require
+
+INSTALL = "the package cuda-core is not installed; run: pip install 'cuda-core[cu13]' (cu12 for drivers of CUDA 12)"
+
+
+class Device(Protocol):
+    """What the device loop runs on. Everything is ordered on one stream; only ``download``, ``wait`` and ``close``
+    let the host wait.
+    """
+
+    ordinal: int  # of the CUDA device, as edgediff_kernels counts; -1 is the host
+    stream: int  # the stream's address
+
+    def allocate(self, size: int) -> int:
+        """The address of ``size`` fresh bytes, zero, aligned to 256; they live until ``close``."""
+
+    def upload(self, address: int, values: NDArray[Any]) -> None:
+        """Copy to the device; ``values`` may be changed afterwards."""
+
+    def download(self, address: int, values: NDArray[Any]) -> None:
+        """Copy from the device into ``values`` and wait for it."""
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        """The graph of what ``work`` enqueues on the stream; nothing runs."""
+
+    def launch(self, graph: Any) -> None:
+        """Enqueue a captured graph."""
+
+    def mark(self) -> Any:
+        """A point in the stream, for ``wait``."""
+
+    def wait(self, mark: Any) -> None:
+        """Wait until the stream has passed ``mark``."""
+
+    def close(self) -> None:
+        """Wait for the stream and free the memory."""
+
+
+class CudaDevice:
+    """An NVIDIA GPU.
+
+    Args:
+        ordinal: which one, from 0.
+
+    Raises:
+        EngineError: no driver, no device, edgediff-kernels or cuda-core missing or built without CUDA.
+        ArgumentError: no device of this number.
+    """
+
+    def __init__(self, ordinal: int = 0) -> None:
+        kernels = require()
+        try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
+            count = kernels.device_count()
+        except kernels.CudaError as error:
+            raise EngineError(str(error)) from error
+        if isinstance(ordinal, bool) or not isinstance(ordinal, int) or not 0 <= ordinal < count:
+            raise ArgumentError(f"device is {ordinal!r}; this machine has 0 .. {count - 1}")
+        try:
+            from cuda.bindings import driver
+            from cuda.core import Device as CoreDevice
+        except ImportError as error:
+            raise EngineError(INSTALL) from error
+        self.ordinal = ordinal
+        self._driver = driver
+        self._buffers: list[Any] = []
+        with _typed(f"opening CUDA device {ordinal}"):
+            self._device = CoreDevice(ordinal)
+            self._device.set_current()
+            self._stream = self._device.create_stream()
+            self.stream = int(self._stream.handle)
+            self.multiprocessors = int(self._device.properties.multiprocessor_count)
+            self.threads_per_multiprocessor = int(self._device.properties.max_threads_per_multiprocessor)
+            self.name = str(self._device.name)
+
+    def allocate(self, size: int) -> int:
+        with _typed(f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):
+            self._device.set_current()
+            buffer = self._device.allocate(max(size, 256), stream=self._stream)
+            self._buffers.append(buffer)
+            address = int(buffer.handle)
+            self._call(self._driver.cuMemsetD8Async, address, 0, max(size, 256), self.stream)
+        return address
+
+    def upload(self, address: int, values: NDArray[Any]) -> None:
+        values = np.ascontiguousarray(values)
+        with _typed("copying to the device"):
+            self._device.set_current()
+            self._call(self._driver.cuMemcpyHtoDAsync, address, values.ctypes.data, values.nbytes, self.stream)
+            # Pageable memory has been read when the call returns (CUDA driver API, "API synchronization behavior").
+
+    def download(self, address: int, values: NDArray[Any]) -> None:
+        if not values.flags.c_contiguous:
+            raise ArgumentError("values must be contiguous")
+        with _typed("waiting for the device"):
+            self._device.set_current()
+            self._call(self._driver.cuMemcpyDtoHAsync, values.ctypes.data, address, values.nbytes, self.stream)
+            self._stream.sync()
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        with _typed("capturing a CUDA graph"):
+            self._device.set_current()
+            builder = self._stream.create_graph_builder()
+            try:
+                builder.begin_building("thread_local")  # other threads may go on allocating
+                work()
+                return builder.end_building().complete()
+            finally:
+                builder.close()
+
+    def launch(self, graph: Any) -> None:
+        with _typed("launching a CUDA graph"):
+            self._device.set_current()
+            graph.launch(self._stream)
+
+    def mark(self) -> Any:
+        with _typed("marking the stream"):
+            self._device.set_current()
+            return self._stream.record()
+
+    def wait(self, mark: Any) -> None:
+        with _typed("waiting for the device"):
+            mark.sync()
+
+    def close(self) -> None:
+        """Wait for the stream and free the memory; the object is of no use afterwards."""
+        with _typed("closing the device"):
+            self._device.set_current()
+            self._stream.sync()
+            for buffer in self._buffers:
+                buffer.close(self._stream)
+            self._buffers.clear()
+            self._stream.close()
+
+    def _call(self, function: Any, *args: Any) -> None:
+        (error,) = function(*args)
+        if error != self._driver.CUresult.CUDA_SUCCESS:
+            raise EngineError(f"{function.__name__} gave {error.name}")
+
+
+class _typed:
+    """Turns what cuda-core raises into ``EngineError``. A class: a generator would cost each launch a microsecond."""
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, EdgediffError):
+            raise EngineError(f"{self.doing}: {error}") from error

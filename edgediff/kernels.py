@@ -1,0 +1,150 @@
+"""The optional package edgediff-kernels: found, checked, and used in place of NumPy. It changes no result.
+
+Its CPU twin rounds every product and sum as NumPy does, so pictures are the same to the bit with and without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArgumentError, EngineError
+from .table import Plan, Row, remember, update
+
+Array = NDArray[np.floating[Any]]
+ABI = 1  # of the structures below and of the package's functions
+MAX_HISTORY = 8
+INSTALL = "the package edgediff-kernels is not installed (pip install ./cpp_ext in the repository)"
+
+# A row in float32 (see table.Row); draw counts the run's draws of noise, rest is 1 - scale.
+ROW = np.dtype(
+    [(name, np.float32) for name in ("t", "a", "bu", "bc", "d", "p", "qu", "qc", "scale", "rest", "x0_x", "x0_m")]
+    + [("guided", np.int32), ("draw", np.uint32), ("w", np.float32, (MAX_HISTORY,))]
+)
+# What a run changes, in device memory, so that a captured graph serves the next run too; cpp_ext/src/types.h says what.
+HEADER = np.dtype(
+    [
+        ("step", np.int32),
+        ("done", np.uint32),
+        ("steps", np.int32),
+        ("depth", np.int32),
+        ("copies", np.int32),
+        ("bad_step", np.int32),
+        ("bad_what", np.uint32),
+        ("threads", np.uint32),
+        ("start", np.float32),
+        ("drawn", np.int32),
+        ("noise", np.uint64),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The package, or None and why not."""
+
+    module: Any
+    why_not: str = ""
+
+
+@cache
+def find() -> Found:
+    """Look for the package; once a process."""
+    try:
+        module = importlib.import_module("edgediff_kernels")
+    except ModuleNotFoundError as error:
+        return Found(None, INSTALL if error.name == "edgediff_kernels" else f"edgediff-kernels: {error}")
+    except ImportError as error:
+        return Found(None, f"edgediff-kernels cannot be loaded: {error}")
+    facts = (getattr(module, "ABI", None), getattr(module, "ROW_BYTES", None), getattr(module, "HEADER_BYTES", None))
+    if facts != (ABI, ROW.itemsize, HEADER.itemsize):
+        return Found(None, f"edgediff-kernels {getattr(module, '__version__', '')} is of another ABI; install it again")
+    return Found(module)
+
+
+def require() -> Any:
+    """The package; ``EngineError`` with the reason where it cannot be used."""
+    found = find()
+    if found.module is None:
+        raise EngineError(found.why_not)
+    return found.module
+
+
+def describe() -> str:
+    """One line for people: which kernels run here."""
+    found = find()
+    if found.module is None:
+        return f"NumPy; {found.why_not}"
+    facts = found.module.facts()
+    if facts["cuda"] is None:
+        return f"edgediff-kernels {found.module.__version__}, built without CUDA"
+    try:
+        devices = f"{found.module.device_count()} CUDA devices"
+    except found.module.CudaError as error:
+        devices = str(error)
+    return f"edgediff-kernels {found.module.__version__} (CUDA {facts['cuda']}); {devices}"
+
+
+def advance(
+    row: Row, x: Array, u: Array | None, c: Array, history: Sequence[Array], n: Array | None, keep: bool
+) -> tuple[Array, Array | None]:
+    """``x'`` and, where ``keep``, ``h'``: ``table.update`` and ``table.remember``, in one pass with the package.
+
+    Arguments are those of ``table.update``. Other arrays than float32 in C order go to NumPy.
+    """
+    module = find().module
+    used = list(history[: len(row.w)])
+    arrays = [x, c, *used, *(v for v in (u, n) if v is not None)]
+    if (
+        module is None
+        or len(row.w) > MAX_HISTORY
+        or (row.d and n is None)
+        or not all(v.dtype == np.float32 and v.flags.c_contiguous and v.shape == x.shape for v in arrays)
+    ):
+        after = update(row, x, u, c, used, n)
+        return after, remember(row, x, u, c) if keep else None
+    after, pushed = np.empty_like(x), np.empty_like(x) if keep else None
+    module.update(
+        x=x,
+        u=u,
+        c=c,
+        history=used,
+        n=n,
+        next=after,
+        pushed=pushed,
+        a=row.a,
+        bu=row.bu,
+        bc=row.bc,
+        w=row.w,
+        d=row.d,
+        p=row.p,
+        qu=row.qu,
+        qc=row.qc,
+    )
+    return after, pushed
+
+
+def packed(plan: Plan, first_draw: int = 0) -> NDArray[Any]:
+    """The rows as the kernels read them, dtype ``ROW``; noise is numbered from ``first_draw``.
+
+    Raises:
+        ArgumentError: more history than the kernels hold.
+    """
+    if plan.depth > MAX_HISTORY:
+        raise ArgumentError(f"the plan reads {plan.depth} past values; the kernels hold a history of {MAX_HISTORY}")
+    out = np.zeros(len(plan.rows), ROW)
+    draw = first_draw
+    for packed_row, row in zip(out, plan.rows, strict=True):
+        for name in ("t", "a", "bu", "bc", "d", "p", "qu", "qc", "scale", "x0_x", "x0_m", "guided"):
+            packed_row[name] = getattr(row, name)
+        packed_row["rest"] = 1 - row.scale
+        packed_row["w"][: len(row.w)] = row.w
+        packed_row["draw"] = draw
+        draw += row.d != 0
+    return out
