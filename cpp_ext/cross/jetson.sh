@@ -56,7 +56,7 @@ EDGEDIFF_CUDART=$(dirname "$(find "$work/runtime" -name libcudart_static.a)")
 EDGEDIFF_CUDA_INCLUDE=$("$nvcc" --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#\$ INCLUDES="-I\([^"]*\)".*/\1/p')
 export EDGEDIFF_CUDART EDGEDIFF_CUDA_INCLUDE
 
-# So are Python's, for any LP64, little-endian Linux, but for pyconfig.h, and there in nothing of a size or a layout.
+# So are Python's but for pyconfig.h, and that in nothing that changes a layout: both are LP64 and little-endian.
 # Debian's picks one by the compiler's architecture; this machine's is put in its place.
 if [[ -z ${PYTHON_INCLUDE:-} ]]; then
   cp -rL "$include" "$work/include"
@@ -76,3 +76,14 @@ _PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=.cpython-$minor-aarch6
   --config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES="$architectures" \
   --config-settings=cmake.define.EDGEDIFF_CUDA=ON \
   --config-settings=cmake.define.Python_INCLUDE_DIR="$include"
+
+# What came of it.
+"$python" -m zipfile -e "$out"/edgediff_kernels-*-"cp$minor-cp$minor"-linux_aarch64.whl "$work/wheel"
+library=$work/wheel/edgediff_kernels/_kernels.cpython-$minor-aarch64-linux-gnu.so
+needed=$(aarch64-linux-gnu-readelf -d "$library" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | paste -sd ' ')
+echo "GPUs: $("$python" "$here/architectures.py" "$library")"
+echo "libraries: $needed"
+if [[ $needed == *libcudart* ]]; then
+  echo "jetson.sh: libcudart is not linked statically" >&2
+  exit 1
+fi
