@@ -351,10 +351,10 @@ NB_MODULE(_kernels, m) {
            "output"_a, "timestep"_a, "buffers"_a, "emulated"_a = 0)
       .def("begin", &Update::begin, "stream"_a = 0, "Make the first state and the model's first input.")
       .def("step", &Update::step, "stream"_a = 0, "Run the next row.");
-  m.def("update", &update_arrays, nb::kw_only(), "x"_a, "u"_a.none(), "c"_a, "history"_a, "n"_a.none(), "next"_a,
-        "pushed"_a.none(), "a"_a, "bu"_a, "bc"_a, "w"_a, "d"_a, "p"_a, "qu"_a, "qc"_a,
+  m.def("update", &update_arrays, nb::kw_only(), "x"_a.noconvert(), "u"_a.noconvert().none(), "c"_a.noconvert(),
+        "history"_a.noconvert(), "n"_a.noconvert().none(), "next"_a.noconvert(), "pushed"_a.noconvert().none(), "a"_a, "bu"_a, "bc"_a, "w"_a, "d"_a, "p"_a, "qu"_a, "qc"_a,
         "One row on float32 arrays of the host: writes x' to `next` and, where given, h' to `pushed`.");
-  m.def("normals", &normal_values, nb::kw_only(), "seed"_a, "draw"_a, "threads"_a, "out"_a,
+  m.def("normals", &normal_values, nb::kw_only(), "seed"_a, "draw"_a, "threads"_a, "out"_a.noconvert(),
         "The draw'th values of torch's CUDA generator with `threads` threads, on the host.");
   m.def("unscale", &unscale_latents, nb::kw_only(), "device"_a, "x"_a, "z"_a, "type"_a, "count"_a, "scale"_a, "shift"_a,
         "stream"_a = 0, "z = x/scale + shift, from float32 (address, bytes) to `type`.");
