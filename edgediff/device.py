@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,9 +115,13 @@ class CudaDevice:
             try:
                 builder.begin_building("thread_local")  # other threads may go on allocating
                 work()
-                return builder.end_building().complete()
-            finally:
-                builder.close()
+                graph = builder.end_building().complete()
+            except BaseException:
+                with suppress(Exception):  # it ends the capture, and complains of what broke it once more
+                    builder.close()
+                raise
+            builder.close()
+            return graph
 
     def launch(self, graph: Any) -> None:
         with _typed("launching a CUDA graph"):

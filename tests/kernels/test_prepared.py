@@ -158,7 +158,8 @@ def test_what_is_optional() -> None:
 
 
 def test_bad_ends() -> None:
-    x = (memory()["x"].ctypes.data, 96)
+    arrays = memory()
+    x = buffers(arrays)["x"]
     good = {"device": -1, "x": x, "z": x, "type": "float32", "count": 24, "scale": 1.0, "shift": 0.0}
     for changed, message in (
         ({"type": "int64"}, "z is of type int64"),
@@ -167,9 +168,7 @@ def test_bad_ends() -> None:
         ({"z": (0, 96)}, "buffer z is a null pointer"),
     ):
         with pytest.raises(ValueError, match=message):
-            kernels.unscale(
-                **({"device": -1, "x": x, "z": x, "type": "float32", "count": 24, "scale": 1.0, "shift": 0.0} | changed)
-            )
+            kernels.unscale(**(good | changed))
 
 
 def has_gpu() -> bool:
