@@ -9,8 +9,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define BOTH __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define BOTH __forceinline
 #else
-#define BOTH inline
+#define BOTH inline __attribute__((always_inline))  // into the clones for wider registers (host.cpp)
 #endif
 
 namespace edgediff {
