@@ -1,6 +1,7 @@
 #include "host.h"
 
 #include <algorithm>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -16,19 +17,24 @@
 namespace edgediff::host {
 namespace {
 
-constexpr int WIDE = 64;             // values a block: in registers and first-level cache
-constexpr int64_t SHARE = 1 << 19;   // values that are worth a thread of their own (its start costs some 20 us)
+constexpr int WIDE = 64;            // values a block: in registers and first-level cache
+constexpr int64_t SHARE = 1 << 19;  // values that are worth a thread of their own (its start costs some 20 us)
 
 // Calls body(first, last) on shares of 0 .. count, on several threads where it pays; ORs what they return.
 template <class Body> unsigned share(int64_t count, Body body) {
   static const int64_t most = std::max(1u, std::thread::hardware_concurrency());  // the system reads a file for it
   const int64_t workers = std::clamp<int64_t>(count / SHARE, 1, most);
   if (workers == 1) return body(int64_t(0), count);
-  const int64_t each = (count / workers + WIDE - 1) / WIDE * WIDE;
+  const int64_t each = ((count + workers - 1) / workers + WIDE - 1) / WIDE * WIDE;
   std::vector<unsigned> found(workers);
   std::vector<std::thread> threads;
   const auto work = [&](int64_t k) { found[k] = body(std::min(k * each, count), std::min((k + 1) * each, count)); };
-  for (int64_t k = 1; k < workers; ++k) threads.emplace_back(work, k);
+  int64_t next = 1;
+  try {
+    for (; next < workers; ++next) threads.emplace_back(work, next);
+  } catch (const std::system_error&) {  // no thread to be had: this one does the rest
+  }
+  for (; next < workers; ++next) work(next);
   work(0);
   for (auto& t : threads) t.join();
   unsigned all = 0;

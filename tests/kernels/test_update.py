@@ -77,9 +77,9 @@ def test_every_row_of_every_sampler(sampler: str, scale: float) -> None:
         both(row, normal(rng, shape), u, normal(rng, shape), history, normal(rng, shape))
 
 
-def test_large_arrays_are_shared_among_threads() -> None:
+@pytest.mark.parametrize("shape", [(1, 4, 700, 701), (1, 1, 1, 2**20 + 1), (1, 1, 2, 2**20 + 63)])
+def test_large_arrays_are_shared_among_threads(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
-    shape = (1, 4, 700, 701)
     row = plan(SCHEDULE, "dpmpp_2m", 5, 7.5).rows[2]
     both(row, normal(rng, shape), normal(rng, shape), normal(rng, shape), [normal(rng, shape)], None)
 
