@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import ArgumentError, EdgediffError, EngineError
 from .kernels import require
 
-INSTALL = "the package cuda-core is not installed; run: pip install 'cuda-core[cu13]' (cu12 for drivers of CUDA 12)"
+INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cuda-bindings"
 
 
 class Device(Protocol):

@@ -60,13 +60,27 @@ void check(int error, const char* doing) {
 }
 #endif
 
-int open_device(int ordinal) {
+int device_count() {
 #ifdef EDGEDIFF_CUDA
   device::Facts facts;
   const int error = device::facts(facts);
+  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+  if (error && facts.driver == 0) throw CudaError("no CUDA device can be used: no NVIDIA driver was found");
+  if (error && facts.driver < facts.runtime)
+    throw CudaError("no CUDA device can be used: the driver is of CUDA " + version(facts.driver) +
+                    ", these kernels were built by CUDA " + version(facts.runtime));
   if (error) throw CudaError("no CUDA device can be used: " + device::describe(error));
-  if (ordinal < 0 || ordinal >= facts.count)
-    refuse("device is " + std::to_string(ordinal) + "; this machine has 0 .. " + std::to_string(facts.count - 1));
+  return facts.count;
+#else
+  throw CudaError("edgediff-kernels was built without CUDA");
+#endif
+}
+
+int open_device(int ordinal) {
+#ifdef EDGEDIFF_CUDA
+  const int count = device_count();
+  if (ordinal < 0 || ordinal >= count)
+    refuse("device is " + std::to_string(ordinal) + "; this machine has 0 .. " + std::to_string(count - 1));
   int found = 0;
   check(device::multiprocessors(ordinal, found), "asking the device");
   return found;
@@ -311,17 +325,6 @@ nb::dict facts() {
   out["architectures"] = "";
 #endif
   return out;
-}
-
-int device_count() {
-#ifdef EDGEDIFF_CUDA
-  device::Facts found;
-  const int error = device::facts(found);
-  if (error) throw CudaError("no CUDA device can be used: " + device::describe(error));
-  return found.count;
-#else
-  throw CudaError("edgediff-kernels was built without CUDA");
-#endif
 }
 
 }  // namespace
