@@ -107,6 +107,7 @@ class DeviceLoop:
     previews: bool = True
     emulated: int = 0  # on the host: walk the grid of a GPU with so many multiprocessors
     _at: dict[str, int] = field(default_factory=dict)
+    _memory: list[int] = field(default_factory=list)
     _graphs: dict[Hashable, Any] = field(default_factory=dict)
     _warm: set[Hashable] = field(default_factory=set)
     _turn: int = 0
@@ -311,17 +312,32 @@ class DeviceLoop:
         if what:
             raise EngineError(f"sampler {self._sampler}, step {step + 1}, gave values that are not finite")
 
+    def close(self) -> None:
+        """Give the memory back; the loop, and pictures made of it, are of no use afterwards."""
+        self._turn += 1
+        self._graphs.clear()
+        while self._memory:
+            self.device.free(self._memory.pop())
+
+    def allocate(self, size: int) -> int:
+        """Device memory that lives as long as the loop."""
+        self._memory.append(self.device.allocate(size))
+        return self._memory[-1]
+
     def _allocate(self, name: str, size: int) -> int:
-        self._at[name] = self.device.allocate(size)
+        self._at[name] = self.allocate(size)
         return self._at[name]
 
     def _array(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
-        return DeviceArray(self.device.allocate(int(np.prod(shape)) * BYTES[dtype]), shape, dtype)
+        return DeviceArray(self.allocate(int(np.prod(shape)) * BYTES[dtype]), shape, dtype)
 
     def _upload_noise(self, values: Float32) -> int:
         address, room = self._noise
         if values.nbytes > room:
-            address = self.device.allocate(values.nbytes)
+            if room:
+                self._memory.remove(address)
+                self.device.free(address)
+            address = self.allocate(values.nbytes)
             self._noise = address, values.nbytes
         self.device.upload(address, values)
         return address
@@ -378,7 +394,7 @@ class DevicePictures:
         self._size = (batch, height * self.factor, width * self.factor)
         self._latents = self.loop._array(self.loop.shape, self.latent_type)
         self._pixels = self.loop._array((batch, 3, *self._size[1:]), self.pixel_type)
-        self._bytes = self.loop.device.allocate(3 * int(np.prod(self._size)))
+        self._bytes = self.loop.allocate(3 * int(np.prod(self._size)))
 
     def draw(self) -> NDArray[np.uint8]:
         """The pictures, uint8 (B, H, W, 3). Waits for the device.

@@ -22,14 +22,19 @@ class HostDevice:
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        self.memory: list[NDArray[np.uint8]] = []
+        self.memory: dict[int, NDArray[np.uint8]] = {}
         self.capturing = False
 
     def allocate(self, size: int) -> int:
         assert not self.capturing
         block = np.zeros(size + 256, np.uint8)
-        self.memory.append(block)
-        return -(-block.ctypes.data // 256) * 256
+        address = -(-block.ctypes.data // 256) * 256
+        self.memory[address] = block
+        return address
+
+    def free(self, address: int) -> None:
+        assert not self.capturing
+        del self.memory[address]
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
         assert not self.capturing
@@ -48,7 +53,11 @@ class HostDevice:
 
     def launch(self, graph: Any) -> None:
         self.calls["launch"] += 1
-        graph()
+        self.capturing = True  # what a graph cannot hold must not happen in it
+        try:
+            graph()
+        finally:
+            self.capturing = False
 
     def mark(self) -> Any:
         self.calls["mark"] += 1

@@ -312,6 +312,20 @@ def test_previews_can_be_left_out() -> None:
     assert np.isfinite(last.after).all()
 
 
+def test_memory_is_given_back() -> None:
+    device = HostDevice()
+    loop = DeviceLoop(device, Net(), SHAPE)
+    pictures = DevicePictures(loop, Decode(), 8, scale=1.0)
+    for steps in (3, 9, 5):  # noise from the host needs more room, then less
+        list(loop.run(plan(SCHEDULE, "euler_a", steps, 7.5), generators()))
+    pictures.draw()
+    blocks = len(device.memory)
+    list(loop.run(plan(SCHEDULE, "euler_a", 9, 7.5), generators()))
+    assert len(device.memory) == blocks
+    loop.close()
+    assert not device.memory
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
