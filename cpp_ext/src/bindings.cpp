@@ -320,9 +320,11 @@ nb::dict facts() {
 #ifdef EDGEDIFF_CUDA
   out["cuda"] = EDGEDIFF_CUDA;
   out["architectures"] = EDGEDIFF_ARCHITECTURES;
+  out["chosen"] = bool(EDGEDIFF_CHOSEN);
 #else
   out["cuda"] = nb::none();
   out["architectures"] = "";
+  out["chosen"] = false;
 #endif
   return out;
 }
@@ -342,7 +344,8 @@ NB_MODULE(_kernels, m) {
   m.attr("BAD_OUTPUT") = BAD_OUTPUT;
   m.attr("BAD_STATE") = BAD_STATE;
   m.attr("BAD_PIXELS") = BAD_PIXELS;
-  m.def("facts", &facts, "The CUDA version and the architectures this was built for; cuda is None without.");
+  m.def("facts", &facts, "The CUDA version and the architectures this was built for (cuda is None without), and whether the builder chose "
+        "them.");
   m.def("device_count", &device_count, "CUDA devices here; CudaError, with the reason, where none can be used.");
   nb::class_<Update>(m, "Update",
                      "The launches of one loop on one device (-1: the host), checked and laid out. `buffers` maps names to "

@@ -68,6 +68,7 @@ def test_a_package_that_cannot_load_gives_its_reason(monkeypatch) -> None:
 def test_pictures_are_the_same_with_and_without(monkeypatch) -> None:
     """Every bit of a stochastic run of the built-in model, guided in part."""
     pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pipe = edgediff.load()
     results = []
     for module in (kernels.find().module, None):
