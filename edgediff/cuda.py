@@ -255,7 +255,7 @@ class DeviceLoop:
         header["start"] = plan.start
         header["noise"] = noise
         if on_device is not None:
-            header["threads"], header["drawn"] = threads, x is None
+            header["threads"], header["drawn"] = threads, first + 1 if x is None else 0
         self._sampler = plan.sampler
         if x is not None:
             self.device.upload(self._at["x"], x)

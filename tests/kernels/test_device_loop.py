@@ -119,6 +119,16 @@ def test_draws_made_before_are_not_repeated() -> None:
     np.testing.assert_allclose(last.after, host, rtol=0, atol=1e-5 * np.abs(host).max())
 
 
+def test_the_first_state_goes_on_where_the_generators_are() -> None:
+    table = plan(SCHEDULE, "euler_a", 5, 3.0)
+    one, other = generators(TorchCudaGenerator), generators(TorchCudaGenerator)
+    for s in (*one, *other):
+        s.randn((1, *SHAPE[1:]))
+    *_, last = DeviceLoop(HostDevice(), Net(), SHAPE).run(table, one)
+    host = on_host(table, other)[-1].after
+    np.testing.assert_allclose(last.after, host, rtol=0, atol=1e-5 * np.abs(host).max())
+
+
 def test_generators_at_another_place_are_drawn_on_the_host() -> None:
     table = plan(SCHEDULE, "euler_a", 5, 3.0)
     odd = [TorchCudaGenerator(5), TorchCudaGenerator(77)]
