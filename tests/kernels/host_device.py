@@ -91,4 +91,5 @@ def narrowed(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 def widened(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float32)
+    with np.errstate(invalid="ignore"):  # Arm says so of NaN
+        return values.astype(np.float32)
