@@ -1,4 +1,4 @@
-"""Checks of the device loop on a GPU: every sampler, torch's CUDA noise, bad input. Used by ``benchmarks.kernel``."""
+"""Checks of the device loop against the host loop: every sampler, graphs, pictures. Used by ``benchmarks.kernel``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from edgediff import loop as host
 from edgediff.cuda import DeviceArray, DeviceLoop, DevicePictures
 from edgediff.device import CudaDevice
-from edgediff.errors import ArgumentError, EngineError
-from edgediff.kernels import require
-from edgediff.levels import CLEAN, Schedule
+from edgediff.levels import Schedule
 from edgediff.rng import Generator, TorchCpuGenerator, TorchCudaGenerator
 from edgediff.samplers import SAMPLERS
-from edgediff.table import Plan, Row, plan
+from edgediff.table import Plan, plan
 
 Float32 = NDArray[np.float32]
 Shape = tuple[int, int, int, int]
@@ -95,7 +93,8 @@ class Replay:
 
     def __init__(self, device: Any, shape: Shape, dtype: str, fixed: bool = False, seed: int = 0) -> None:
         self.device, self.dtype, self.capturable, self.fixed = device, dtype, fixed, fixed
-        values = np.random.default_rng(seed).standard_normal((ROWS, 2, *shape)).astype(np.float32)
+        calls = 1 if fixed else ROWS
+        values = np.random.default_rng(seed).standard_normal((calls, 2, *shape)).astype(np.float32)
         self.memory = packed(values, dtype)
         self.values = unpacked(self.memory, dtype)
         self.address = device.allocate(self.memory.nbytes)
@@ -295,129 +294,6 @@ def pictures(device: Any) -> bool:
         if not np.array_equal(fetched(device, decoder.latents), latents):
             return False
     return True
-
-
-def _bare(**given: float) -> Row:
-    """A row that does nothing but what is given."""
-    nothing = dict.fromkeys(("t", "a", "bu", "bc", "d", "p", "qu", "qc", "x0_x", "x0_m"), 0.0)
-    return Row(**(nothing | given), w=(), guided=False, scale=1.0)  # type: ignore[arg-type]
-
-
-def _bare_plan(*rows: Row) -> Plan:
-    return Plan("ddim", "custom", 1.0, (CLEAN,) * (len(rows) + 1), rows, 1.0, 0, len(rows))
-
-
-def philox(findings: Findings, device: CudaDevice) -> None:
-    """C: noise drawn by the kernels against ``torch.randn`` on this GPU; torch's values for a test without one."""
-    import torch
-
-    size = device.multiprocessors, device.threads_per_multiprocessor
-    grid = TorchCudaGenerator(0, *size).place(2**28)[0]
-    shapes: list[Shape] = [(1, 4, 64, 64), (1, 4, 128, 128), (1, 16, 256, 256), (1, 4 * grid // 65536 + 2, 256, 256)]
-    table = _bare_plan(_bare(a=1.0), _bare(d=1.0))  # the first state, then the next draw
-    cases = []
-    for shape in shapes:
-        loop = DeviceLoop(device, Replay(device, shape, "float16", fixed=True), shape, rows=2, depth=0, previews=False)
-        for seed in (0, 42, 2**40 + 5, 2**64 - 1):
-            theirs = torch.Generator("cuda").manual_seed(seed if seed < 2**63 else seed - 2**64)
-            ours = TorchCudaGenerator(seed, *size)
-            for begun in (0, 1):  # from the generator's start, and from where a draw has left it
-                if begun:
-                    theirs.manual_seed(seed if seed < 2**63 else seed - 2**64)
-                    torch.randn(shape, generator=theirs, device="cuda")
-                    ours.randn(shape)
-                for draw, step in enumerate(loop.run(table, [ours])):
-                    expected = torch.randn(shape, generator=theirs, device="cuda").cpu().numpy()
-                    error = np.abs(step.after - expected).max()
-                    equal = np.array_equal(step.after, expected)
-                    cases.append({"shape": shape, "seed": seed, "draw": begun + draw, "error": float(error)})
-                    cases[-1]["bit_equal"] = bool(equal)
-    worst = max(case["error"] for case in cases)
-    equal = sum(case["bit_equal"] for case in cases)
-    findings.figures |= {"threads": grid, "cases": cases, "golden": _golden(torch)}
-    findings.check(
-        "noise of torch's CUDA generator", worst <= 1e-5, f"max error {worst:.2g}, {equal}/{len(cases)} equal"
-    )
-
-
-def _golden(torch: Any) -> list[dict[str, Any]]:
-    out = []
-    for seed in (0, 42, 2**40 + 5):
-        for shape in ((1, 4, 64, 64), (1, 4, 128, 128), (1, 16, 256, 256)):
-            for dtype in (torch.float32, torch.float16):
-                drawn = torch.randn(
-                    shape, generator=torch.Generator("cuda").manual_seed(seed), device="cuda", dtype=dtype
-                )
-                values = drawn.reshape(-1).double().cpu().numpy()
-                name = str(dtype).removeprefix("torch.")
-                ends = {"first": values[:16].tolist(), "last": values[-16:].tolist(), "sum": float(values.sum())}
-                out.append({"seed": seed, "shape": shape, "dtype": name} | ends)
-    return out
-
-
-def bad_input(findings: Findings, device: CudaDevice) -> None:
-    """H: what is wrong is refused with a typed error, and the device goes on working."""
-    kernels = require()
-    shape: Shape = (1, 4, 16, 16)
-    memory = np.zeros(1 << 16, np.uint8)
-    room = {name: (device.allocate(1 << 16), 1 << 16) for name in ("header", "rows", "seeds", "x", "history", "output")}
-    room |= {name: (device.allocate(1 << 16), 1 << 16) for name in ("input", "timestep")}
-    base = {"device": 0, "batch": 1, "size": 1024, "stride": 1024, "depth": 1, "rows": 4, "copies": 2}
-    base |= {"input": "float32", "output": "float32", "timestep": "float32"}
-
-    def update(change: dict[str, Any] | None = None, **buffers: tuple[int, int]) -> Any:
-        return kernels.Update(**(base | (change or {})), buffers=room | buffers)
-
-    def refused(name: str, work: Callable[[], Any], kind: type[Exception], says: str = "") -> None:
-        try:
-            work()
-        except kind as error:
-            findings.check(name, says in str(error), str(error))
-        except Exception as error:
-            findings.check(name, False, f"{type(error).__name__}: {error}")
-        else:
-            findings.check(name, False, "was not refused")
-
-    outside = (memory.ctypes.data + 255) // 256 * 256
-    for name in room:
-        refused(f"host memory as {name}", lambda n=name: update(**{n: (outside, 1 << 15)}), ValueError, "host memory")  # type: ignore[misc]
-    refused("null pointer", lambda: update(x=(0, 1 << 16)), ValueError, "null")
-    refused("short buffer", lambda: update(x=(room["x"][0], 16)), ValueError, "needs")
-    refused("misaligned buffer", lambda: update(x=(room["x"][0] + 1, 1 << 15)), ValueError, "aligned")
-    refused("unknown type", lambda: update({"output": "float8"}), ValueError, "choose from")
-    refused("no such device (kernels)", lambda: update({"device": 99}), ValueError, "this machine has")
-    refused("no such device (edgediff)", lambda: CudaDevice(99), ArgumentError, "this machine has")
-    host_pair, inside = (outside, 1 << 12), room["x"]
-    scaling = {"device": 0, "type": "float32", "count": 64, "scale": 1.0, "shift": 0.0, "stream": device.stream}
-    refused("host latents", lambda: kernels.unscale(x=host_pair, z=inside, **scaling), ValueError, "host memory")
-    refused("host pixels", lambda: kernels.to_uint8(device=0, decoded=inside, pixels=host_pair, header=room["header"],
-                                                    type="float32", images=1, area=64, stream=device.stream),
-            ValueError, "host memory")  # fmt: skip
-    if kernels.device_count() > 1:
-        other = CudaDevice(1)
-        refused("stream of another device", lambda: update().begin(other.stream), ValueError, "belongs to device 1")
-        far = other.allocate(1 << 16)
-        refused("memory of another device", lambda: update(x=(far, 1 << 16)), ValueError, "memory of device 1")
-    model = Replay(device, shape, "float32")
-    loop = DeviceLoop(device, model, shape, rows=ROWS)
-    table = plan(Schedule(), "dpmpp_2m", STEPS, 7.5)
-    refused("too many rows", lambda: loop.run(plan(Schedule(), "ddim", 40), [TorchCpuGenerator(0)]), ArgumentError)
-    broken = Replay(device, shape, "float32")
-    broken.memory[3] = np.nan
-    device.upload(broken.address, broken.memory)
-    loop.model = broken
-
-    def to_the_end() -> Any:
-        for step in loop.run(table, [TorchCpuGenerator(0)]):
-            pass
-        return step.after
-
-    refused("NaN from the model", to_the_end, EngineError, "unet, step 4,")
-    loop.model = model
-    expected = on_host(table, model, shape, [TorchCpuGenerator(0)])
-    model.call = 0
-    error = relative(to_the_end(), expected.after)
-    findings.check("the device goes on working", error <= EXACT, f"error {error:.2g}")
 
 
 def sanitized(device: CudaDevice) -> int:
