@@ -139,7 +139,8 @@ def install() -> float:
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "./cpp_ext"]
     settings = {"CMAKE_ARGS": "-DCMAKE_CUDA_ARCHITECTURES=native"} | os.environ
     start = time.perf_counter()
-    subprocess.run(command, cwd=REPOSITORY, env=settings, check=True)
+    if code := subprocess.run(command, cwd=REPOSITORY, env=settings).returncode:
+        raise SystemExit(code)  # pip has said why
     importlib.invalidate_caches()
     return time.perf_counter() - start
 
@@ -285,6 +286,8 @@ def _summary(found: dict[str, Any]) -> str:
     ]
     if goals:
         parts.append(table(["goal", "value", "wanted", "met"], goals))
+    for part in ("rivals", "bandwidth", "loop", "sanitizer"):
+        parts += _figures(part, found.get(part, {}).get("figures", {}))
     if "host_twin" in found:
         figures = [(name, f) for name, f in found["host_twin"]["figures"].items() if isinstance(f, dict)]
         cells = [
@@ -292,6 +295,18 @@ def _summary(found: dict[str, Any]) -> str:
         ]
         parts.append(table(["on the host", "NumPy us", "kernels us", "ratio"], cells))
     return "\n\n".join(parts)
+
+
+def _figures(part: str, figures: dict[str, Any]) -> list[str]:
+    """A section's numbers as tables: one of single values, one for each of its dictionaries of dictionaries."""
+    single = [[key, value] for key, value in figures.items() if isinstance(value, (int, float))]
+    out = [table([part, "value"], single)] if single else []
+    grouped = {key: v for key, v in figures.items() if isinstance(v, dict) and part == "rivals"}
+    flat = {key: v for key, v in figures.items() if isinstance(v, dict) and part != "rivals"}
+    for title, group in [*grouped.items(), *([(part, flat)] if flat else [])]:
+        head = list(dict.fromkeys(key for row in group.values() for key in row if key != "output"))
+        out.append(table([title, *head], [[n, *(str(r.get(key, ""))[:60] for key in head)] for n, r in group.items()]))
+    return out
 
 
 def main() -> int:

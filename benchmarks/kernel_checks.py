@@ -214,6 +214,7 @@ def sweep(
                         if not error <= limit:
                             wrong.append(f"{label}: error {error:.3g}")
                         wrong += [f"{label}: {what}" for what in _not_told(loop, table, after)]
+        loop.close()
     return found, wrong
 
 
