@@ -320,12 +320,14 @@ def main() -> int:
     if args.section:
         return 0 if section(args.section, args.to) else 1
     found: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {}  # beside the sections
     if args.install:
         extra["build_s"] = round(install(), 1)
     findings = Findings()
     found["host_twin"] = guarded(findings, lambda: twin(findings))
     name, why = "kernel-cpu", unusable()
+    if args.check and why:
+        extra["skipped"] = f"the sections on the GPU: {why}"
     if args.check and not why:
         name, until = "kernel-gpu", time.monotonic() + BUDGET_S
         for part, (_, _, most) in SECTIONS.items():
