@@ -220,13 +220,12 @@ def in_child(name: str, seconds: float) -> dict[str, Any]:
         to = Path(folder, "found.json")
         code, output = called(_child(name, to), seconds)
         print(output, end="", flush=True)
-        if to.exists():
-            return dict(json.loads(to.read_text(encoding="utf-8")))
-    why = f"ran past {seconds:.0f} s" if code is None else f"ended with code {code}"
-    return {
-        "figures": {"output": output[-4000:]},
-        "checks": [{"name": "runs to its end", "holds": False, "detail": why}],
-    }
+        found = json.loads(to.read_text(encoding="utf-8")) if to.exists() else {}
+    if code in (0, 1) and found:
+        return dict(found)
+    findings = Findings({"output": output[-4000:]})
+    findings.check("ends well", False, f"ran past {seconds:.0f} s" if code is None else f"ended with code {code}")
+    return asdict(findings) | found | {"checks": [*found.get("checks", []), *findings.checks]}
 
 
 def sanitizer(findings: Findings, until: float) -> None:
