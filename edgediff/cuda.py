@@ -235,7 +235,8 @@ class DeviceLoop:
 
     def _prepare(self, plan: Plan, table: NDArray[Any], streams: Sequence[Generator], x: Float32 | None) -> None:
         """Everything that a run changes, copied in front of it."""
-        on_device = _on_device(streams, int(np.prod(self.shape[1:])))
+        size = int(np.prod(self.shape[1:]))
+        on_device = _on_device(streams, size)
         noise = 0
         if on_device is None:
             shape = (1, *self.shape[1:])
@@ -244,9 +245,11 @@ class DeviceLoop:
             if plan.stochastic:
                 noise = self._upload_noise(np.stack([draw() for row in plan.rows if row.d]))
         else:
-            seeds, threads, first = on_device
-            self.device.upload(self._at["seeds"], np.array(seeds, np.uint64))
+            generators, threads, first = on_device
+            self.device.upload(self._at["seeds"], np.array([g.seed for g in generators], np.uint64))
             table["draw"] += first + (x is None)
+            for generator in generators:
+                generator.skip(size, int(np.count_nonzero(table["d"])) + (x is None))
         header = self._header
         header[:] = np.zeros(1, HEADER)
         header["steps"], header["depth"] = len(plan.rows), plan.depth
@@ -343,20 +346,14 @@ class DeviceLoop:
         return address
 
 
-def _on_device(streams: Sequence[Generator], size: int) -> tuple[list[int], int, int] | None:
-    """Seeds, threads and draws already made of generators that the kernels can go on with, for draws of ``size``."""
-    first = streams[0]
-    if not isinstance(first, TorchCudaGenerator):
+def _on_device(streams: Sequence[Generator], size: int) -> tuple[list[TorchCudaGenerator], int, int] | None:
+    """Generators that the kernels can go on with, in draws of ``size``; the GPU's threads, and the draws made before."""
+    generators = [s for s in streams if isinstance(s, TorchCudaGenerator)]
+    places = {g.place(size) for g in generators}
+    if len(generators) < len(streams) or len(places) > 1:
         return None
-    threads, draws = first.place(size)
-    if draws is None:
-        return None
-    seeds = []
-    for stream in streams:
-        if not isinstance(stream, TorchCudaGenerator) or stream.place(size) != (threads, draws):
-            return None
-        seeds.append(stream.seed)
-    return seeds, threads, draws
+    threads, draws = places.pop()
+    return None if draws is None else (generators, threads, draws)
 
 
 class Decoder(Protocol):

@@ -129,6 +129,17 @@ def test_the_first_state_goes_on_where_the_generators_are() -> None:
     np.testing.assert_allclose(last.after, host, rtol=0, atol=1e-5 * np.abs(host).max())
 
 
+@pytest.mark.parametrize("kind", [TorchCpuGenerator, TorchCudaGenerator])
+def test_a_run_moves_the_generators_on(kind: type) -> None:
+    table = plan(SCHEDULE, "dpmpp_sde", 4, 3.0)
+    one, other = generators(kind), generators(kind)
+    loop = DeviceLoop(HostDevice(), Net(), SHAPE)
+    for _ in range(2):
+        *_, last = loop.run(table, one)
+        host = on_host(table, other)[-1].after
+        np.testing.assert_allclose(last.after, host, rtol=0, atol=1e-5 * np.abs(host).max())
+
+
 def test_generators_at_another_place_are_drawn_on_the_host() -> None:
     table = plan(SCHEDULE, "euler_a", 5, 3.0)
     odd = [TorchCudaGenerator(5), TorchCudaGenerator(77)]
