@@ -17,6 +17,7 @@ from .engines import DEVICES, HASH_LIMIT, why_not
 from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
 from .guidance import METHODS
 from .image import check_output, save
+from .kernels import describe
 from .levels import SPACINGS
 from .pipeline import load
 from .progress import progress
@@ -155,6 +156,7 @@ def info(args: argparse.Namespace) -> None:
         problems += state.startswith("PROBLEM")
         print(f"{name:<16}{file.path:<24}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
     print(f"{'total':<54}{total / 1e6:>9.2f} MB")
+    print(f"updates    {describe()}")
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:

@@ -107,6 +107,7 @@ class DeviceLoop:
     previews: bool = True
     emulated: int = 0  # on the host: walk the grid of a GPU with so many multiprocessors
     _at: dict[str, int] = field(default_factory=dict)
+    _memory: list[int] = field(default_factory=list)
     _graphs: dict[Hashable, Any] = field(default_factory=dict)
     _warm: set[Hashable] = field(default_factory=set)
     _turn: int = 0
@@ -234,7 +235,8 @@ class DeviceLoop:
 
     def _prepare(self, plan: Plan, table: NDArray[Any], streams: Sequence[Generator], x: Float32 | None) -> None:
         """Everything that a run changes, copied in front of it."""
-        on_device = _on_device(streams, int(np.prod(self.shape[1:])))
+        size = int(np.prod(self.shape[1:]))
+        on_device = _on_device(streams, size)
         noise = 0
         if on_device is None:
             shape = (1, *self.shape[1:])
@@ -243,9 +245,11 @@ class DeviceLoop:
             if plan.stochastic:
                 noise = self._upload_noise(np.stack([draw() for row in plan.rows if row.d]))
         else:
-            seeds, threads, first = on_device
-            self.device.upload(self._at["seeds"], np.array(seeds, np.uint64))
+            generators, threads, first = on_device
+            self.device.upload(self._at["seeds"], np.array([g.seed for g in generators], np.uint64))
             table["draw"] += first + (x is None)
+            for generator in generators:
+                generator.skip(size, int(np.count_nonzero(table["d"])) + (x is None))
         header = self._header
         header[:] = np.zeros(1, HEADER)
         header["steps"], header["depth"] = len(plan.rows), plan.depth
@@ -254,7 +258,7 @@ class DeviceLoop:
         header["start"] = plan.start
         header["noise"] = noise
         if on_device is not None:
-            header["threads"], header["drawn"] = threads, x is None
+            header["threads"], header["drawn"] = threads, first + 1 if x is None else 0
         self._sampler = plan.sampler
         if x is not None:
             self.device.upload(self._at["x"], x)
@@ -311,36 +315,45 @@ class DeviceLoop:
         if what:
             raise EngineError(f"sampler {self._sampler}, step {step + 1}, gave values that are not finite")
 
+    def close(self) -> None:
+        """Give the memory back; the loop, and pictures made of it, are of no use afterwards."""
+        self._turn += 1
+        self._graphs.clear()
+        while self._memory:
+            self.device.free(self._memory.pop())
+
+    def allocate(self, size: int) -> int:
+        """Device memory that lives as long as the loop."""
+        self._memory.append(self.device.allocate(size))
+        return self._memory[-1]
+
     def _allocate(self, name: str, size: int) -> int:
-        self._at[name] = self.device.allocate(size)
+        self._at[name] = self.allocate(size)
         return self._at[name]
 
     def _array(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
-        return DeviceArray(self.device.allocate(int(np.prod(shape)) * BYTES[dtype]), shape, dtype)
+        return DeviceArray(self.allocate(int(np.prod(shape)) * BYTES[dtype]), shape, dtype)
 
     def _upload_noise(self, values: Float32) -> int:
         address, room = self._noise
         if values.nbytes > room:
-            address = self.device.allocate(values.nbytes)
+            if room:
+                self._memory.remove(address)
+                self.device.free(address)
+            address = self.allocate(values.nbytes)
             self._noise = address, values.nbytes
         self.device.upload(address, values)
         return address
 
 
-def _on_device(streams: Sequence[Generator], size: int) -> tuple[list[int], int, int] | None:
-    """Seeds, threads and draws already made of generators that the kernels can go on with, for draws of ``size``."""
-    first = streams[0]
-    if not isinstance(first, TorchCudaGenerator):
+def _on_device(streams: Sequence[Generator], size: int) -> tuple[list[TorchCudaGenerator], int, int] | None:
+    """Generators that the kernels can go on with, in draws of ``size``; the GPU's threads, and the draws made before."""
+    generators = [s for s in streams if isinstance(s, TorchCudaGenerator)]
+    places = {g.place(size) for g in generators}
+    if len(generators) < len(streams) or len(places) > 1:
         return None
-    threads, draws = first.place(size)
-    if draws is None:
-        return None
-    seeds = []
-    for stream in streams:
-        if not isinstance(stream, TorchCudaGenerator) or stream.place(size) != (threads, draws):
-            return None
-        seeds.append(stream.seed)
-    return seeds, threads, draws
+    threads, draws = places.pop()
+    return None if draws is None else (generators, threads, draws)
 
 
 class Decoder(Protocol):
@@ -378,7 +391,7 @@ class DevicePictures:
         self._size = (batch, height * self.factor, width * self.factor)
         self._latents = self.loop._array(self.loop.shape, self.latent_type)
         self._pixels = self.loop._array((batch, 3, *self._size[1:]), self.pixel_type)
-        self._bytes = self.loop.device.allocate(3 * int(np.prod(self._size)))
+        self._bytes = self.loop.allocate(3 * int(np.prod(self._size)))
 
     def draw(self) -> NDArray[np.uint8]:
         """The pictures, uint8 (B, H, W, 3). Waits for the device.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import ArgumentError, EdgediffError, EngineError
 from .kernels import require
 
-INSTALL = "the package cuda-core is not installed; run: pip install 'cuda-core[cu13]' (cu12 for drivers of CUDA 12)"
+INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cuda-bindings"
 
 
 class Device(Protocol):
@@ -23,7 +24,10 @@ class Device(Protocol):
     stream: int  # the stream's address
 
     def allocate(self, size: int) -> int:
-        """The address of ``size`` fresh bytes, zero, aligned to 256; they live until ``close``."""
+        """The address of ``size`` fresh bytes, zero, aligned to 256; they live until ``free`` or ``close``."""
+
+    def free(self, address: int) -> None:
+        """Give memory back, once what is enqueued has run."""
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
         """Copy to the device; ``values`` may be changed afterwards."""
@@ -73,7 +77,7 @@ class CudaDevice:
             raise EngineError(INSTALL) from error
         self.ordinal = ordinal
         self._driver = driver
-        self._buffers: list[Any] = []
+        self._buffers: dict[int, Any] = {}
         with _typed(f"opening CUDA device {ordinal}"):
             self._device = CoreDevice(ordinal)
             self._device.set_current()
@@ -87,10 +91,15 @@ class CudaDevice:
         with _typed(f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):
             self._device.set_current()
             buffer = self._device.allocate(max(size, 256), stream=self._stream)
-            self._buffers.append(buffer)
             address = int(buffer.handle)
+            self._buffers[address] = buffer
             self._call(self._driver.cuMemsetD8Async, address, 0, max(size, 256), self.stream)
         return address
+
+    def free(self, address: int) -> None:
+        with _typed("freeing memory"):
+            self._device.set_current()
+            self._buffers.pop(address).close(self._stream)
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
         values = np.ascontiguousarray(values)
@@ -114,9 +123,13 @@ class CudaDevice:
             try:
                 builder.begin_building("thread_local")  # other threads may go on allocating
                 work()
-                return builder.end_building().complete()
-            finally:
-                builder.close()
+                graph = builder.end_building().complete()
+            except BaseException:
+                with suppress(Exception):  # it ends the capture, and complains of what broke it once more
+                    builder.close()
+                raise
+            builder.close()
+            return graph
 
     def launch(self, graph: Any) -> None:
         with _typed("launching a CUDA graph"):
@@ -137,9 +150,8 @@ class CudaDevice:
         with _typed("closing the device"):
             self._device.set_current()
             self._stream.sync()
-            for buffer in self._buffers:
-                buffer.close(self._stream)
-            self._buffers.clear()
+            while self._buffers:
+                self._buffers.popitem()[1].close(self._stream)
             self._stream.close()
 
     def _call(self, function: Any, *args: Any) -> None:

@@ -126,6 +126,10 @@ class TorchCudaGenerator:
         draws, rest = divmod(self._counter, -(-n // (4 * threads)))
         return threads, None if rest else draws
 
+    def skip(self, n: int, draws: int) -> None:
+        """Go on as if ``draws`` draws of ``n`` values had been made."""
+        self._counter += draws * -(-n // (4 * self._threads(n)))
+
     def _threads(self, n: int) -> int:
         return BLOCK * min(self._blocks, -(-n // BLOCK))
 

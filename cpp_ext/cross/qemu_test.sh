@@ -1,60 +1,54 @@
 #!/usr/bin/env bash
-# Runs the tests of the host twin on an aarch64 wheel, on this machine under qemu. The CUDA half needs a Jetson.
-#
-#   qemu_test.sh WHEEL [PYTEST'S ARGUMENTS]     default: tests/kernels
-#
-#   PYTHON   a Python here of the wheel's minor version, for its pip; default: python3
-#   SOURCES  apt's sources (a file) of a release that has the wheel's Python; default: this machine's
-#   SYSROOT  a root of the target with its Python, a copy of a Jetson's, say; default: made of SOURCES's packages
-#
-# Exits with 77 where something it needs is missing.
+# Runs the kernels' tests on a cross-built wheel under qemu-user: qemu_test.sh WHEEL [pytest's arguments]
+#   PYTHON   whose pip fetches NumPy and pytest (default: python3)
+#   SOURCES  a file of apt's sources, of a release that has the wheel's Python (default: this machine's)
+#   SYSROOT  a root folder of the target with its Python, such as a copy of a Jetson's (default: made of arm64 packages)
+# Nothing is installed: all of it is unpacked in a temporary folder. Exits with 77, and says why, where it cannot run.
 set -euo pipefail
-
-die() { echo "qemu_test.sh: $1" >&2; exit 77; }
-[[ ${1:-} == *.whl ]] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-wheel=$(realpath "$1")
+root=$(realpath "$(dirname "$0")/../..")
+wheel=$(realpath "${1:?qemu_test.sh WHEEL [pytest arguments]}")
 shift
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-python3}
-[[ $wheel =~ -cp3([0-9]+)-cp3[0-9]+-linux_aarch64\.whl$ ]] || die "$wheel: not a wheel of aarch64 Linux, by its name"
-version=3.${BASH_REMATCH[1]}
-command -v qemu-aarch64 >/dev/null || die "qemu-aarch64 is missing: apt-get install qemu-user"
-"$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null ||
-  die "$python is not Python $version, which the wheel is for; name one in PYTHON"
+
+missing() { echo "qemu_test.sh: $1" >&2; exit 77; }
+command -v qemu-aarch64 >/dev/null || missing "no qemu-aarch64; apt-get install qemu-user"
+version=$(basename "$wheel" | sed -nE 's/.*-cp3([0-9]+)-.*aarch64\.whl/3.\1/p')
+[[ -n $version ]] || missing "$wheel is no aarch64 wheel of one Python"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 if [[ -z ${SYSROOT:-} ]]; then
-  command -v apt-get >/dev/null || die "apt-get is missing: name a root of the target in SYSROOT"
+  command -v dpkg >/dev/null || missing "no dpkg: name a root folder of the target in SYSROOT"
   # An apt with lists, a cache and a record of what is installed (nothing) of its own: this machine's stay as they are.
   mkdir -p "$work"/apt/{lists,archives}/partial
   : >"$work/apt/status"
-  apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=
-    -o Acquire::Languages=none -o Dir::State::lists="$work/apt/lists" -o Dir::State::status="$work/apt/status"
-    -o Dir::Cache="$work/apt" -o Dir::Cache::archives="$work/apt/archives" -o Debug::NoLocking=1)
+  apt=(apt-get -qq -oAPT::Architecture=arm64 -oAPT::Architectures=arm64 -oAPT::Sandbox::User= -oDebug::NoLocking=1
+    -oAcquire::Languages=none -oDir::State::Lists="$work/apt/lists" -oDir::State::status="$work/apt/status"
+    -oDir::Cache="$work/apt" -oDir::Cache::archives="$work/apt/archives")
   if [[ -n ${SOURCES:-} ]]; then
-    apt+=(-o Dir::Etc::sourcelist="$(realpath "$SOURCES")" -o Dir::Etc::sourceparts=/dev/null)
+    apt+=(-oDir::Etc::sourcelist="$(realpath "$SOURCES")" -oDir::Etc::sourceparts=/dev/null)
   fi
-  "${apt[@]}" update || true  # a source without arm64 fails; what matters is whether the packages come
-  "${apt[@]}" install --yes --no-install-recommends --download-only "python$version" libstdc++6 zlib1g >/dev/null ||
-    die "apt could not fetch python$version for arm64: name a release that has it in SOURCES"
+  "${apt[@]}" update || true  # a source without arm64 fails; whether the packages come is what counts
+  "${apt[@]}" install -y --no-install-recommends --download-only "python$version" libstdc++6 zlib1g >/dev/null ||
+    missing "no arm64 packages of Python $version in this release; name another's in SOURCES"
   SYSROOT=$work/root
   mkdir -p "$SYSROOT"/usr/{bin,lib,sbin}
   for folder in bin lib sbin; do ln -s "usr/$folder" "$SYSROOT/$folder"; done
-  for package in "$work"/apt/archives/*.deb; do dpkg -x "$package" "$SYSROOT"; done
+  for deb in "$work"/apt/archives/*.deb; do dpkg -x "$deb" "$SYSROOT"; done
 fi
 
-# As pip on the device would, and so the wheel's tags are checked too.
-platforms=(--platform linux_aarch64)
-for glibc in 28 27 26 24 17; do platforms+=(--platform "manylinux_2_${glibc}_aarch64"); done
-"$python" -m pip install --quiet --target "$work/site" --only-binary=:all: "${platforms[@]}" --platform manylinux2014_aarch64 \
-  "$wheel" numpy pytest || die "pip could not install the wheel, numpy and pytest for aarch64"
+# As pip on the device would: the wheel's tags are put to the test as well.
+"$python" -m pip install -q --target "$work/site" --only-binary=:all: --python-version "$version" --implementation cp \
+  --platform linux_aarch64 --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
+  --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 "$wheel" numpy pytest ||
+  missing "pip cannot install the wheel, NumPy and pytest for aarch64"
 
-(($#)) || set -- tests/kernels
+# No conftest, which needs what is not here; one test starts another Python, which the emulator cannot.
 cd "$root"
-export PYTHONPATH=$root:$work/site PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=$work/site:$root PYTHONDONTWRITEBYTECODE=1
 target=(qemu-aarch64 -L "$SYSROOT" "$SYSROOT/usr/bin/python$version")
-"${target[@]}" -c 'import platform, numpy, edgediff_kernels as k
-print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__, k.facts())'
-"${target[@]}" -m pytest --noconftest -p no:cacheprovider "$@"
+"${target[@]}" -c 'import platform, numpy, edgediff_kernels as kernels
+print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__, kernels.facts())'
+"${target[@]}" -m pytest --noconftest -p no:cacheprovider -q tests/kernels \
+  --deselect tests/kernels/test_found.py::test_the_package_is_looked_for_only_when_needed "$@"

@@ -60,13 +60,27 @@ void check(int error, const char* doing) {
 }
 #endif
 
-int open_device(int ordinal) {
+int device_count() {
 #ifdef EDGEDIFF_CUDA
   device::Facts facts;
   const int error = device::facts(facts);
+  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+  if (error && facts.driver == 0) throw CudaError("no CUDA device can be used: no NVIDIA driver was found");
+  if (error && facts.driver < facts.runtime)
+    throw CudaError("no CUDA device can be used: the driver is of CUDA " + version(facts.driver) +
+                    ", these kernels were built by CUDA " + version(facts.runtime));
   if (error) throw CudaError("no CUDA device can be used: " + device::describe(error));
-  if (ordinal < 0 || ordinal >= facts.count)
-    refuse("device is " + std::to_string(ordinal) + "; this machine has 0 .. " + std::to_string(facts.count - 1));
+  return facts.count;
+#else
+  throw CudaError("edgediff-kernels was built without CUDA");
+#endif
+}
+
+int open_device(int ordinal) {
+#ifdef EDGEDIFF_CUDA
+  const int count = device_count();
+  if (ordinal < 0 || ordinal >= count)
+    refuse("device is " + std::to_string(ordinal) + "; this machine has 0 .. " + std::to_string(count - 1));
   int found = 0;
   check(device::multiprocessors(ordinal, found), "asking the device");
   return found;
@@ -306,22 +320,13 @@ nb::dict facts() {
 #ifdef EDGEDIFF_CUDA
   out["cuda"] = EDGEDIFF_CUDA;
   out["architectures"] = EDGEDIFF_ARCHITECTURES;
+  out["chosen"] = bool(EDGEDIFF_CHOSEN);
 #else
   out["cuda"] = nb::none();
   out["architectures"] = "";
+  out["chosen"] = false;
 #endif
   return out;
-}
-
-int device_count() {
-#ifdef EDGEDIFF_CUDA
-  device::Facts found;
-  const int error = device::facts(found);
-  if (error) throw CudaError("no CUDA device can be used: " + device::describe(error));
-  return found.count;
-#else
-  throw CudaError("edgediff-kernels was built without CUDA");
-#endif
 }
 
 }  // namespace
@@ -339,7 +344,8 @@ NB_MODULE(_kernels, m) {
   m.attr("BAD_OUTPUT") = BAD_OUTPUT;
   m.attr("BAD_STATE") = BAD_STATE;
   m.attr("BAD_PIXELS") = BAD_PIXELS;
-  m.def("facts", &facts, "The CUDA version and the architectures this was built for; cuda is None without.");
+  m.def("facts", &facts, "The CUDA version and the architectures this was built for (cuda is None without), and whether the builder chose "
+        "them.");
   m.def("device_count", &device_count, "CUDA devices here; CudaError, with the reason, where none can be used.");
   nb::class_<Update>(m, "Update",
                      "The launches of one loop on one device (-1: the host), checked and laid out. `buffers` maps names to "
@@ -351,10 +357,10 @@ NB_MODULE(_kernels, m) {
            "output"_a, "timestep"_a, "buffers"_a, "emulated"_a = 0)
       .def("begin", &Update::begin, "stream"_a = 0, "Make the first state and the model's first input.")
       .def("step", &Update::step, "stream"_a = 0, "Run the next row.");
-  m.def("update", &update_arrays, nb::kw_only(), "x"_a, "u"_a.none(), "c"_a, "history"_a, "n"_a.none(), "next"_a,
-        "pushed"_a.none(), "a"_a, "bu"_a, "bc"_a, "w"_a, "d"_a, "p"_a, "qu"_a, "qc"_a,
+  m.def("update", &update_arrays, nb::kw_only(), "x"_a.noconvert(), "u"_a.noconvert().none(), "c"_a.noconvert(),
+        "history"_a.noconvert(), "n"_a.noconvert().none(), "next"_a.noconvert(), "pushed"_a.noconvert().none(), "a"_a, "bu"_a, "bc"_a, "w"_a, "d"_a, "p"_a, "qu"_a, "qc"_a,
         "One row on float32 arrays of the host: writes x' to `next` and, where given, h' to `pushed`.");
-  m.def("normals", &normal_values, nb::kw_only(), "seed"_a, "draw"_a, "threads"_a, "out"_a,
+  m.def("normals", &normal_values, nb::kw_only(), "seed"_a, "draw"_a, "threads"_a, "out"_a.noconvert(),
         "The draw'th values of torch's CUDA generator with `threads` threads, on the host.");
   m.def("unscale", &unscale_latents, nb::kw_only(), "device"_a, "x"_a, "z"_a, "type"_a, "count"_a, "scale"_a, "shift"_a,
         "stream"_a = 0, "z = x/scale + shift, from float32 (address, bytes) to `type`.");

@@ -9,8 +9,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define BOTH __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define BOTH __forceinline
 #else
-#define BOTH inline
+#define BOTH inline __attribute__((always_inline))  // into the clones for wider registers (host.cpp)
 #endif
 
 namespace edgediff {
@@ -39,7 +41,7 @@ struct Header {
   uint32_t bad_what;
   uint32_t threads;  // of torch's random kernel on the GPU whose noise is drawn
   float start;       // factor of the first state
-  int32_t drawn;     // 1: the first state is draw 0 of the seeds
+  int32_t drawn;     // 0: the first state is given; k + 1: it is draw k of the seeds
   uint64_t noise;    // address of float32 noise, a block of batch*size for each draw; 0 draws it here
 };
 

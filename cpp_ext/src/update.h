@@ -32,7 +32,7 @@ template <int N> BOTH Pack<N> remember(const Row& r, const Pack<N>& x, bool guid
 // The first state and the first input of the model.
 template <int N, class In> BOTH void begin(const State& s, const Header& h, int image, int64_t at) {
   float* place = s.x + image * s.size + at;
-  Pack<N> x = h.drawn ? noise<N>(s, h, 0, image, at) : load<N>(place);
+  Pack<N> x = h.drawn ? noise<N>(s, h, uint32_t(h.drawn - 1), image, at) : load<N>(place);
   x = scaled(h.start, x);
   store<N>(place, x);
   feed<N, In>(s, h.copies, image, at, x);

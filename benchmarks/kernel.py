@@ -1,0 +1,359 @@
+"""The fused update and the device loop: exact, fast, and beside torch and CuPy.
+
+    python -m benchmarks.kernel                     # the host twin against NumPy
+    python -m benchmarks.kernel --check             # on an NVIDIA GPU everything else, in under 5 minutes
+    python -m benchmarks.kernel --install --check   # builds ./cpp_ext for the GPU at hand first, without an index:
+    CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES=native pip install --no-build-isolation --no-deps ./cpp_ext
+
+Every section on the GPU runs in a process of its own, so that one that fails, crashes or hangs leaves the others alone;
+``--section NAME`` runs one of them. Needs cuda-core and torch; CuPy and compute-sanitizer are left out where absent.
+Exit code 1 where a check fails; goals of speed are only told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import REPOSITORY, table, write
+from benchmarks.kernel_checks import Findings
+from edgediff.kernels import HEADER, advance, find, packed, require
+from edgediff.levels import Schedule
+from edgediff.table import Plan, plan, remember, update
+
+PACKAGES = (
+    *("edgediff", "edgediff-kernels", "numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x"),
+    *("cuda-core", "cuda-bindings"),
+)
+BUDGET_S = 285  # for everything on the GPU
+SECTIONS = {  # name: (module, function, seconds at most)
+    "samplers": ("kernel_checks", "samplers", 100),
+    "noise": ("kernel_edges", "philox", 60),
+    "bad_input": ("kernel_edges", "bad_input", 45),
+    "loop": ("kernel_loop", "whole_loop", 60),
+    "bandwidth": ("kernel_speed", "bandwidth", 60),
+    "rivals": ("kernel_speed", "rivals", 150),
+}
+TOOLS = ("memcheck", "initcheck", "racecheck", "synccheck")
+TOOL_S = 60
+SHAPES = ((1, 4, 64, 64), (1, 4, 128, 128), (8, 4, 128, 128))
+
+
+def twin(findings: Findings) -> None:
+    """A: one update by the host twin and by NumPy, bit for bit, and their times; what a prepared call costs."""
+    require()
+    rng = np.random.default_rng(0)
+    plans = {name: plan(Schedule(), name, 20, 7.5) for name in ("euler", "dpmpp_2m")}
+    for shape in SHAPES:
+        turns = max(200, 20_000_000 // int(np.prod(shape)))
+        x, u, c, h = (rng.standard_normal(shape).astype(np.float32) for _ in range(4))
+        for name, rows in plans.items():
+            row, history, keep = rows.rows[10], [h] * rows.depth, rows.depth > 0
+
+            def plain() -> Any:
+                return update(row, x, u, c, history), remember(row, x, u, c) if keep else None  # noqa: B023
+
+            def fused() -> Any:
+                return advance(row, x, u, c, history, None, keep)  # noqa: B023
+
+            taken: dict[Callable[[], Any], list[float]] = {plain: [], fused: []}
+            for turn in range(turns):
+                for work in (plain, fused) if turn % 2 else (fused, plain):  # neither has always the warmer cache
+                    start = time.perf_counter()
+                    work()
+                    taken[work].append(time.perf_counter() - start)
+            pairs = zip(fused(), plain(), strict=True)
+            equal = all((a is None and b is None) or a.tobytes() == b.tobytes() for a, b in pairs)
+            findings.check(f"host twin equals NumPy, {name} {shape}", equal, f"{turns} updates")
+            numpy_us, twin_us = (1e6 * statistics.median(taken[v]) for v in (plain, fused))
+            findings.figures[f"{name} {' x '.join(map(str, shape))}"] = {
+                "numpy_us": round(numpy_us, 1),
+                "twin_us": round(twin_us, 1),
+                "ratio": round(numpy_us / twin_us, 2),
+            }
+    for shape in ((1, 1, 1, 1), *SHAPES):
+        taken = _prepared_call(plans["dpmpp_2m"], shape)
+        findings.figures[f"prepared call, dpmpp_2m {' x '.join(map(str, shape))}"] = {"us": round(taken, 2)}
+
+
+def _prepared_call(rows: Plan, shape: Sequence[int]) -> float:
+    """Microseconds of ``Update.step`` on the host: x0 kept, float32 in and out of the model."""
+    batch, size = shape[0], int(np.prod(shape[1:]))
+    header = np.zeros(1, HEADER)
+    header["steps"], header["depth"], header["copies"] = len(rows.rows), rows.depth, 2
+    memory = {name: np.zeros(2 * batch * size, np.float32) for name in ("x", "history", "x0", "output", "input")}
+    memory |= {"header": header, "rows": packed(rows), "seeds": np.zeros(batch, np.uint64)}
+    memory["timestep"] = np.zeros(2 * batch, np.float32)
+    prepared = require().Update(
+        device=-1,
+        batch=batch,
+        size=size,
+        stride=size,
+        depth=rows.depth,
+        rows=len(rows.rows),
+        copies=2,
+        input="float32",
+        output="float32",
+        timestep="float32",
+        buffers={name: (v.ctypes.data, v.nbytes) for name, v in memory.items()},
+    )
+    taken = []
+    for _ in range(max(200, min(2000, 20_000_000 // (batch * size)))):
+        header["step"] = 10
+        start = time.perf_counter()
+        prepared.step()
+        taken.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(taken)
+
+
+def unusable() -> str:
+    """Why the sections on the GPU cannot run; empty where they can."""
+    found = find()
+    if found.module is None:
+        return found.why_not
+    try:
+        return "" if found.module.device_count() else "no CUDA device"
+    except found.module.CudaError as error:
+        return str(error)
+
+
+def install() -> float:
+    """Build and install ./cpp_ext for this machine's GPU; seconds."""
+    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "./cpp_ext"]
+    settings = {"CMAKE_ARGS": "-DCMAKE_CUDA_ARCHITECTURES=native"} | os.environ
+    start = time.perf_counter()
+    if code := subprocess.run(command, cwd=REPOSITORY, env=settings).returncode:
+        raise SystemExit(code)  # pip has said why
+    importlib.invalidate_caches()
+    return time.perf_counter() - start
+
+
+def guarded(findings: Findings, work: Callable[[], Any]) -> dict[str, Any]:
+    """What ``work`` found, as JSON; an exception is a check that failed."""
+    start = time.perf_counter()
+    try:
+        work()
+    except Exception as error:
+        traceback.print_exc()
+        findings.figures["error"] = traceback.format_exc()[-4000:]
+        findings.check("runs to its end", False, f"{type(error).__name__}: {error}"[:1000])
+    return asdict(findings) | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def section(name: str, to: Path | None) -> bool:
+    """One section, in this process; whether its checks hold."""
+    from edgediff.device import CudaDevice
+
+    findings, gpu = Findings(), dict[str, Any]()
+
+    def work() -> None:
+        device = CudaDevice()
+        gpu.update(_facts(device))
+        if name == "sanitized":
+            failed = importlib.import_module("benchmarks.kernel_checks").sanitized(device)
+            findings.check("the runs under the sanitizer", failed == 0, f"{failed} failed")
+        else:
+            module, function, _ = SECTIONS[name]
+            getattr(importlib.import_module(f"benchmarks.{module}"), function)(findings, device)
+        device.close()
+
+    found = guarded(findings, work) | {"gpu": gpu}
+    text = json.dumps(found, indent=1, default=str)
+    print(_summary({name: found})) if to is None else to.write_text(text, encoding="utf-8")
+    return all(check["holds"] for check in findings.checks)
+
+
+def _facts(device: Any) -> dict[str, Any]:
+    from cuda.bindings import driver
+
+    major, minor = device._device.compute_capability
+    return {
+        "name": device.name,
+        "compute_capability": f"{major}.{minor}",
+        "multiprocessors": device.multiprocessors,
+        "threads_per_multiprocessor": device.threads_per_multiprocessor,
+        "driver_cuda": int(driver.cuDriverGetVersion()[1]),
+        "kernels": require().facts(),
+    }
+
+
+def called(command: list[str], seconds: float) -> tuple[int | None, str]:
+    """Exit code (None: it ran past ``seconds`` and was ended with its children) and output of a command."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        code = None
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return code, output.read()
+
+
+def _child(name: str, to: Path) -> list[str]:
+    return [sys.executable, "-X", "faulthandler", "-m", "benchmarks.kernel", "--section", name, "--to", str(to)]
+
+
+def in_child(name: str, seconds: float) -> dict[str, Any]:
+    """One section, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        to = Path(folder, "found.json")
+        code, output = called(_child(name, to), seconds)
+        print(output, end="", flush=True)
+        found = json.loads(to.read_text(encoding="utf-8")) if to.exists() else {}
+    if code in (0, 1) and found:
+        return dict(found)
+    findings = Findings({"output": output[-4000:]})
+    findings.check("ends well", False, f"ran past {seconds:.0f} s" if code is None else f"ended with code {code}")
+    return asdict(findings) | found | {"checks": [*found.get("checks", []), *findings.checks]}
+
+
+def sanitizer(findings: Findings, until: float) -> None:
+    """G: a small run of everything under compute-sanitizer's tools."""
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(program).exists():
+        findings.figures["skipped"] = "compute-sanitizer is not on PATH"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for tool in TOOLS:
+            seconds = min(TOOL_S, until - time.monotonic())
+            if seconds < 5:
+                findings.figures[tool] = "skipped: no time left"
+                continue
+            to, start = Path(folder, f"{tool}.json"), time.monotonic()
+            code, output = called([program, "--tool", tool, *_child("sanitized", to)], seconds)
+            lines = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", output)
+            said = lines[-1] if lines else "no summary"
+            figures = {"summary": said, "exit_code": code, "seconds": round(time.monotonic() - start, 1)}
+            findings.figures[tool] = figures
+            refused = next((line for line in output.splitlines() if "not supported" in line.lower()), "")
+            if refused and not to.exists():
+                figures["skipped"] = refused
+            elif code is None:
+                figures["skipped"] = f"ran past {seconds:.0f} s"
+            else:
+                good = bool(re.match(r"0 (errors|hazards)", said)) and to.exists() and code == 0
+                findings.check(tool, good, said)
+                if not good:
+                    figures["output"] = output[-4000:]
+
+
+def slug(name: str) -> str:
+    """``NVIDIA H100 80GB HBM3`` -> ``h100``."""
+    words = [
+        w for w in re.findall(r"[a-z0-9]+", name.lower()) if w != "nvidia" and not re.match(r"\d+gb|hbm|pcie|sxm", w)
+    ]
+    return "-".join(words) or "gpu"
+
+
+def _summary(found: dict[str, Any]) -> str:
+    """Checks that failed, goals, times."""
+    rows = []
+    for name, part in found.items():
+        checks = part.get("checks", [])
+        rows.append([name, f"{sum(c['holds'] for c in checks)} of {len(checks)}", f"{part.get('seconds', '')}"])
+    parts = [table(["section", "checks that hold", "s"], rows)]
+    failed = [(name, c) for name, part in found.items() for c in part.get("checks", []) if not c["holds"]]
+    if failed:
+        parts.append(
+            table(["section", "failed", "detail"], [[n, c["name"], str(c["detail"])[:300]] for n, c in failed])
+        )
+    goals = [
+        [g["name"], g["value"], g["goal"], "yes" if g["met"] else "no"]
+        for part in found.values()
+        for g in part.get("goals", [])
+    ]
+    if goals:
+        parts.append(table(["goal", "value", "wanted", "met"], goals))
+    for part in ("rivals", "bandwidth", "loop", "sanitizer"):
+        parts += _figures(part, found.get(part, {}).get("figures", {}))
+    if "host_twin" in found:
+        figures = [(name, f) for name, f in found["host_twin"]["figures"].items() if isinstance(f, dict)]
+        cells = [
+            [name, f.get("numpy_us", ""), f.get("twin_us", f.get("us")), f.get("ratio", "")] for name, f in figures
+        ]
+        parts.append(table(["on the host", "NumPy us", "kernels us", "ratio"], cells))
+    return "\n\n".join(parts)
+
+
+def _figures(part: str, figures: dict[str, Any]) -> list[str]:
+    """A section's numbers as tables: one of single values, one for each of its dictionaries of dictionaries."""
+    single = [[key, value] for key, value in figures.items() if isinstance(value, (int, float))]
+    out = [table([part, "value"], single)] if single else []
+    grouped = {key: v for key, v in figures.items() if isinstance(v, dict) and part == "rivals"}
+    flat = {key: v for key, v in figures.items() if isinstance(v, dict) and part != "rivals"}
+    for title, group in [*grouped.items(), *([(part, flat)] if flat else [])]:
+        head = list(dict.fromkeys(key for row in group.values() for key in row if key != "output"))
+        out.append(table([title, *head], [[n, *(str(r.get(key, ""))[:60] for key in head)] for n, r in group.items()]))
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="run the sections on the GPU as well")
+    parser.add_argument("--install", action="store_true", help="build and install ./cpp_ext for this GPU first")
+    parser.add_argument("--out", type=Path, help="a folder for a second copy of the JSON")
+    parser.add_argument("--section", choices=(*SECTIONS, "sanitized"), help="run this one alone, in this process")
+    parser.add_argument("--to", type=Path, help="a file for what --section finds")
+    args = parser.parse_args()
+    if args.section:
+        return 0 if section(args.section, args.to) else 1
+    found: dict[str, Any] = {}
+    extra: dict[str, Any] = {}  # beside the sections
+    if args.install:
+        extra["build_s"] = round(install(), 1)
+    findings = Findings()
+    found["host_twin"] = guarded(findings, lambda: twin(findings))
+    name, why = "kernel-cpu", unusable()
+    if args.check and why:
+        extra["skipped"] = f"the sections on the GPU: {why}"
+    if args.check and not why:
+        name, until = "kernel-gpu", time.monotonic() + BUDGET_S
+        for part, (_, _, most) in SECTIONS.items():
+            print(f"-- {part}", flush=True)
+            found[part] = in_child(part, max(5.0, min(most, until - time.monotonic())))
+            gpu = found[part].pop("gpu", {})
+            if gpu:
+                extra["gpu"], name = gpu, f"kernel-{slug(gpu['name'])}"
+            _keep(name, found, extra, args.out)
+        sanitized = Findings()
+        print("-- sanitizer", flush=True)
+        found["sanitizer"] = guarded(sanitized, lambda: sanitizer(sanitized, until))
+    path = _keep(name, found, extra, args.out)
+    print(_summary(found))
+    if args.check and why:
+        print(f"\nThe sections on the GPU were skipped: {why}")
+    print(f"\n{path}")
+    return 0 if all(c["holds"] for part in found.values() for c in part.get("checks", [])) else 1
+
+
+def _keep(name: str, found: dict[str, Any], extra: dict[str, Any], folder: Path | None) -> Path:
+    path = write(name, extra | found, PACKAGES)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
