@@ -347,7 +347,7 @@ class DeviceLoop:
 
 
 def _on_device(streams: Sequence[Generator], size: int) -> tuple[list[TorchCudaGenerator], int, int] | None:
-    """Generators that the kernels can go on with, in draws of ``size``; the GPU's threads, and the draws made before."""
+    """Generators that the kernels can go on with, the threads of a draw of ``size``, and the draws made before."""
     generators = [s for s in streams if isinstance(s, TorchCudaGenerator)]
     places = {g.place(size) for g in generators}
     if len(generators) < len(streams) or len(places) > 1:

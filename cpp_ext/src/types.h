@@ -114,19 +114,31 @@ template <> BOTH Half narrow<Half>(float v) {
 template <int N> struct Pack { float v[N]; };
 
 #ifdef __CUDA_ARCH__
-template <int N, class T> struct alignas(sizeof(T) * N) Raw { T v[N]; };
+// The word of a pack, and its store, spelt out: left to itself the compiler makes several narrow stores.
+template <int BYTES> struct Wide;
+template <> struct Wide<2> { using Word = unsigned short; };
+template <> struct Wide<4> { using Word = unsigned; };
+template <> struct Wide<8> { using Word = uint2; };
+template <> struct Wide<16> { using Word = uint4; };
+
 template <int N, class T> BOTH Pack<N> load(const T* from) {
-  const Raw<N, T> raw = *reinterpret_cast<const Raw<N, T>*>(from);
+  using Word = typename Wide<sizeof(T) * N>::Word;
+  const Word word = *reinterpret_cast<const Word*>(from);
+  T raw[N];
+  memcpy(raw, &word, sizeof word);
   Pack<N> out;
 #pragma unroll
-  for (int i = 0; i < N; ++i) out.v[i] = widen(raw.v[i]);
+  for (int i = 0; i < N; ++i) out.v[i] = widen(raw[i]);
   return out;
 }
 template <int N, class T> BOTH void store(T* to, const Pack<N>& values) {
-  Raw<N, T> raw;
+  using Word = typename Wide<sizeof(T) * N>::Word;
+  T raw[N];
 #pragma unroll
-  for (int i = 0; i < N; ++i) raw.v[i] = narrow<T>(values.v[i]);
-  *reinterpret_cast<Raw<N, T>*>(to) = raw;
+  for (int i = 0; i < N; ++i) raw[i] = narrow<T>(values.v[i]);
+  Word word;
+  memcpy(&word, raw, sizeof word);
+  __stcg(reinterpret_cast<Word*>(to), word);  // where plain stores stay, too: in the second-level cache
 }
 #else
 template <int N, class T> BOTH Pack<N> load(const T* from) {
