@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,11 +196,17 @@ def test_without_a_gpu_every_call_is_a_typed_error() -> None:
     assert issubclass(kernels.CudaError, RuntimeError)
 
 
+ARCHITECTURES = Path(__file__).parents[2] / "cpp_ext" / "cross" / "architectures.py"
+
+
 def test_machine_code_for_every_target() -> None:
+    """Read from the library itself."""
     facts = kernels.facts()
     if facts["cuda"] is None:
         pytest.skip("built without CUDA: no nvcc was found when edgediff-kernels was built")
-    found = facts["architectures"].split()
-    if facts["chosen"] or int(facts["cuda"].split(".")[0]) < 13:
-        pytest.skip(f"built by CUDA {facts['cuda']} for {found} alone")
-    assert found == [f"{sm}-real" for sm in (75, 80, 86, 87, 89, 90, 110, 120)] + ["75-virtual"]
+    library = Path(sys.modules["edgediff_kernels._kernels"].__file__).read_bytes()
+    found = runpy.run_path(str(ARCHITECTURES))["architectures"](library)
+    asked = [name.split("-") for name in facts["architectures"].split()]
+    assert set(found) == {("sm_" if kind == "real" else "compute_") + number for number, kind in asked}
+    if not facts["chosen"] and int(facts["cuda"].split(".")[0]) >= 13:
+        assert set(found) == {f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 110, 120)} | {"compute_75"}
