@@ -13,29 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Device
+from .device import BYTES, Device, DeviceArray
 from .errors import ArgumentError, EngineError, choices
 from .kernels import HEADER, MAX_HISTORY, ROW, packed, require
 from .rng import Generator, TorchCudaGenerator
 from .table import Plan, Row
 
 Float32 = NDArray[np.float32]
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
 VALUES = ("float32", "float16", "bfloat16")
 GUIDED = 2  # halves of the model's batch
-
-
-@dataclass(frozen=True)
-class DeviceArray:
-    """Values in device memory, in C order."""
-
-    address: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * BYTES[self.dtype]
 
 
 class Model(Protocol):
@@ -61,6 +47,17 @@ class DeviceStep:
     index: int
     loop: DeviceLoop
     turn: int
+    _settled: dict[str, Float32] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        """Whether the device still holds this step's values."""
+        return self.turn == self.loop._turn
+
+    def settle(self) -> None:
+        """Bring the values to the host for good, before the loop goes on. Waits for the device; errors as ``after``."""
+        for name in ("x", "x0") if self.loop.previews else ("x",):
+            self._settled[name] = self.loop._fetch(name, self.turn)
 
     @property
     def after(self) -> Float32:
@@ -70,11 +67,11 @@ class DeviceStep:
             EngineError: it is not finite.
             ArgumentError: the loop has gone on since.
         """
-        return self.loop._fetch("x", self.turn)
+        return self._settled["x"] if "x" in self._settled else self.loop._fetch("x", self.turn)
 
     def x0(self) -> Float32:
         """The x0 estimate of this step, (B, C, h, w). Waits for the device; errors as ``after``."""
-        return self.loop._fetch("x0", self.turn)
+        return self._settled["x0"] if "x0" in self._settled else self.loop._fetch("x0", self.turn)
 
 
 @dataclass
@@ -224,10 +221,12 @@ class DeviceLoop:
             if self._turn != turn:
                 raise ArgumentError("another run of this loop has begun; make a loop for each that runs at a time")
             if k == 0:
-                self._prepare(plan, table, streams, x)
+                with self.device.lock:
+                    self._prepare(plan, table, streams, x)
             if ahead is not None and len(marks) >= ahead:
                 self.device.wait(marks.pop(0))
-            self._step(row.guided)
+            with self.device.lock:  # a stream that captures must hold nobody else's work
+                self._step(row.guided)
             if ahead is not None:
                 marks.append(self.device.mark())
             self._turn = turn = turn + 1
@@ -300,8 +299,9 @@ class DeviceLoop:
         if name not in self._at:
             raise ArgumentError("this loop keeps no x0 estimates; make it with previews=True")
         out = np.empty(self.shape, np.float32)
-        self.device.download(self._at[name], out)
-        self.check()
+        with self.device.lock:
+            self.device.download(self._at[name], out)
+            self.check()
         return out
 
     def check(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +17,22 @@ from .kernels import require
 INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cuda-bindings"
 
 
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """Values in device memory, in C order."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * BYTES[self.dtype]
+
+
 class Device(Protocol):
     """What the device loop runs on. Everything is ordered on one stream; only ``download``, ``wait`` and ``close``
     let the host wait.
@@ -22,6 +40,7 @@ class Device(Protocol):
 
     ordinal: int  # of the CUDA device, as edgediff_kernels counts; -1 is the host
     stream: int  # the stream's address
+    lock: threading.RLock  # held while work is enqueued that belongs together
 
     def allocate(self, size: int) -> int:
         """The address of ``size`` fresh bytes, zero, aligned to 256; they live until ``free`` or ``close``."""
@@ -78,6 +97,7 @@ class CudaDevice:
         self.ordinal = ordinal
         self._driver = driver
         self._buffers: dict[int, Any] = {}
+        self.lock = threading.RLock()
         with _typed(f"opening CUDA device {ordinal}"):
             self._device = CoreDevice(ordinal)
             self._device.set_current()

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from . import bundle as bundles
 from .conditions import Condition, embed_guidance, stacked
+from .cuda import DeviceStep
+from .device import CudaDevice, Device
 from .embeddings import Embeddings, read_embedding
-from .engines import Engine, check_device, finite, open_part, require_finite
+from .engines import Engine, Provider, check_device, finite, open_part, require_finite
 from .errors import ArgumentError, BundleError, choices
 from .guidance import Apg, Hook
 from .image import to_pil, to_uint8
@@ -22,6 +24,7 @@ from .inpaint import channels
 from .loop import Denoise, LoopStep, run
 from .prompt import emphasise
 from .request import Arguments, Request, check, whole
+from .resident import DEPTH, ROWS, Runner, Runners
 from .rng import Generator
 from .texts import Chunk
 from .tokenizer import Tokenizer
@@ -43,7 +46,8 @@ class Step:
     total: int
     request: Request
     pipeline: Pipeline
-    loop: LoopStep
+    loop: LoopStep | DeviceStep
+    runner: Runner | None = None  # on a device
 
     def __repr__(self) -> str:
         return f"Step({self.index + 1} of {self.total})"
@@ -73,7 +77,10 @@ class Step:
         """The finished pictures; ``ArgumentError`` before the last step."""
         if not self.last:
             raise ArgumentError(f"step {self.index + 1} of {self.total} is not the last; use preview() or decode()")
-        return self.pipeline.finish(self.request, self.latents)
+        pictures = None
+        if self.runner is not None and self.request.arguments.output_type != "latent":
+            pictures = self.runner.draw(self.loop)
+        return self.pipeline.finish(self.request, self.latents, pictures)
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +103,9 @@ class Pipeline:
     bundle: bundles.Bundle
     device: str = "cpu"
     threads: int | None = None
+    providers: Sequence[Provider] | None = None
+    _device: Device | None = None
+    _runners: Runners = field(default_factory=Runners)
     _engines: dict[str, Engine] = field(default_factory=dict)
     _tokenizers: tuple[Tokenizer, ...] | None = None
     _embeddings: Embeddings | None = None
@@ -108,7 +118,7 @@ class Pipeline:
         """The part's engine, opened on first use."""
         with self._lock:
             if part not in self._engines:
-                self._engines[part] = open_part(self.bundle, part, self.device, self.threads)
+                self._engines[part] = open_part(self.bundle, part, self.threads, self._device, self.providers)
             return self._engines[part]
 
     def set_engine(self, part: str, engine: Engine) -> None:
@@ -147,10 +157,10 @@ class Pipeline:
         known = Arguments.__dataclass_fields__
         if unknown := [name for name in arguments if name not in known]:
             raise ArgumentError(f"no argument {unknown[0]!r}; choose from {choices(known)}")
-        steps = self.stream(prompt, **arguments)
-        for step in steps:
-            pass
-        return step.result()
+        for step in self.stream(prompt, **arguments):
+            if step.last:
+                return step.result()
+        raise AssertionError("a plan has at least one row")
 
     def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
         """Let a word stand for learned vectors, from a safetensors file of A1111's or diffusers' form.
@@ -280,11 +290,21 @@ class Pipeline:
         def noise() -> Float32:
             return np.concatenate([s.randn(shape) for s in streams])
 
-        x = noise() if request.latents is None else request.latents
+        masked, x = request.masked, request.latents
+        conditional = self.encode(request, request.prompts)
+        both = [*self.encode(request, request.negatives, True), *conditional] if table.guided else []
+        on_device = self._device is not None and self._fits_the_device(request, conditional, both)
+        if x is None and (masked is not None or not on_device):
+            x = noise()
         extra = None
-        if request.masked is not None:  # its noise comes after the latents', as in diffusers
-            extra = channels(request.masked, latent, self.encode_picture, noise, len(streams))
-        denoise = self._denoiser(request, extra)
+        if masked is not None:  # its noise comes after the latents', as in diffusers
+            extra = channels(masked, latent, self.encode_picture, noise, len(streams))
+        if on_device:
+            whole = (len(streams), *shape[1:])
+            yield from self._run_on_device(request, whole, streams, x, conditional, both, extra)
+            return
+        assert x is not None
+        denoise = self._denoiser(request, conditional, both, extra)
         if table.start != 1.0:
             x = x * np.float32(table.start)
         for k, step in enumerate(run(table, denoise, x, noise, request.combiner())):
@@ -295,17 +315,62 @@ class Pipeline:
                 require_finite(f"sampler {table.sampler}, step {k + 1},", step.after)
             yield Step(k, len(table.rows), request, self, step)
 
-    def _denoiser(self, request: Request, extra: Float32 | None) -> Denoise:
+    def _fits_the_device(self, request: Request, conditional: Sequence[Condition], both: Sequence[Condition]) -> bool:
+        """Whether the device loop can run this: an engine that enqueues, guidance in the rows, texts of one length."""
+        return (
+            hasattr(self.engine("unet"), "enqueue")
+            and request.combiner() is None
+            and len({0 if c.hidden is None else len(c.hidden) for c in (*conditional, *both)}) == 1
+        )
+
+    def _run_on_device(
+        self,
+        request: Request,
+        shape: tuple[int, int, int, int],
+        streams: Sequence[Generator],
+        x: Float32 | None,
+        conditional: Sequence[Condition],
+        both: Sequence[Condition],
+        extra: Float32 | None,
+    ) -> Iterator[Step]:
+        table, device = request.plan, self._device
+        assert device is not None
+        room = max(ROWS, 1 << (len(table.rows) - 1).bit_length())
+        unet: Any = self.engine("unet")
+        decoder: Any = self.engine("vae_decoder") if self.bundle.latent.factor > 1 else None
+
+        def make() -> Runner:
+            able = decoder if hasattr(decoder, "enqueue") else None
+            return Runner(device, self.bundle, unet, able, shape, room, DEPTH)
+
+        told = self._guidance_input(request, len(streams))
+        inputs = {**stacked(conditional), **told}
+        others = {**stacked(both[: len(streams)]), **told} if both else None
+        with self._runners.borrow((shape, room, id(unet), id(decoder)), make) as runner:
+            for k, step in enumerate(runner.run(table, streams, x, inputs, others, extra)):
+                yield Step(k, len(table.rows), request, self, step, runner)
+            step.settle()
+
+    def _guidance_input(self, request: Request, count: int) -> dict[str, Float32]:
+        taken = self.bundle.unet_input("timestep_cond")
+        if request.guidance_embedding is None or taken is None:
+            return {}
+        return {
+            "timestep_cond": embed_guidance(request.guidance_embedding, int(taken.shape[-1]))[None].repeat(count, 0)
+        }
+
+    def _denoiser(
+        self,
+        request: Request,
+        conditional: Sequence[Condition],
+        both: Sequence[Condition],
+        extra: Float32 | None,
+    ) -> Denoise:
         """The U-Net on a request's prompts, ``extra`` channels beside each image's. Texts of several lengths go in
         several calls: padding one to the length of another would change its picture.
         """
-        conditional = self.encode(request, request.prompts)
-        both = [*self.encode(request, request.negatives, True), *conditional] if request.plan.guided else []
         grouped = {True: _by_length(both), False: _by_length(conditional)}
         unet = self.engine("unet")
-        scale: dict[str, Float32] = {}
-        if request.guidance_embedding is not None and (taken := self.bundle.unet_input("timestep_cond")) is not None:
-            scale["timestep_cond"] = embed_guidance(request.guidance_embedding, int(taken.shape[-1]))[None]
 
         def denoise(x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
             sample = x if extra is None else np.concatenate([x, extra], axis=1)
@@ -317,7 +382,7 @@ class Pipeline:
                     sample=sample if every else sample[places],
                     timestep=np.full(len(places), t, np.float32),
                     **inputs,
-                    **{name: v.repeat(len(places), axis=0) for name, v in scale.items()},
+                    **self._guidance_input(request, len(places)),
                 )["out_sample"]
                 if every:
                     out = part
@@ -406,12 +471,12 @@ class Pipeline:
         factor = self.bundle.latent.factor
         return to_uint8(rgb).repeat(factor, axis=1).repeat(factor, axis=2)
 
-    def finish(self, request: Request, latents: Float32) -> Result:
-        """Final latents -> the result that the request asked for."""
+    def finish(self, request: Request, latents: Float32, pictures: NDArray[np.uint8] | None = None) -> Result:
+        """Final latents -> the result that the request asked for; ``pictures`` (B, H, W, 3) are those already drawn."""
         parameters = tuple(self._parameters(request, k) for k in range(len(request.prompts)))
         images: Any = latents
         if request.arguments.output_type != "latent":
-            images = to_uint8(self.decode(latents))
+            images = to_uint8(self.decode(latents)) if pictures is None else pictures
             if request.arguments.output_type == "pil":
                 images = [to_pil(p, text) for p, text in zip(images, parameters, strict=True)]
         return Result(images, latents, request.seeds, parameters)
@@ -460,24 +525,47 @@ class Pipeline:
         return "\n".join(lines)
 
 
-def load(path: str | Path | None = None, *, device: str = "cpu", threads: int | None = None) -> Pipeline:
+def load(
+    path: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    providers: Sequence[Provider] | None = None,
+) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
     Args:
         path: a bundle's folder.
-        device: cpu.
+        device: cpu, cuda, or cuda:N. On CUDA the U-Net's loop stays on the GPU, but for guidance that is not linear and
+            for batches with texts of several lengths.
         threads: CPU threads an engine may use; all physical cores when None.
+        providers: ONNX Runtime's execution providers, by name or as (name, options), in place of the device's own, for
+            example ``[("OpenVINOExecutionProvider", {"device_type": "GPU"})]``.
 
     Raises:
         BundleError: the manifest is missing or malformed.
-        ArgumentError: an unknown device, threads outside 1 .. 256.
+        ArgumentError: an unknown device, threads outside 1 .. 256, providers of another form.
+        EngineError: a CUDA device that cannot be used; the message says why.
     """
-    check_device(device)
+    ordinal = check_device(device)
+    _check_providers(providers)
     if threads is not None and whole("threads", threads) > MAX_THREADS:
         raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")
     if path is not None and not isinstance(path, (str, Path)):
         raise ArgumentError(f"path is {path!r}; it must be the path of a bundle's folder")
-    return Pipeline(bundles.read(path), device, threads)
+    bundle = bundles.read(path)
+    return Pipeline(bundle, device, threads, providers, None if ordinal is None else CudaDevice(ordinal))
+
+
+def _check_providers(given: Any) -> None:
+    if given is None:
+        return
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise ArgumentError(f"providers is {given!r}; it must be a list of names, or of (name, options)")
+    for one in given:
+        pair = isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], Mapping)
+        if not isinstance(one, str) and not pair:
+            raise ArgumentError(f"a provider is {one!r}; it must be a name, or (name, options)")
 
 
 def _by_length(conditions: Sequence[Condition]) -> list[tuple[NDArray[np.intp], Mapping[str, Float32]]]:

@@ -14,7 +14,7 @@ FLOORS = {
     0: ("errors", "levels", "spacings", "multistep", "steps", "rng", "image", "version"),
     1: ("samplers", "names", "table", "tokenizer", "prompt", "embeddings"),
     2: ("guidance", "texts", "bundle", "conditions", "inpaint", "engines", "engines.onnxruntime", "kernels", "device"),
-    3: ("loop", "cuda", "request"),
+    3: ("loop", "cuda", "request", "resident"),
     4: ("pipeline",),
     5: ("verify",),
     6: ("cli", "progress", "__init__", "__main__"),
@@ -38,6 +38,9 @@ BESIDE = {
     ("engines.onnxruntime", "engines"),
     ("engines", "engines.onnxruntime"),
     ("device", "kernels"),
+    ("engines", "device"),
+    ("engines.onnxruntime", "device"),
+    ("resident", "cuda"),
     ("cli", "progress"),
     ("__main__", "cli"),
 }

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, File, Tensor
+from ..device import Device, DeviceArray
 from ..errors import ArgumentError, EngineError, choices
 
 HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda", "cuda:N")
 WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
 PLAIN = "onnx-plain"  # a graph without fused attention, for building engines
 INSTALL = "no engine is installed; install edgediff with its cpu extra (edgediff[cpu]), or run: pip install onnxruntime"
+
+
+Provider = str | tuple[str, Mapping[str, Any]]  # an execution provider of ONNX Runtime, by name or with its options
 
 
 class Engine(Protocol):
@@ -25,6 +31,14 @@ class Engine(Protocol):
     outputs: tuple[Tensor, ...]
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]: ...
+
+
+class StreamEngine(Engine, Protocol):
+    """An engine that can enqueue itself on a device's stream."""
+
+    capturable: bool  # whether its work may be part of a captured graph
+
+    def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None: ...
 
 
 def why_not(file: File) -> str:
@@ -40,19 +54,27 @@ def why_not(file: File) -> str:
     return ""
 
 
-def check_device(device: str) -> None:
-    if device not in DEVICES:
+def check_device(device: str) -> int | None:
+    """The number of a CUDA device; None is the CPU."""
+    found = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", device) if isinstance(device, str) else None
+    if found is None:
         raise ArgumentError(f"no device {device!r}; choose from {choices(DEVICES)}")
+    return None if device == "cpu" else int(found[1] or 0)
 
 
-def open_part(bundle: Bundle, name: str, device: str = "cpu", threads: int | None = None) -> Engine:
-    """Open the first runnable file of a part.
+def open_part(
+    bundle: Bundle,
+    name: str,
+    threads: int | None = None,
+    device: Device | None = None,
+    providers: Sequence[Provider] | None = None,
+) -> Engine:
+    """Open the first runnable file of a part, on the CPU when ``device`` is None; ``providers`` are ONNX Runtime's.
 
     Raises:
         EngineError: no file can run here; the message holds the reason for each.
         BundleError: a file is missing or damaged.
     """
-    check_device(device)
     reasons = []
     for file in bundle.parts[name].files:
         if reason := why_not(file):
@@ -64,7 +86,7 @@ def open_part(bundle: Bundle, name: str, device: str = "cpu", threads: int | Non
                 bundle.path(name, data, hashed=data.size <= HASH_LIMIT)
         from .onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(name, path, bundle.parts[name], threads)
+        return OnnxRuntimeEngine(name, path, bundle.parts[name], threads, device, providers)
     raise EngineError(f"{name} cannot run here: {'; '.join(dict.fromkeys(reasons))}")
 
 

@@ -1,18 +1,22 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, on a CUDA device, or by any execution provider that is installed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Part
-from ..errors import BundleError, EngineError
-from . import INSTALL
+from ..device import Device, DeviceArray
+from ..errors import BundleError, EngineError, choices
+from . import INSTALL, Provider
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
+CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeEngine:
@@ -23,21 +27,43 @@ class OnnxRuntimeEngine:
         path: the .onnx file.
         part: the manifest's description, which the file must match.
         threads: intra-op threads; all physical cores when None.
+        device: where to run, on the device's stream; the CPU when None.
+        providers: execution providers by name, or (name, options), in place of those; the CPU's comes last by itself.
     """
 
-    def __init__(self, name: str, path: Path, part: Part, threads: int | None = None) -> None:
+    capturable = False  # ONNX Runtime captures its own graphs, and fails inside another's
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        part: Part,
+        threads: int | None = None,
+        device: Device | None = None,
+        providers: Sequence[Provider] | None = None,
+    ) -> None:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # the library never prints; failures come as exceptions
         if threads is not None:
             options.intra_op_num_threads = threads
+        wanted = _providers(ort, name, device) if providers is None else list(providers)
+        _check_providers(ort, name, wanted)
+        if CPU not in wanted:
+            wanted.append(CPU)
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:
             raise EngineError(
                 f"{name}: ONNX Runtime {ort.__version__} cannot open {path.name}: {_line(error)}"
             ) from error
-        self.name = name
+        first = _name(wanted[0])
+        if first not in self._session.get_providers():
+            raise EngineError(
+                f"{name}: ONNX Runtime {ort.__version__} could not start {first}; it would run by "
+                f"{choices(self._session.get_providers())} (a driver or a library is missing, or too old)"
+            )
+        self.name, self.provider = name, first
         self.inputs, self.outputs = part.inputs, part.outputs
         for kind, said, found in (
             ("inputs", part.inputs, self._session.get_inputs()),
@@ -47,6 +73,9 @@ class OnnxRuntimeEngine:
             if names != real:
                 raise BundleError(f"{name}: {path.name} has {kind} {real}, the manifest says {names}")
         self._names = [t.name for t in part.outputs]
+        self._place = ("cpu", 0) if device is None or device.ordinal < 0 else ("cuda", device.ordinal)
+        self._asynchronous = ort.RunOptions()
+        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Raises ``EngineError`` naming the part when ONNX Runtime refuses the inputs or fails."""
@@ -55,6 +84,42 @@ class OnnxRuntimeEngine:
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
+
+    def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
+        """Enqueue one call on device memory, on the stream that the session was made for."""
+        binding = self._session.io_binding()
+        try:
+            for name, array in inputs.items():
+                binding.bind_input(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
+            for name, array in outputs.items():
+                binding.bind_output(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
+            self._session.run_with_iobinding(binding, self._asynchronous)
+        except Exception as error:
+            shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
+            raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _providers(ort: Any, name: str, device: Device | None) -> list[Provider]:
+    if device is None or device.ordinal < 0:
+        return []
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA's libraries from pip's packages, where they are not the system's
+    facts = {"device_id": device.ordinal, "has_user_compute_stream": 1, "user_compute_stream": device.stream}
+    return [("CUDAExecutionProvider", {key: str(value) for key, value in facts.items()})]
+
+
+def _check_providers(ort: Any, name: str, wanted: Sequence[Provider]) -> None:
+    here = ort.get_available_providers()
+    for provider in wanted:
+        if _name(provider) not in here:
+            hint = "; install onnxruntime-gpu in place of onnxruntime" if "CUDA" in _name(provider) else ""
+            raise EngineError(
+                f"{name}: ONNX Runtime {ort.__version__} has no {_name(provider)}; choose from {choices(here)}{hint}"
+            )
 
 
 def import_onnxruntime() -> Any:

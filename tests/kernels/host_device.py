@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ class HostDevice:
         self.calls: Counter[str] = Counter()
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.capturing = False
+        self.lock = threading.RLock()
 
     def allocate(self, size: int) -> int:
         assert not self.capturing

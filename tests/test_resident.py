@@ -1,0 +1,232 @@
+"""Whole requests through the device loop: the real engines and the real kernels, on a device in host memory."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgediff
+from edgediff.engines import open_part
+from edgediff.errors import ArgumentError, EngineError
+from edgediff.pipeline import Pipeline
+from edgediff.samplers import SAMPLERS
+
+from .kernels.host_device import HostDevice
+
+pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
+
+PROMPT = "a red apple on a blue background"
+
+
+def resident(pipe: Pipeline) -> tuple[Pipeline, HostDevice]:
+    """The same bundle on a device of host memory, its engines bound to addresses."""
+    device = HostDevice()
+    return Pipeline(pipe.bundle, "cuda", _device=device), device
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return edgediff.load()
+
+
+def latents(pipe: Pipeline, **arguments: Any) -> np.ndarray:
+    return pipe(
+        **({"prompt": PROMPT, "seed": 3, "num_inference_steps": 4, "output_type": "latent"} | arguments)
+    ).latents
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_gives_the_host_loops_bits(pipe: Pipeline, sampler: str) -> None:
+    np.testing.assert_array_equal(latents(resident(pipe)[0], sampler=sampler), latents(pipe, sampler=sampler))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_interval": (0.2, 0.8)},
+        {"guidance": "cfg++", "guidance_scale": 0.6, "sampler": "ddim"},
+        {"num_images_per_prompt": 3},
+        {"prompt": ["a red apple", "a tiger on a green background"], "negative_prompt": "blue"},
+        {"height": 96, "width": 64},
+        {"seed": [5, 9], "prompt": [PROMPT] * 2, "sampler": "euler_a"},
+        {"guidance_scale": [3.0, 2.0, 1.0, 4.0]},
+    ],
+    ids=str,
+)
+def test_arguments(pipe: Pipeline, arguments: dict[str, Any]) -> None:
+    np.testing.assert_array_equal(latents(resident(pipe)[0], **arguments), latents(pipe, **arguments))
+
+
+def test_given_latents(pipe: Pipeline) -> None:
+    given = np.random.default_rng(0).standard_normal((1, 16, 8, 8), np.float32)
+    np.testing.assert_array_equal(latents(resident(pipe)[0], latents=given), latents(pipe, latents=given))
+
+
+def test_noise_of_torch_cuda_is_drawn_on_the_device(pipe: Pipeline) -> None:
+    ours, device = resident(pipe)
+    made = latents(ours, rng="torch-cuda", sampler="euler_a")
+    host = latents(pipe, rng="torch-cuda", sampler="euler_a")
+    np.testing.assert_allclose(made, host, rtol=0, atol=1e-4)
+    assert device.calls["upload"] == 4  # text, seeds, rows, header
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"guidance": "apg"},
+        {"guidance_rescale": 0.7},
+        {"on_x0": lambda x0: x0 * 0.5},
+        {"prompt": ["a red apple", " ".join(["tiger"] * 40)]},
+    ],
+    ids=["apg", "rescale", "hook", "lengths"],
+)
+def test_what_the_rows_do_not_hold_runs_on_the_host(pipe: Pipeline, arguments: dict[str, Any]) -> None:
+    ours, device = resident(pipe)
+    np.testing.assert_array_equal(latents(ours, **arguments), latents(pipe, **arguments))
+    assert device.calls["launch"] == device.calls["upload"] == 0
+
+
+def test_pictures_are_drawn_on_the_device(pipe: Pipeline) -> None:
+    ours, _ = resident(pipe)
+    made = ours(PROMPT, seed=3, num_inference_steps=4, output_type="np")
+    host = pipe(PROMPT, seed=3, num_inference_steps=4, output_type="np")
+    np.testing.assert_array_equal(made.images, host.images)
+    assert made.parameters == host.parameters
+    made = ours(PROMPT, seed=3, num_inference_steps=4).images[0]
+    assert made.info["parameters"] == host.parameters[0]
+    np.testing.assert_array_equal(np.asarray(made), host.images[0])
+
+
+def test_streams_preview_cancel_and_keep_their_last_values(pipe: Pipeline) -> None:
+    ours, _ = resident(pipe)
+    for step, host in zip(
+        ours.stream(PROMPT, seed=3, num_inference_steps=4),
+        pipe.stream(PROMPT, seed=3, num_inference_steps=4),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(np.asarray(step.preview()[0]), np.asarray(host.preview()[0]))
+        np.testing.assert_array_equal(np.asarray(step.decode()[0]), np.asarray(host.decode()[0]))
+        np.testing.assert_array_equal(step.latents, host.latents)
+    for cancelled in ours.stream(PROMPT, seed=4, num_inference_steps=4):
+        if cancelled.index == 1:
+            break
+    latents(ours, seed=8)  # another request in the same buffers
+    np.testing.assert_array_equal(np.asarray(step.result().images[0]), np.asarray(host.result().images[0]))
+    np.testing.assert_array_equal(np.asarray(step.preview()[0]), np.asarray(host.preview()[0]))
+    with pytest.raises(ArgumentError, match="gone on"):
+        cancelled.latents  # noqa: B018
+
+
+def test_runners_are_used_again(pipe: Pipeline) -> None:
+    ours, device = resident(pipe)
+    latents(ours)
+    blocks = len(device.memory)
+    latents(ours, seed=9, sampler="lms", num_inference_steps=7)
+    assert len(device.memory) == blocks
+    for width in (64, 80, 96, 112, 128):
+        latents(ours, width=width, num_inference_steps=1)
+    assert len(device.memory) < 3 * blocks  # a few idle ones are kept, no more
+
+
+def test_threads_do_not_disturb_each_other(pipe: Pipeline) -> None:
+    ours, _ = resident(pipe)
+    ours.warm()
+    expected = [latents(pipe, seed=s) for s in range(4)]
+    results: dict[int, np.ndarray] = {}
+
+    def work(seed: int) -> None:
+        results[seed] = latents(ours, seed=seed)
+
+    threads = [threading.Thread(target=work, args=(s,)) for s in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for seed, wanted in enumerate(expected):
+        np.testing.assert_array_equal(results[seed], wanted)
+
+
+class Broken:
+    """The U-Net's engine, with a NaN in its third output."""
+
+    capturable = False
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.inputs, self.outputs, self.calls = engine, engine.inputs, engine.outputs, 0
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.engine(**inputs)
+
+    def enqueue(self, inputs: Any, outputs: Any, stream: int) -> None:
+        from .kernels.host_device import view
+
+        self.engine.enqueue(inputs, outputs, stream)
+        self.calls += 1
+        if self.calls == 3:
+            view(outputs["out_sample"])[0, 0, 0, 0] = np.nan
+
+
+def test_values_that_are_not_finite_name_the_part(pipe: Pipeline) -> None:
+    ours, _ = resident(pipe)
+    ours.set_engine("unet", Broken(ours.engine("unet")))
+    with pytest.raises(EngineError, match="unet, step 3, gave values that are not finite"):
+        latents(ours)
+    assert np.isfinite(latents(ours)).all()
+
+
+def test_engines_that_cannot_enqueue_run_by_the_host_loop(pipe: Pipeline) -> None:
+    ours, device = resident(pipe)
+    unet = pipe.engine("unet")
+    ours.set_engine("unet", type("Plain", (), {"inputs": unet.inputs, "outputs": unet.outputs,
+                                                "__call__": lambda self, **inputs: unet(**inputs)})())  # fmt: skip
+    np.testing.assert_array_equal(latents(ours), latents(pipe))
+    assert device.calls["upload"] == 0
+
+
+def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
+    from edgediff.device import DeviceArray
+
+    device = HostDevice()
+    engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)
+    z = DeviceArray(device.allocate(1 << 20), (1, 15, 8, 8), "float32")
+    out = DeviceArray(device.allocate(1 << 20), (1, 3, 64, 64), "float32")
+    with pytest.raises(EngineError, match=r"vae_decoder failed on latent_sample float32\[1, 15, 8, 8\]"):
+        engine.enqueue({"latent_sample": z}, {"sample": out}, 0)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_without_a_gpu_loading_says_so(device: str) -> None:
+    import edgediff_kernels
+
+    try:
+        edgediff_kernels.device_count()
+    except edgediff_kernels.CudaError:
+        with pytest.raises(EngineError, match="CUDA"):
+            edgediff.load(device=device)
+    else:
+        pytest.skip("a GPU is here")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", None, 0])
+def test_unknown_devices(device: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"no device .*; choose from cpu, cuda, cuda:N"):
+        edgediff.load(device=device)
+
+
+@pytest.mark.parametrize("providers", ["CPUExecutionProvider", [], [3], [("A",)], [("A", "b")]])
+def test_bad_providers(providers: Any) -> None:
+    with pytest.raises(ArgumentError, match="provider"):
+        edgediff.load(providers=providers)
+
+
+def test_providers_are_passed_through() -> None:
+    with pytest.raises(EngineError, match=r"has no MagicExecutionProvider; choose from .*CPUExecutionProvider"):
+        edgediff.load(providers=["MagicExecutionProvider"]).warm()
+    with pytest.raises(EngineError, match="install onnxruntime-gpu in place of onnxruntime"):
+        edgediff.load(providers=[("CUDAExecutionProvider", {"device_id": "0"})]).warm()
+    pipe = edgediff.load(providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(latents(pipe), latents(edgediff.load()))
