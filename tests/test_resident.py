@@ -14,6 +14,7 @@ from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.samplers import SAMPLERS
 
+from .families import FAMILIES
 from .kernels.host_device import HostDevice
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
@@ -230,3 +231,25 @@ def test_providers_are_passed_through() -> None:
         edgediff.load(providers=[("CUDAExecutionProvider", {"device_id": "0"})]).warm()
     pipe = edgediff.load(providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(latents(pipe), latents(edgediff.load()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, family_bundle: Any) -> None:
+    """Two text encoders, sizes, guidance as an input, further channels, models of pixels."""
+    pipe = edgediff.load(family_bundle(family), threads=1)
+    arguments: dict[str, Any] = {"sampler": "euler_a"}
+    if not pipe.bundle.text:
+        arguments["prompt"] = ""
+    if pipe.bundle.inpaints:
+        rng = np.random.default_rng(0)
+        arguments["image"] = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        arguments["mask_image"] = rng.integers(0, 256, (64, 64), np.uint8)
+    ours, device = resident(pipe)
+    ours.threads = 1
+    np.testing.assert_array_equal(latents(ours, **arguments), latents(pipe, **arguments))
+    assert (device.calls["upload"] > 0) == (pipe.bundle.clip_sample is None)
+    made, host = (
+        p(**({"prompt": PROMPT, "seed": 1, "num_inference_steps": 2, "output_type": "np"} | arguments))
+        for p in (ours, pipe)
+    )
+    np.testing.assert_array_equal(made.images, host.images)
