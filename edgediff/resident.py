@@ -38,7 +38,7 @@ class Conditioned:
 
     @property
     def key(self) -> Hashable:
-        return tuple(sorted((name, array.shape) for name, array in self._now.items()))
+        return self._engine.key, tuple(sorted((name, array.shape) for name, array in self._now.items()))
 
     def set(self, conditional: Mapping[str, Float32], unconditional: Mapping[str, Float32] | None) -> None:
         """The conditions of every image, (B, ...) each; without guidance the other half is not read."""
@@ -180,6 +180,13 @@ class Runners:
             self._give_back(key, runner)
             raise
         self._give_back(key, runner)
+
+    def clear(self) -> None:
+        """Let go of those that are idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, runner in idle:
+            runner.close()
 
     def _give_back(self, key: Hashable, runner: Runner) -> None:
         with self._lock:
