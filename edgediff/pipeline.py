@@ -83,7 +83,7 @@ class Step:
             raise ArgumentError(f"step {self.index + 1} of {self.total} is not the last; use preview() or decode()")
         pictures = None
         if self.runner is not None and self.request.arguments.output_type != "latent":
-            pictures = self.runner.draw(self.loop)
+            pictures = self.pipeline.draw(self.runner, self.loop)
         return self.pipeline.finish(self.request, self.latents, pictures)
 
 
@@ -420,18 +420,14 @@ class Pipeline:
         assert device is not None
         room = max(ROWS, 1 << (len(table.rows) - 1).bit_length())
         unet: Any = self.engine("unet", self._shapes(request, both or conditional))
-        decoder: Any = None
-        if self.bundle.latent.factor > 1:
-            decoder = self.engine("vae_decoder", {"latent_sample": shape})
 
         def make() -> Runner:
-            able = decoder if hasattr(decoder, "enqueue") else None
-            return Runner(device, self.bundle, unet, able, shape, room, DEPTH)
+            return Runner(device, self.bundle, unet, shape, room, DEPTH)
 
         told = self._guidance_input(request, len(streams))
         inputs = {**stacked(conditional), **told}
         others = {**stacked(both[: len(streams)]), **told} if both else None
-        with self._runners.borrow((shape, room, id(unet), id(decoder)), make) as runner:
+        with self._runners.borrow((shape, room, id(unet)), make) as runner:
             for k, step in enumerate(runner.run(table, streams, x, inputs, others, extra)):
                 yield Step(k, len(table.rows), request, self, step, runner)
             step.settle()
@@ -558,6 +554,13 @@ class Pipeline:
         rgb += np.asarray(fit.bias, np.float32)[:, None, None]
         factor = self.bundle.latent.factor
         return to_uint8(rgb).repeat(factor, axis=1).repeat(factor, axis=2)
+
+    def draw(self, runner: Runner, step: Any) -> NDArray[np.uint8] | None:
+        """The pictures of a runner's last step, drawn on the device; None where that cannot be, or not any more."""
+        if self.bundle.latent.factor == 1:
+            return None
+        decoder: Any = self.engine("vae_decoder", {"latent_sample": runner.loop.shape})
+        return runner.draw(step, decoder) if hasattr(decoder, "enqueue") else None
 
     def finish(self, request: Request, latents: Float32, pictures: NDArray[np.uint8] | None = None) -> Result:
         """Final latents -> the result that the request asked for; ``pictures`` (B, H, W, 3) are those already drawn."""

@@ -61,7 +61,7 @@ BESIDE = {
     ("cli", "progress"),
     ("__main__", "cli"),
 }
-LAZY = {"onnxruntime", "tensorrtPIL", "tokenizers", "safetensors", "cuda"}
+LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda"}
 
 
 def modules() -> list[str]:

@@ -156,7 +156,7 @@ def environment(ordinal: int) -> dict[str, str]:
     """Of a child that sees one GPU alone, and finds edgediff where this process did."""
     out = dict(os.environ)
     seen = [name.strip() for name in out.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    out["CUDA_VISIBLE_DEVICES"] = seen[ordinal] if ordinal < len(seen) else str(ordinal)
+    out["CUDA_VISIBLE_DEVICES"] = seen[ordinal] if 0 <= ordinal < len(seen) else str(max(0, ordinal))
     if not seen:
         out.setdefault("CUDA_DEVICE_ORDER", "FASTEST_FIRST")  # as the driver numbers them without the variable
     root = str(Path(__file__).parents[2])
