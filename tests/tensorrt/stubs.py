@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+# TensorRT overrides and overloads at odds with the rules.
 HEADER = """\
+# mypy: disable-error-code="override, overload-cannot-match"
 import builtins
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy.typing
 import typing_extensions
 """
-# pybind11's words for types. Its int parameters refuse a float, whatever "SupportsInt" says.
+# pybind11's words for types. Its int parameters refuse a float, whatever SupportsInt says, and hand on an int.
 WORDS = {
     "Buffer": "typing_extensions.Buffer",
     "Callable": "Callable[..., builtins.object]",
@@ -31,7 +33,7 @@ WORDS = {
     "None": "None",
     "Sequence": "Sequence",
     "SupportsFloat": "builtins.float",
-    "SupportsInt": "typing.SupportsIndex",
+    "SupportsInt": "builtins.int",
     "Tuple": "builtins.tuple",
     "buffer": "typing_extensions.Buffer",
     "capsule": "builtins.object",
@@ -40,7 +42,8 @@ WORDS = {
     "method": "builtins.object",
     "ndarray": "numpy.typing.NDArray[typing.Any]",
 }
-WORDS |= {name: f"builtins.{name}" for name in "bool bytes dict float int list memoryview object slice str tuple".split()}
+BUILTINS = ("bool", "bytes", "dict", "float", "int", "list", "memoryview", "object", "slice", "str", "tuple")
+WORDS |= {name: f"builtins.{name}" for name in BUILTINS}
 BARE = {
     "Iterator": "Iterator[builtins.object]",
     "builtins.list": "builtins.list[builtins.int]",
@@ -48,7 +51,7 @@ BARE = {
 }
 # Parameters that take other things too, by conversion.
 CONVERTED = {
-    "Dims": "Dims | Sequence[typing.SupportsIndex]",
+    "Dims": "Dims | Sequence[builtins.int]",
     "Weights": "Weights | numpy.typing.NDArray[typing.Any]",
 }
 # Null pointers on failure, which the signatures leave out: None.
@@ -69,6 +72,8 @@ PYTHON = {
     "volume": "def volume(iterable: Iterable[builtins.int]) -> builtins.int: ...",
 }
 BUFFERS = {"IHostMemory": "    def __buffer__(self, flags: builtins.int, /) -> builtins.memoryview: ..."}
+UNTYPED = {"__doc__", "__entries", "__eq__", "__getstate__", "__hash__", "__module__", "__ne__", "__repr__"}
+UNTYPED |= {"__setstate__", "__str__"}
 SIGNATURE = re.compile(r"^(?:\d+\. )?(\w*)\((.*)\) -> (.+)$", re.MULTILINE)
 
 
@@ -150,7 +155,9 @@ class Writer:
         path = f"{owner}.{cls.__name__}".lstrip(".")
         indent = "    " * path.count(".")
         bases = [base.__qualname__ for base in cls.__bases__ if base.__module__.startswith("tensorrt_bindings")]
-        self.lines.append(f"{indent}class {cls.__name__}({', '.join(bases)}):" if bases else f"{indent}class {path.split('.')[-1]}:")
+        self.lines.append(
+            f"{indent}class {cls.__name__}({', '.join(bases)}):" if bases else f"{indent}class {path.split('.')[-1]}:"
+        )
         indent += "    "
         start = len(self.lines)
         for name, value in vars(cls).items():
@@ -160,9 +167,7 @@ class Writer:
                 self.lines.append(f"{indent}__members__: typing.ClassVar[builtins.dict[builtins.str, {path}]]")
             elif name == "__init__" and not SIGNATURE.search(value.__doc__ or ""):
                 self.lines.append(f"{indent}def __init__(self, has_no_constructor: typing.NoReturn, /) -> None: ...")
-            elif name in ("__doc__", "__module__", "__hash__", "__setstate__", "__getstate__", "__entries"):
-                continue
-            elif "pybind11" in name or (name in ("__eq__", "__ne__", "__repr__", "__str__")):
+            elif name in UNTYPED or "pybind11" in name:
                 continue
             elif isinstance(value, property):
                 self.property(name, value, path)
