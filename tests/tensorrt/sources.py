@@ -14,6 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MESSAGE = re.compile(r"(.+?):(\d+):(\d+):(\d+):(\d+): (error|note): (.+)")
 REVEALED = re.compile(r'Revealed type is "(.+)"')
+# Members that the untyped objects of CUDA's packages have as well.
+EVERYDAY = {"allocate", "code", "count", "data", "deallocate", "dtype", "flags", "itemsize", "name", "nbytes"}
+EVERYDAY |= {"shape", "size", "strides"}
 Span = tuple[int, int, int, int]
 
 
@@ -91,7 +94,7 @@ class Vocabulary:
             if isinstance(node, ast.ClassDef):
                 self.add(node, f"{owner}{name}.")
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.members or name in self.paths
 
 
@@ -114,7 +117,8 @@ class Source:
         self.modules = imports_tensorrt(self.tree)
         nodes = [node for node in ast.walk(self.tree) if isinstance(node, ast.Attribute)]
         self.named = [node for node in nodes if self.is_named(node)]
-        self.taken = [node for node in nodes if not self.is_named(node) and node.attr in words.members]
+        members = words.members - EVERYDAY
+        self.taken = [node for node in nodes if not self.is_named(node) and node.attr in members]
 
     def is_named(self, node: ast.expr) -> bool:
         """Whether it is ``trt.A``, ``trt.A.B`` and so on: names that need no types."""
@@ -149,20 +153,20 @@ class Source:
         for number, line in enumerate(self.text.splitlines(), 1):
             if re.search(r"#\s*(type:\s*ignore|mypy:)|no_type_check", line):
                 found.append((number, "switches the check off"))
-        for node in self.named:
-            name = ast.unparse(node).partition(".")[2]
+        for named in self.named:
+            name = ast.unparse(named).partition(".")[2]
             # mypy does not look into code that it holds to be unreachable.
             if name not in self.words.paths and not name.endswith("__"):
-                found.append((node.lineno, f"no release has {name}"))
+                found.append((named.lineno, f"no release has {name}"))
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tensorrt":
                 found.append((node.lineno, "imports parts of TensorRT: import it whole"))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
-                name = getattr(node.args[1], "value", None)
-                if node.func.id in ("getattr", "setattr") and name in self.words:
-                    found.append((node.lineno, f"{node.func.id} of {name}: guard by hasattr"))
-                if node.func.id == "hasattr" and name not in self.words:
-                    found.append((node.lineno, f"no release has {name}"))
+                word = getattr(node.args[1], "value", None)
+                if node.func.id in ("getattr", "setattr") and word in self.words:
+                    found.append((node.lineno, f"{node.func.id} of {word}: guard by hasattr"))
+                if node.func.id == "hasattr" and word not in self.words:
+                    found.append((node.lineno, f"no release has {word}"))
         shadow = folder / self.path.name
         places = self.reveal(shadow)
         seen: set[ast.Attribute] = set()
@@ -173,9 +177,8 @@ class Source:
                     kinds.setdefault(message.span, []).append(match[1])
             # Behind hasattr it is Any in the releases that lack the name, and has a type in the others.
             seen |= {places[span] for span, revealed in kinds.items() if not any(map(is_any, revealed))}
-        for node in self.taken:
-            if node not in seen:
-                found.append((node.lineno, f"{ast.unparse(node.value)} has no type: nothing checks .{node.attr}"))
+        for lost in (node for node in self.taken if node not in seen):
+            found.append((lost.lineno, f"{ast.unparse(lost.value)} has no type: nothing checks .{lost.attr}"))
         return [f"{self.path.name}:{number}: {what}" for number, what in sorted(found)]
 
 

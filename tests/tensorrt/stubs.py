@@ -1,5 +1,8 @@
 """Write a type stub of the imported TensorRT bindings, from the signatures that their own docstrings state.
 
+pybind11-stubgen writes stubs of TensorRT that do not parse (parameters named ``in``) and that leave the types of
+many properties open (``...`` for the names of C++), which would check nothing.
+
 A program, to be run in a process of its own: ``python stubs.py UNPACKED_WHEEL STUB``.
 """
 
@@ -122,7 +125,7 @@ class Writer:
             written.append(f"{name}: {kind}" + ("" if required else " = ..."))
         return ", ".join(reversed(written))
 
-    def function(self, name: str, doc: str, owner: str = "", static: bool = False) -> None:
+    def add_function(self, name: str, doc: str, owner: str = "", static: bool = False) -> None:
         indent = "    " * (owner.count(".") + 1 if owner else 0)
         found = list(SIGNATURE.finditer(doc))
         if not found:
@@ -137,7 +140,7 @@ class Writer:
                 self.lines.append(f"{indent}@builtins.staticmethod")
             self.lines.append(f"{indent}def {name}({self.parameters(match[2])}) -> {result}: ...")
 
-    def property(self, name: str, value: property, owner: str) -> None:
+    def add_property(self, name: str, value: property, owner: str) -> None:
         indent = "    " * (owner.count(".") + 1)
         get = SIGNATURE.search(getattr(value.fget, "__doc__", None) or "")
         put = SIGNATURE.search(getattr(value.fset, "__doc__", None) or "")
@@ -150,16 +153,13 @@ class Writer:
         if taken:
             self.lines += [f"{indent}@{name}.setter", f"{indent}def {name}(self, value: {taken}) -> None: ..."]
 
-    def type(self, cls: type, owner: str = "") -> None:
-        """A class and those inside it. Its enumerations are plain classes, with their members as attributes."""
+    def add_type(self, cls: type, owner: str = "") -> None:
+        """A class and those inside it. Enumerations are plain classes, with their members as attributes."""
         path = f"{owner}.{cls.__name__}".lstrip(".")
         indent = "    " * path.count(".")
         bases = [base.__qualname__ for base in cls.__bases__ if base.__module__.startswith("tensorrt_bindings")]
-        self.lines.append(
-            f"{indent}class {cls.__name__}({', '.join(bases)}):" if bases else f"{indent}class {path.split('.')[-1]}:"
-        )
+        self.lines.append(f"{indent}class {cls.__name__}({', '.join(bases) or 'builtins.object'}):")
         indent += "    "
-        start = len(self.lines)
         for name, value in vars(cls).items():
             if (line := PYTHON.get(f"{path}.{name}") or PYTHON.get(name)) is not None:
                 self.lines.append(indent + line)
@@ -170,28 +170,28 @@ class Writer:
             elif name in UNTYPED or "pybind11" in name:
                 continue
             elif isinstance(value, property):
-                self.property(name, value, path)
+                self.add_property(name, value, path)
             elif isinstance(value, type):
                 if value.__qualname__ == f"{path}.{name}":
-                    self.type(value, path)
+                    self.add_type(value, path)
                 else:
                     self.lines.append(f"{indent}{name} = {value.__qualname__}")
             elif isinstance(value, staticmethod):
-                self.function(name, value.__func__.__doc__ or "", path, static=True)
+                self.add_function(name, value.__func__.__doc__ or "", path, static=True)
             elif callable(value):
-                self.function(name, value.__doc__ or "", path)
+                self.add_function(name, value.__doc__ or "", path)
             else:
-                self.lines.append(f"{indent}{name}: typing.ClassVar[{self.value(value)}]")
+                self.lines.append(f"{indent}{name}: typing.ClassVar[{self.kind(value)}]")
         if "__getitem__" in vars(cls) and "__iter__" not in vars(cls):
             # Type checkers do not follow the old protocol of iteration, which Dims leans on.
-            item = SIGNATURE.search(cls.__getitem__.__doc__)[3]
-            self.lines.append(f"{indent}def __iter__(self) -> Iterator[{self.annotation(item, result=True)}]: ...")
+            item = SIGNATURE.search(vars(cls)["__getitem__"].__doc__ or "")
+            kind = self.annotation(item[3], result=True) if item else "builtins.object"
+            self.lines.append(f"{indent}def __iter__(self) -> Iterator[{kind}]: ...")
         if path in BUFFERS:
             self.lines.append(BUFFERS[path])
-        if len(self.lines) == start:
-            self.lines.append(f"{indent}pass")
+        self.lines.append(f"{indent}pass")
 
-    def value(self, value: object) -> str:
+    def kind(self, value: object) -> str:
         module, name = type(value).__module__, type(value).__qualname__
         return name if module.startswith("tensorrt_bindings") else f"{module}.{name}"
 
@@ -202,12 +202,12 @@ class Writer:
             if name in PYTHON:
                 self.lines.append(PYTHON[name])
             elif isinstance(value, type):
-                self.type(value)
+                self.add_type(value)
             elif getattr(value, "__module__", "").startswith("tensorrt_bindings") and callable(value):
                 if SIGNATURE.search(value.__doc__ or ""):
-                    self.function(name, value.__doc__ or "")
-            elif self.value(value).startswith(("builtins.", *vars(self.module))):
-                self.lines.append(f"{name}: {self.value(value)}")
+                    self.add_function(name, value.__doc__ or "")
+            elif self.kind(value).startswith(("builtins.", *vars(self.module))):
+                self.lines.append(f"{name}: {self.kind(value)}")
         return "\n".join(self.lines) + "\n"
 
 
