@@ -58,7 +58,7 @@ def marked(path: Path, mark: str, word: str = "") -> set[int]:
 
 
 def test_every_release_has_what_we_call(messages: list[Message]) -> None:
-    assert [str(message) for message in messages if message.path != WRONG] == []
+    assert [str(message) for message in messages if message.is_error and message.path != WRONG] == []
 
 
 def test_mistakes_are_reported(messages: list[Message], release: str) -> None:
