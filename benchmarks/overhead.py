@@ -36,7 +36,8 @@ def main() -> None:
     args = parser.parse_args()
     pipe = edgediff.load(args.model).warm()
     timed = {part: Timed(pipe.engine(part)) for part in pipe.bundle.needed}
-    pipe._engines.update(timed)
+    for part, engine in timed.items():
+        pipe.set_engine(part, engine)
     ratios, totals = [], []
     for run in range(args.runs + 2):
         before = sum(t.seconds for t in timed.values())

@@ -42,6 +42,9 @@ class Device(Protocol):
     stream: int  # the stream's address
     lock: threading.RLock  # held while work is enqueued that belongs together
 
+    def use(self) -> None:
+        """Make this the calling thread's device, for libraries that take the current one."""
+
     def allocate(self, size: int) -> int:
         """The address of ``size`` fresh bytes, zero, aligned to 256; they live until ``free`` or ``close``."""
 
@@ -106,6 +109,10 @@ class CudaDevice:
             self.multiprocessors = int(self._device.properties.multiprocessor_count)
             self.threads_per_multiprocessor = int(self._device.properties.max_threads_per_multiprocessor)
             self.name = str(self._device.name)
+
+    def use(self) -> None:
+        with _typed(f"turning to CUDA device {self.ordinal}"):
+            self._device.set_current()
 
     def allocate(self, size: int) -> int:
         with _typed(f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,12 @@ from .conditions import Condition, embed_guidance, stacked
 from .cuda import DeviceStep
 from .device import CudaDevice, Device
 from .embeddings import Embeddings, read_embedding
-from .engines import Engine, Provider, check_device, finite, open_part, require_finite
-from .errors import ArgumentError, BundleError, choices
+from .engines import Engine, Provider, check_device, finite, require_finite
+from .engines.building import COMMAND, Build, Progress, Recipe, build_part
+from .engines.parts import Parts, Wish, check_engine
+from .engines.plans import Cache, Description, default_folder
+from .engines.preflight import builder
+from .errors import ArgumentError, BundleError, EngineError, choices
 from .guidance import Apg, Hook
 from .image import to_pil, to_uint8
 from .inpaint import channels
@@ -79,7 +83,7 @@ class Step:
             raise ArgumentError(f"step {self.index + 1} of {self.total} is not the last; use preview() or decode()")
         pictures = None
         if self.runner is not None and self.request.arguments.output_type != "latent":
-            pictures = self.runner.draw(self.loop)
+            pictures = self.pipeline.draw(self.runner, self.loop)
         return self.pipeline.finish(self.request, self.latents, pictures)
 
 
@@ -102,11 +106,11 @@ class Pipeline:
 
     bundle: bundles.Bundle
     device: str = "cpu"
-    threads: int | None = None
-    providers: Sequence[Provider] | None = None
+    wish: Wish = field(default_factory=Wish)
+    build: Build | None = None  # of TensorRT plans, in the background; None where there is none
     _device: Device | None = None
+    _parts: Parts | None = None
     _runners: Runners = field(default_factory=Runners)
-    _engines: dict[str, Engine] = field(default_factory=dict)
     _tokenizers: tuple[Tokenizer, ...] | None = None
     _embeddings: Embeddings | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -114,12 +118,17 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({self.bundle.name!r} {self.bundle.id}, {self.device})"
 
-    def engine(self, part: str) -> Engine:
-        """The part's engine, opened on first use."""
+    @property
+    def parts(self) -> Parts:
+        """The engines that the next call begins with."""
         with self._lock:
-            if part not in self._engines:
-                self._engines[part] = open_part(self.bundle, part, self.threads, self._device, self.providers)
-            return self._engines[part]
+            if self._parts is None:
+                self._parts = Parts(self.bundle, self.wish, self._device)
+            return self._parts
+
+    def engine(self, part: str, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Engine:
+        """The part's engine, for inputs of these shapes where they matter; opened on first use."""
+        return self.parts.pick(part, shapes)
 
     def set_engine(self, part: str, engine: Engine) -> None:
         """Run a part by ``engine``, any function of named arrays, from the next call on.
@@ -130,8 +139,68 @@ class Pipeline:
             raise ArgumentError(
                 f"bundle {self.bundle.name!r} has no part {part!r}; choose from {choices(self.bundle.parts)}"
             )
+        self._change(lambda parts: parts.with_engine(part, engine))
+
+    def _change(self, how: Callable[[Parts], Parts]) -> None:
+        """Other engines from the next call on; those that run keep theirs."""
         with self._lock:
-            self._engines[part] = engine
+            self._parts = how(self.parts)
+        self._runners.clear()
+
+    def _serving(self) -> Pipeline:
+        """The pipeline as one call sees it. While plans are built, ONNX Runtime serves; where it cannot, they are
+        waited for.
+        """
+        if self.build is not None and self.build.running:
+            try:
+                for part in self.bundle.needed:
+                    self.engine(part)
+            except EngineError:
+                self.build.wait()
+        return replace(self, _parts=self.parts)
+
+    def build_plans(self, recipe: Recipe, command: Sequence[str] = COMMAND) -> Build | None:
+        """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
+        next call after it is ready. ``build.errors`` holds what failed: those parts stay with ONNX Runtime.
+
+        Raises:
+            ArgumentError: not on a CUDA device.
+            EngineError: there is no TensorRT here that could build; the message says why.
+        """
+        device, cache = self._device, self.wish.cache
+        if device is None:
+            raise ArgumentError(f"device is {self.device!r}; TensorRT plans need cuda")
+        here = builder(device.ordinal)
+
+        def one(part: str, progress: Progress, cancel: threading.Event) -> Description:
+            return build_part(
+                self.bundle,
+                part,
+                recipe,
+                here,
+                cache,
+                device.ordinal,
+                progress=progress,
+                cancel=cancel,
+                background=True,
+                command=command,
+            )
+
+        missing = [part for part in ("unet", *self.bundle.needed) if not self._planned(part)]
+        if missing and (self.build is None or not self.build.running):
+            self.build = Build(list(dict.fromkeys(missing)), one, self._take)
+        return self.build
+
+    def _planned(self, part: str) -> bool:
+        try:
+            return bool(self.parts.find(part)[1])
+        except EngineError:
+            return False  # building will say why there can be none
+
+    def _take(self, part: str, plan: Description) -> None:
+        """Run a part by a plan that was built, from the next call on."""
+        opened = self.parts.open_plan(part, plan)  # takes seconds; calls go on
+        self._change(lambda parts: parts.with_plan(part, opened))
 
     def warm(self) -> Pipeline:
         """Open everything that a call needs now rather than at the first call."""
@@ -280,7 +349,7 @@ class Pipeline:
         given = dict(locals())
         del given["self"]
         request = check(self.bundle, self.tokenizers(), self.embeddings(), Arguments(**given), level=2)
-        return self._run(request)
+        return self._serving()._run(request)
 
     def _run(self, request: Request) -> Iterator[Step]:
         latent, table = self.bundle.latent, request.plan
@@ -293,7 +362,7 @@ class Pipeline:
         masked, x = request.masked, request.latents
         conditional = self.encode(request, request.prompts)
         both = [*self.encode(request, request.negatives, True), *conditional] if table.guided else []
-        on_device = self._device is not None and self._fits_the_device(request, conditional, both)
+        on_device = self._fits_the_device(request, conditional, both)
         if x is None and (masked is not None or not on_device):
             x = noise()
         extra = None
@@ -316,12 +385,26 @@ class Pipeline:
             yield Step(k, len(table.rows), request, self, step)
 
     def _fits_the_device(self, request: Request, conditional: Sequence[Condition], both: Sequence[Condition]) -> bool:
-        """Whether the device loop can run this: an engine that enqueues, guidance in the rows, texts of one length."""
+        """Whether the device loop can run this: guidance in the rows, texts of one length, an engine that enqueues."""
         return (
-            hasattr(self.engine("unet"), "enqueue")
+            self._device is not None
             and request.combiner() is None
             and len({0 if c.hidden is None else len(c.hidden) for c in (*conditional, *both)}) == 1
+            and hasattr(self.engine("unet", self._shapes(request, both or conditional)), "enqueue")
         )
+
+    def _shapes(self, request: Request, conditions: Sequence[Condition]) -> dict[str, tuple[int, ...]]:
+        """Of the U-Net's inputs, in a call of this batch."""
+        count, factor = len(conditions), self.bundle.latent.factor
+        sample = self.bundle.unet_input("sample")
+        assert sample is not None
+        channels = sample.shape[1] if isinstance(sample.shape[1], int) else self.bundle.latent.channels
+        others = {**stacked(conditions), **self._guidance_input(request, count)}
+        return {
+            "sample": (count, channels, request.height // factor, request.width // factor),
+            "timestep": (count,),
+            **{name: values.shape for name, values in others.items()},
+        }
 
     def _run_on_device(
         self,
@@ -336,17 +419,15 @@ class Pipeline:
         table, device = request.plan, self._device
         assert device is not None
         room = max(ROWS, 1 << (len(table.rows) - 1).bit_length())
-        unet: Any = self.engine("unet")
-        decoder: Any = self.engine("vae_decoder") if self.bundle.latent.factor > 1 else None
+        unet: Any = self.engine("unet", self._shapes(request, both or conditional))
 
         def make() -> Runner:
-            able = decoder if hasattr(decoder, "enqueue") else None
-            return Runner(device, self.bundle, unet, able, shape, room, DEPTH)
+            return Runner(device, self.bundle, unet, shape, room, DEPTH)
 
         told = self._guidance_input(request, len(streams))
         inputs = {**stacked(conditional), **told}
         others = {**stacked(both[: len(streams)]), **told} if both else None
-        with self._runners.borrow((shape, room, id(unet), id(decoder)), make) as runner:
+        with self._runners.borrow((shape, room, id(unet)), make) as runner:
             for k, step in enumerate(runner.run(table, streams, x, inputs, others, extra)):
                 yield Step(k, len(table.rows), request, self, step, runner)
             step.settle()
@@ -370,7 +451,6 @@ class Pipeline:
         several calls: padding one to the length of another would change its picture.
         """
         grouped = {True: _by_length(both), False: _by_length(conditional)}
-        unet = self.engine("unet")
 
         def denoise(x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
             sample = x if extra is None else np.concatenate([x, extra], axis=1)
@@ -378,7 +458,8 @@ class Pipeline:
             out: Float32 | None = None
             for places, inputs in grouped[guided]:
                 every = len(places) == len(sample)
-                part = unet(
+                part = self._call(
+                    "unet",
                     sample=sample if every else sample[places],
                     timestep=np.full(len(places), t, np.float32),
                     **inputs,
@@ -394,6 +475,9 @@ class Pipeline:
 
         return denoise
 
+    def _call(self, part: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        return self.engine(part, {name: values.shape for name, values in inputs.items()})(**inputs)
+
     def encode(self, request: Request, prompts: Sequence[str], negative: bool = False) -> list[Condition]:
         """What the U-Net reads of each prompt: of every text encoder the states (tokens, width), chunk after chunk,
         weighted, side by side; and the last one's pooled state of the first chunk, where it is wanted.
@@ -406,7 +490,7 @@ class Pipeline:
             inputs: dict[str, NDArray[Any]] = {"input_ids": np.stack([c.ids for c in chunks.values()])}
             if self.bundle.embedding_widths is not None:
                 inputs["extra_embeddings"] = request.embeddings.tables[k]
-            out = self.engine(part)(**inputs)
+            out = self._call(part, **inputs)
             skip = request.arguments.clip_skip
             states = out[f"hidden_state_{skip}" if skip else "last_hidden_state"]
             require_finite(part, states)
@@ -434,7 +518,7 @@ class Pipeline:
         """Pictures (B, 3, H, W) in [-1, 1] -> mean and log variance of their latents (B, C, h, w), unscaled; the second
         is None for encoders without spread.
         """
-        out = self.engine("vae_encoder")(sample=picture)
+        out = self._call("vae_encoder", sample=picture)
         for name in out:
             require_finite("vae_encoder", out[name])
         return out["latent_mean"], out.get("latent_logvar")
@@ -448,7 +532,7 @@ class Pipeline:
         if latent.factor == 1:
             return latents  # they are pixels
         z = latents / np.float32(latent.scale) + np.float32(latent.shift)
-        out = self.engine(part)(latent_sample=z)["sample"]
+        out = self._call(part, latent_sample=z)["sample"]
         require_finite(part, out)
         return out
 
@@ -470,6 +554,13 @@ class Pipeline:
         rgb += np.asarray(fit.bias, np.float32)[:, None, None]
         factor = self.bundle.latent.factor
         return to_uint8(rgb).repeat(factor, axis=1).repeat(factor, axis=2)
+
+    def draw(self, runner: Runner, step: Any) -> NDArray[np.uint8] | None:
+        """The pictures of a runner's last step, drawn on the device; None where that cannot be, or not any more."""
+        if self.bundle.latent.factor == 1:
+            return None
+        decoder: Any = self.engine("vae_decoder", {"latent_sample": runner.loop.shape})
+        return runner.draw(step, decoder) if hasattr(decoder, "enqueue") else None
 
     def finish(self, request: Request, latents: Float32, pictures: NDArray[np.uint8] | None = None) -> Result:
         """Final latents -> the result that the request asked for; ``pictures`` (B, H, W, 3) are those already drawn."""
@@ -529,8 +620,11 @@ def load(
     path: str | Path | None = None,
     *,
     device: str = "cpu",
+    engine: str | None = None,
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
+    plans: str | Path | None = None,
+    recipe: Recipe | None = None,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -538,23 +632,37 @@ def load(
         path: a bundle's folder.
         device: cpu, cuda, or cuda:N. On CUDA the U-Net's loop stays on the GPU, but for guidance that is not linear and
             for batches with texts of several lengths.
+        engine: onnx (ONNX Runtime), tensorrt (plans that were built before, by ``edgediff build``), or auto: plans that
+            are missing are built in the background while ONNX Runtime serves, and take over between calls
+            (``pipe.build`` tells how far that is). None: a plan where there is one, else ONNX Runtime.
         threads: CPU threads an engine may use; all physical cores when None.
         providers: ONNX Runtime's execution providers, by name or as (name, options), in place of the device's own, for
             example ``[("OpenVINOExecutionProvider", {"device_type": "GPU"})]``.
+        plans: the folder of TensorRT plans; ``$EDGEDIFF_CACHE`` or the user's cache folder when None.
+        recipe: how auto builds plans.
 
     Raises:
         BundleError: the manifest is missing or malformed.
-        ArgumentError: an unknown device, threads outside 1 .. 256, providers of another form.
-        EngineError: a CUDA device that cannot be used; the message says why.
+        ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form.
+        EngineError: a CUDA device that cannot be used, or auto where no plan can be built; the message says why.
     """
     ordinal = check_device(device)
+    check_engine(engine, ordinal)
     _check_providers(providers)
+    if providers is not None and engine in ("tensorrt", "auto"):
+        raise ArgumentError(f"providers are ONNX Runtime's, and engine is {engine!r}; give one of them")
     if threads is not None and whole("threads", threads) > MAX_THREADS:
         raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")
-    if path is not None and not isinstance(path, (str, Path)):
-        raise ArgumentError(f"path is {path!r}; it must be the path of a bundle's folder")
+    for name, value in (("path", path), ("plans", plans)):
+        if value is not None and not isinstance(value, (str, Path)):
+            raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
     bundle = bundles.read(path)
-    return Pipeline(bundle, device, threads, providers, None if ordinal is None else CudaDevice(ordinal))
+    cache = Cache(Path(plans) if plans is not None else default_folder())
+    wish = Wish(threads, providers, engine, cache)
+    pipe = Pipeline(bundle, device, wish, _device=None if ordinal is None else CudaDevice(ordinal))
+    if engine == "auto":
+        pipe.build_plans(recipe or Recipe())
+    return pipe
 
 
 def _check_providers(given: Any) -> None:

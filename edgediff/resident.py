@@ -38,7 +38,7 @@ class Conditioned:
 
     @property
     def key(self) -> Hashable:
-        return tuple(sorted((name, array.shape) for name, array in self._now.items()))
+        return self._engine.key, tuple(sorted((name, array.shape) for name, array in self._now.items()))
 
     def set(self, conditional: Mapping[str, Float32], unconditional: Mapping[str, Float32] | None) -> None:
         """The conditions of every image, (B, ...) each; without guidance the other half is not read."""
@@ -82,7 +82,7 @@ class Runner:
     Args:
         device: where.
         bundle: for the parts' tensors and the latents' facts.
-        unet, decoder: engines of ``device``; None for a decoder that cannot enqueue, or for models of pixels.
+        unet: an engine of ``device``.
         shape: of the latents, (B, C, h, w).
         rows, depth: room for plans.
     """
@@ -92,7 +92,6 @@ class Runner:
         device: Device,
         bundle: Bundle,
         unet: StreamEngine,
-        decoder: StreamEngine | None,
         shape: tuple[int, int, int, int],
         rows: int,
         depth: int,
@@ -101,30 +100,20 @@ class Runner:
         channels = taken["sample"].shape[1]
         if not isinstance(channels, int):
             raise EngineError(f"unet: its sample has {channels!r} channels; the device loop needs a number")
-        self.device = device
+        self.device, self._bundle = device, bundle
         self._model = Conditioned(device, unet, tuple(taken.values()), shape[0])
-        self.loop = DeviceLoop(
-            device,
-            self._model,
-            shape,
-            channels=channels,
-            rows=rows,
-            depth=depth,
-            sample_type=taken["sample"].dtype,
-            output_type=bundle.parts["unet"].outputs[0].dtype,
-            timestep_type=taken["timestep"].dtype,
-        )
-        self._pictures: DevicePictures | None = None
-        if decoder is not None:
-            latent, part = bundle.latent, bundle.parts["vae_decoder"]
-            self._pictures = DevicePictures(
-                self.loop,
-                _Decoder(decoder),
-                latent.factor,
-                latent.scale,
-                latent.shift,
-                latent_type=part.inputs[0].dtype,
-                pixel_type=part.outputs[0].dtype,
+        self._pictures: tuple[StreamEngine, DevicePictures] | None = None
+        with device.lock:  # memory comes from the stream, which another thread may be capturing
+            self.loop = DeviceLoop(
+                device,
+                self._model,
+                shape,
+                channels=channels,
+                rows=rows,
+                depth=depth,
+                sample_type=taken["sample"].dtype,
+                output_type=bundle.parts["unet"].outputs[0].dtype,
+                timestep_type=taken["timestep"].dtype,
             )
 
     def run(
@@ -146,10 +135,26 @@ class Runner:
                 self.device.upload(self.loop.sample.address, sample.astype(self.loop.sample.dtype))
         return self.loop.run(plan, streams, x, ahead=AHEAD)
 
-    def draw(self, step: Any) -> NDArray[np.uint8] | None:
-        """The pictures of a last step, uint8 (B, H, W, 3); None where the device cannot draw them, or not any more."""
+    def draw(self, step: Any, decoder: StreamEngine) -> NDArray[np.uint8] | None:
+        """The pictures of a last step, uint8 (B, H, W, 3); None where the device does not hold it any more."""
         with self.device.lock:
-            return self._pictures.draw() if self._pictures is not None and step.live else None
+            if not step.live:
+                return None
+            if self._pictures is None or self._pictures[0] is not decoder:
+                self._pictures = decoder, self._drawer(decoder)
+            return self._pictures[1].draw()
+
+    def _drawer(self, decoder: StreamEngine) -> DevicePictures:
+        latent, part = self._bundle.latent, self._bundle.parts["vae_decoder"]
+        return DevicePictures(
+            self.loop,
+            _Decoder(decoder),
+            latent.factor,
+            latent.scale,
+            latent.shift,
+            latent_type=part.inputs[0].dtype,
+            pixel_type=part.outputs[0].dtype,
+        )
 
     def close(self) -> None:
         with self.device.lock:
@@ -180,6 +185,13 @@ class Runners:
             self._give_back(key, runner)
             raise
         self._give_back(key, runner)
+
+    def clear(self) -> None:
+        """Let go of those that are idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, runner in idle:
+            runner.close()
 
     def _give_back(self, key: Hashable, runner: Runner) -> None:
         with self._lock:

@@ -129,3 +129,11 @@ def one_chunk(damaged: Callable[[], Path]) -> Path:
 @pytest.fixture(scope="session")
 def emoji() -> edgediff.Pipeline:
     return edgediff.load().warm()
+
+
+@pytest.fixture(scope="session")
+def half_bundle(tiny_source: Path) -> Path:
+    """The tiny pipeline in fp16, with graphs for TensorRT. Read-only."""
+    from edgediff_export.convert import export
+
+    return export(tiny_source, tiny_source.parent / "half", precision="fp16", name="half")

@@ -13,7 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "edgediff"
 FLOORS = {
     0: ("errors", "levels", "spacings", "multistep", "steps", "rng", "image", "version"),
     1: ("samplers", "names", "table", "tokenizer", "prompt", "embeddings"),
-    2: ("guidance", "texts", "bundle", "conditions", "inpaint", "engines", "engines.onnxruntime", "kernels", "device"),
+    2: (
+        *("guidance", "texts", "bundle", "conditions", "inpaint", "kernels", "device"),
+        *("engines", "engines.onnxruntime", "engines.tensorrt", "engines.parts", "engines.building"),
+        *("engines.build_plan", "engines.preflight", "engines.driver", "engines.plans", "engines.shapes"),
+    ),
     3: ("loop", "cuda", "request", "resident"),
     4: ("pipeline",),
     5: ("verify",),
@@ -40,11 +44,24 @@ BESIDE = {
     ("device", "kernels"),
     ("engines", "device"),
     ("engines.onnxruntime", "device"),
+    *(
+        (f"engines.{module}", other)
+        for module, others in {
+            "shapes": ("bundle",),
+            "plans": ("bundle", "engines", "engines.shapes"),
+            "preflight": ("engines.driver", "engines.plans"),
+            "building": ("bundle", "engines.build_plan", "engines.plans", "engines.shapes"),
+            "tensorrt": ("bundle", "device", "engines.plans", "engines.preflight", "engines.shapes"),
+            "parts": ("bundle", "device", "engines", "engines.plans", "engines.preflight", "engines.shapes"),
+        }.items()
+        for other in others
+    ),
+    ("engines.parts", "engines.tensorrt"),
     ("resident", "cuda"),
     ("cli", "progress"),
     ("__main__", "cli"),
 }
-LAZY = {"onnxruntime", "PIL", "tokenizers", "safetensors", "cuda"}
+LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda"}
 
 
 def modules() -> list[str]:

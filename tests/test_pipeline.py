@@ -38,7 +38,7 @@ class Counting:
 def counted(bundle: Path, part: str) -> tuple[edgediff.Pipeline, Counting]:
     pipe = edgediff.load(bundle, threads=1)
     engine = Counting(pipe.engine(part))
-    pipe._engines[part] = engine
+    pipe.set_engine(part, engine)
     return pipe, engine
 
 
@@ -290,7 +290,7 @@ def test_bad_arguments_before_any_work(tiny_bundle: Path, arguments: dict[str, A
     pipe = edgediff.load(tiny_bundle)
     with pytest.raises(ArgumentError, match=message):
         pipe.stream("a cat", **arguments)  # not even started
-    assert pipe._engines == {}
+    assert pipe.parts._onnx == {}
 
 
 def test_short_names_in_a_session(pipe: edgediff.Pipeline) -> None:
@@ -342,7 +342,7 @@ def test_overflow_in_the_sampler_is_named(tiny_bundle: Path) -> None:
         def __call__(self, **inputs: Any) -> Any:
             return {k: np.full_like(v, -3e38) for k, v in real(**inputs).items()}
 
-    pipe._engines["unet"] = Loud(real)
+    pipe.set_engine("unet", Loud(real))
     start = np.full((1, 4, 8, 8), 3e38, np.float32)
     with pytest.raises(EngineError, match=r"sampler plms, step 1, gave \d+ of 256 values that are not finite"):
         pipe("a cat", guidance_scale=1000, num_inference_steps=1, latents=start, output_type="latent")
@@ -359,7 +359,7 @@ def test_values_that_are_not_finite_name_the_part(tiny_bundle: Path, part: str) 
             next(iter(out.values())).flat[3] = np.nan
             return out
 
-    pipe._engines[part] = Broken(real)
+    pipe.set_engine(part, Broken(real))
     with pytest.raises(EngineError, match=rf"{part} gave 1 of \d+ values that are not finite"):
         pipe("a cat", num_inference_steps=1)
 

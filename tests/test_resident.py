@@ -154,7 +154,7 @@ def test_threads_do_not_disturb_each_other(pipe: Pipeline) -> None:
 class Broken:
     """The U-Net's engine, with a NaN in its third output."""
 
-    capturable = False
+    capturable, key = False, None
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.inputs, self.outputs, self.calls = engine, engine.inputs, engine.outputs, 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +37,10 @@ class StreamEngine(Engine, Protocol):
     """An engine that can enqueue itself on a device's stream."""
 
     capturable: bool  # whether its work may be part of a captured graph
+
+    @property
+    def key(self) -> Hashable:
+        """What a captured graph of it depends on besides addresses and shapes."""
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None: ...
 
@@ -84,9 +88,9 @@ def open_part(
         for data in bundle.parts[name].files:
             if data.engine == WEIGHTS and data.path.startswith(file.path):
                 bundle.path(name, data, hashed=data.size <= HASH_LIMIT)
-        from .onnxruntime import OnnxRuntimeEngine
+        from .onnxruntime import open_session
 
-        return OnnxRuntimeEngine(name, path, bundle.parts[name], threads, device, providers)
+        return open_session(name, path, bundle.parts[name], threads, device, providers)
     raise EngineError(f"{name} cannot run here: {'; '.join(dict.fromkeys(reasons))}")
 
 

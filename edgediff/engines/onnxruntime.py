@@ -16,7 +16,8 @@ from ..errors import BundleError, EngineError, choices
 from . import INSTALL, Provider
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+STREAMS = (CUDA, "TensorrtExecutionProvider")  # providers that work on a stream of ours
 
 
 class OnnxRuntimeEngine:
@@ -30,8 +31,6 @@ class OnnxRuntimeEngine:
         device: where to run, on the device's stream; the CPU when None.
         providers: execution providers by name, or (name, options), in place of those; the CPU's comes last by itself.
     """
-
-    capturable = False  # ONNX Runtime captures its own graphs, and fails inside another's
 
     def __init__(
         self,
@@ -47,9 +46,12 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 4  # the library never prints; failures come as exceptions
         if threads is not None:
             options.intra_op_num_threads = threads
-        wanted = _providers(ort, name, device) if providers is None else list(providers)
+        wanted = [CUDA] if providers is None and _on_gpu(device) else list(providers or ())
         _check_providers(ort, name, wanted)
-        if CPU not in wanted:
+        if _on_gpu(device) and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA's libraries from pip's packages, where they are not the system's
+        wanted = [_on_stream(one, device) for one in wanted]
+        if CPU not in map(_name, wanted):
             wanted.append(CPU)
         try:
             self._session = ort.InferenceSession(str(path), options, providers=wanted)
@@ -73,9 +75,6 @@ class OnnxRuntimeEngine:
             if names != real:
                 raise BundleError(f"{name}: {path.name} has {kind} {real}, the manifest says {names}")
         self._names = [t.name for t in part.outputs]
-        self._place = ("cpu", 0) if device is None or device.ordinal < 0 else ("cuda", device.ordinal)
-        self._asynchronous = ort.RunOptions()
-        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Raises ``EngineError`` naming the part when ONNX Runtime refuses the inputs or fails."""
@@ -84,6 +83,27 @@ class OnnxRuntimeEngine:
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
+
+
+class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
+    """One whose session works on a device's stream; arguments are those of ``OnnxRuntimeEngine``."""
+
+    capturable = False  # ONNX Runtime captures its own graphs, and fails inside another's
+    key = None
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        part: Part,
+        threads: int | None,
+        device: Device,
+        providers: Sequence[Provider] | None = None,
+    ) -> None:
+        super().__init__(name, path, part, threads, device, providers)
+        self._place = ("cuda", device.ordinal) if _on_gpu(device) else ("cpu", 0)
+        self._asynchronous = import_onnxruntime().RunOptions()
+        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
         """Enqueue one call on device memory, on the stream that the session was made for."""
@@ -99,17 +119,35 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
 
 
+def open_session(
+    name: str,
+    path: Path,
+    part: Part,
+    threads: int | None = None,
+    device: Device | None = None,
+    providers: Sequence[Provider] | None = None,
+) -> OnnxRuntimeEngine:
+    """The engine of ``device``'s stream where the first provider works on one, else one for host arrays."""
+    if device is not None and (providers is None or _name(providers[0]) in STREAMS):
+        return OnnxRuntimeStreamEngine(name, path, part, threads, device, providers)
+    return OnnxRuntimeEngine(name, path, part, threads, device, providers)
+
+
 def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
-def _providers(ort: Any, name: str, device: Device | None) -> list[Provider]:
-    if device is None or device.ordinal < 0:
-        return []
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA's libraries from pip's packages, where they are not the system's
+def _on_gpu(device: Device | None) -> bool:
+    return device is not None and device.ordinal >= 0
+
+
+def _on_stream(provider: Provider, device: Device | None) -> Provider:
+    """The provider on the device's stream, unless its options say otherwise."""
+    if device is None or not _on_gpu(device) or _name(provider) not in STREAMS:
+        return provider
     facts = {"device_id": device.ordinal, "has_user_compute_stream": 1, "user_compute_stream": device.stream}
-    return [("CUDAExecutionProvider", {key: str(value) for key, value in facts.items()})]
+    own = {} if isinstance(provider, str) else provider[1]
+    return _name(provider), {**{key: str(value) for key, value in facts.items()}, **own}
 
 
 def _check_providers(ort: Any, name: str, wanted: Sequence[Provider]) -> None:

@@ -27,6 +27,9 @@ class HostDevice:
         self.capturing = False
         self.lock = threading.RLock()
 
+    def use(self) -> None:
+        self.calls["use"] += 1
+
     def allocate(self, size: int) -> int:
         assert not self.capturing
         block = np.zeros(size + 256, np.uint8)
