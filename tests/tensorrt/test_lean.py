@@ -28,15 +28,19 @@ RUNTIME = """
 runtime = trt.Runtime(log)
 print("made", runtime is not None, flush=True)
 """
-# Our preflight, in the place where edgediff.engines.tensorrt has it: before the runtime is made.
+# As edgediff does before it makes a runtime.
 PREFLIGHT = """
 from edgediff import EngineError
-from edgediff.engines import driver
+from edgediff.engines import preflight
 try:
-    driver.probe()
+    preflight.here(0, ("tensorrt_lean_bindings",))
 except EngineError as error:
     print(error)
     raise SystemExit(3)
+"""
+VERSION = """
+from edgediff.engines import preflight
+print(preflight.version(("tensorrt_lean_bindings",)))
 """
 
 
@@ -89,7 +93,10 @@ def test_whatever_follows_kills_the_process(lean: dict[str, str], step: str) -> 
 
 
 def test_preflight_says_it_first(lean: dict[str, str]) -> None:
-    pytest.importorskip("edgediff.engines.driver")
-    done = run(f"{START}{PREFLIGHT}{RUNTIME}", lean)
+    done = run(f"{PREFLIGHT}{START}{RUNTIME}", lean)
     assert (done.returncode, "made" in done.stdout) == (3, False), done.stderr
     assert "no NVIDIA driver" in done.stdout
+
+
+def test_version_is_read_without_a_driver(lean: dict[str, str]) -> None:
+    assert run(VERSION, lean).stdout == "(11, 4, 0, 106)\n"
