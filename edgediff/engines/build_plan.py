@@ -119,10 +119,9 @@ def _configured(order: Order, builder: trt.Builder, network: trt.INetworkDefinit
     if order.hardware == "ampere_plus":
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     elif order.hardware == "same_compute_capability":
-        level = getattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY", None)  # not in 10.3
-        if level is None:
+        if not hasattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"):  # not in 10.3
             raise BuildFailed(f"TensorRT {trt.__version__} does not know hardware compatibility {order.hardware!r}")
-        config.hardware_compatibility_level = level
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
     profile = builder.create_optimization_profile()
     names = {network.get_input(k).name for k in range(network.num_inputs)}
     if names != set(order.profile):

@@ -1,4 +1,4 @@
-"""TensorRT stood in for, and an empty cache of plans."""
+"""TensorRT stood in for, an empty cache of plans, and where the wheels of the real one are kept."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def wheels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``EDGEDIFF_TENSORRT_WHEELS``, or a folder of pytest's cache if that is on."""
+    if kept := os.environ.get("EDGEDIFF_TENSORRT_WHEELS"):
+        return Path(kept)
+    cache = getattr(request.config, "cache", None)
+    return cache.mkdir("tensorrt") if cache else tmp_path_factory.mktemp("wheels")
