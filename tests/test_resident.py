@@ -199,6 +199,49 @@ def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
         engine.enqueue({"latent_sample": z}, {"sample": out}, 0)
 
 
+class Full(HostDevice):
+    """Pictures find no memory."""
+
+    def allocate(self, size: int) -> int:
+        if size >= 3 * 64 * 64 * 4:
+            raise EngineError("out of memory")
+        return super().allocate(size)
+
+
+def test_a_request_that_finds_no_memory_leaves_none_taken(pipe: Pipeline) -> None:
+    device = Full()
+    ours = Pipeline(pipe.bundle, "cuda", _device=device)
+    with pytest.raises(EngineError, match="out of memory"):
+        latents(ours)
+    assert not device.memory
+
+
+class Lost(HostDevice):
+    """A device whose memory cannot even be given back once it has failed."""
+
+    def free(self, address: int) -> None:
+        raise EngineError("freeing memory: it is lost")
+
+
+def test_the_first_error_is_told(pipe: Pipeline) -> None:
+    ours = Pipeline(pipe.bundle, "cuda", _device=Lost())
+    ours.set_engine("unet", Broken(ours.engine("unet")))
+    with pytest.raises(EngineError, match="unet, step 3, gave"):
+        latents(ours)
+
+
+def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
+    """The collector may close a forgotten stream at any place, in this thread."""
+    ours, device = resident(pipe)
+    stream = ours.stream(PROMPT, seed=1, num_inference_steps=4)
+    next(stream)
+    with ours._runners._lock:
+        stream.close()
+    blocks = len(device.memory)
+    latents(ours)
+    assert len(device.memory) == blocks
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
 def test_without_a_gpu_loading_says_so(device: str) -> None:
     import edgediff_kernels
