@@ -230,6 +230,19 @@ def test_the_first_error_is_told(pipe: Pipeline) -> None:
         latents(ours)
 
 
+def test_calls_of_an_engine_wait_for_the_device(pipe: Pipeline) -> None:
+    ours, device = resident(pipe)
+    engine = ours.engine("vae_decoder")
+    z = np.zeros((1, 16, 8, 8), np.float32)
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (engine(latent_sample=z), done.set()))
+    with device.lock:
+        thread.start()
+        assert not done.wait(0.3)
+    assert done.wait(30)
+    thread.join()
+
+
 def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
     """The collector may close a forgotten stream at any place, in this thread."""
     ours, device = resident(pipe)
@@ -240,6 +253,23 @@ def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
     blocks = len(device.memory)
     latents(ours)
     assert len(device.memory) == blocks
+
+
+def test_providers_run_on_the_devices_stream() -> None:
+    from edgediff.engines.onnxruntime import _on_stream
+
+    device: Any = HostDevice()
+    given = ["TensorrtExecutionProvider", ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "3"}), "Another"]
+    assert _on_stream(given, device) == given
+    device.ordinal, device.stream = 1, 2**47
+    stream = {"device_id": "1", "has_user_compute_stream": "1", "user_compute_stream": str(2**47)}
+    assert _on_stream(given, device) == [
+        ("TensorrtExecutionProvider", stream),
+        ("CUDAExecutionProvider", {"use_tf32": "0", **stream}),
+        "Another",
+    ]
+    with pytest.raises(ArgumentError, match="CPUExecutionProvider cannot run on the stream of a CUDA device; choose"):
+        open_part(edgediff.load().bundle, "unet", device=device, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 
 from ..bundle import Part
 from ..device import Device, DeviceArray
-from ..errors import BundleError, EngineError, choices
+from ..errors import ArgumentError, BundleError, EngineError, choices
 from . import INSTALL, Provider
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 CPU = "CPUExecutionProvider"
+# Those that can run on a stream of ours, with the same options; the others would run beside it.
+STREAMED = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
 class OnnxRuntimeEngine:
-    """One part in one session. Sessions are thread-safe, so calls are too.
+    """One part in one session. Calls may come from several threads; on a device one runs at a time, since ONNX Runtime
+    keeps one handle of cuDNN for all calls on a stream given to it.
 
     Args:
         name: the part's name, for messages.
@@ -49,10 +53,14 @@ class OnnxRuntimeEngine:
             options.intra_op_num_threads = threads
         wanted = _providers(ort, name, device) if providers is None else list(providers)
         _check_providers(ort, name, wanted)
+        wanted = _on_stream(wanted, device)
         if CPU not in wanted:
             wanted.append(CPU)
+        self._lock: AbstractContextManager[Any] = nullcontext() if device is None else device.lock
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=wanted)
+            with self._lock:  # opening waits for the whole GPU, which a stream that captures forbids
+                self._session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
+                self._session.disable_fallback()  # it prints, and goes on without the GPU
         except Exception as error:
             raise EngineError(
                 f"{name}: ONNX Runtime {ort.__version__} cannot open {path.name}: {_line(error)}"
@@ -74,13 +82,15 @@ class OnnxRuntimeEngine:
                 raise BundleError(f"{name}: {path.name} has {kind} {real}, the manifest says {names}")
         self._names = [t.name for t in part.outputs]
         self._place = ("cpu", 0) if device is None or device.ordinal < 0 else ("cuda", device.ordinal)
+        self._device = device  # its stream must outlive the session
         self._asynchronous = ort.RunOptions()
         self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Raises ``EngineError`` naming the part when ONNX Runtime refuses the inputs or fails."""
         try:
-            return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
+            with self._lock:
+                return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
@@ -93,7 +103,8 @@ class OnnxRuntimeEngine:
                 binding.bind_input(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
             for name, array in outputs.items():
                 binding.bind_output(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
-            self._session.run_with_iobinding(binding, self._asynchronous)
+            with self._lock:
+                self._session.run_with_iobinding(binding, self._asynchronous)
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
@@ -108,8 +119,21 @@ def _providers(ort: Any, name: str, device: Device | None) -> list[Provider]:
         return []
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA's libraries from pip's packages, where they are not the system's
+    return ["CUDAExecutionProvider"]
+
+
+def _on_stream(wanted: Sequence[Provider], device: Device | None) -> list[Provider]:
+    """The providers with the device's stream, so that calls are ordered with the loop's other work."""
+    if device is None or device.ordinal < 0:
+        return list(wanted)
+    if _name(wanted[0]) not in STREAMED:
+        raise ArgumentError(
+            f"{_name(wanted[0])} cannot run on the stream of a CUDA device; choose from {choices(STREAMED)}, or load "
+            "without a device"
+        )
     facts = {"device_id": device.ordinal, "has_user_compute_stream": 1, "user_compute_stream": device.stream}
-    return [("CUDAExecutionProvider", {key: str(value) for key, value in facts.items()})]
+    ours = {key: str(value) for key, value in facts.items()}
+    return [(_name(p), {**({} if isinstance(p, str) else p[1]), **ours}) if _name(p) in STREAMED else p for p in wanted]
 
 
 def _check_providers(ort: Any, name: str, wanted: Sequence[Provider]) -> None:
