@@ -7,6 +7,7 @@ step; the update reads its row by a counter on the device, so the same graph ser
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -128,6 +129,14 @@ class DeviceLoop:
             raise ArgumentError(f"depth is {self.depth}; the kernels hold a history of 0 .. {MAX_HISTORY}")
         if self.rows < 1:
             raise ArgumentError(f"rows is {self.rows}; it must be at least 1")
+        try:
+            self._lay_out(kernels, batch, own, channels, height, width)
+        except BaseException:
+            with suppress(EngineError):  # the first one says what is wrong
+                self.close()
+            raise
+
+    def _lay_out(self, kernels: Any, batch: int, own: int, channels: int, height: int, width: int) -> None:
         size, most = own * height * width, GUIDED * batch
         self.sample = self._array((most, channels, height, width), self.sample_type)
         self.output = self._array((most, own, height, width), self.output_type)
@@ -192,8 +201,9 @@ class DeviceLoop:
             EngineError: the device failed.
         """
         table = self._checked(plan, streams, x, ahead)
-        self._turn += 1  # steps of earlier runs are void
-        return self._run(plan, table, streams, x, ahead, self._turn)
+        with self.device.lock:
+            self._turn += 1  # steps of earlier runs are void
+            return self._run(plan, table, streams, x, ahead, self._turn)
 
     def _checked(self, plan: Plan, streams: Sequence[Generator], x: Float32 | None, ahead: int | None) -> NDArray[Any]:
         for name, needed, room in (("rows", len(plan.rows), self.rows), ("history", plan.depth, self.depth)):
@@ -218,18 +228,17 @@ class DeviceLoop:
     ) -> Iterator[DeviceStep]:
         marks: list[Any] = []
         for k, row in enumerate(plan.rows):
-            if self._turn != turn:
-                raise ArgumentError("another run of this loop has begun; make a loop for each that runs at a time")
-            if k == 0:
-                with self.device.lock:
-                    self._prepare(plan, table, streams, x)
             if ahead is not None and len(marks) >= ahead:
                 self.device.wait(marks.pop(0))
             with self.device.lock:  # a stream that captures must hold nobody else's work
+                if self._turn != turn:
+                    raise ArgumentError("another run of this loop has begun; make a loop for each that runs at a time")
+                self._turn = turn = turn + 1
+                if k == 0:
+                    self._prepare(plan, table, streams, x)
                 self._step(row.guided)
-            if ahead is not None:
-                marks.append(self.device.mark())
-            self._turn = turn = turn + 1
+                if ahead is not None:
+                    marks.append(self.device.mark())
             yield DeviceStep(row, k, self, turn)
 
     def _prepare(self, plan: Plan, table: NDArray[Any], streams: Sequence[Generator], x: Float32 | None) -> None:
@@ -294,12 +303,12 @@ class DeviceLoop:
             raise EngineError(str(error)) from error
 
     def _fetch(self, name: str, turn: int) -> Float32:
-        if turn != self._turn:
-            raise ArgumentError("the loop has gone on since this step; ask a step for its values before the next")
         if name not in self._at:
             raise ArgumentError("this loop keeps no x0 estimates; make it with previews=True")
         out = np.empty(self.shape, np.float32)
-        with self.device.lock:
+        with self.device.lock:  # another thread may run the loop
+            if turn != self._turn:
+                raise ArgumentError("the loop has gone on since this step; ask a step for its values before the next")
             self.device.download(self._at[name], out)
             self.check()
         return out
@@ -339,6 +348,7 @@ class DeviceLoop:
         if values.nbytes > room:
             if room:
                 self._memory.remove(address)
+                self._noise = 0, 0  # should allocating fail
                 self.device.free(address)
             address = self.allocate(values.nbytes)
             self._noise = address, values.nbytes
@@ -399,6 +409,10 @@ class DevicePictures:
         Raises:
             EngineError: the loop or the decoder gave values that are not finite, or the device failed.
         """
+        with self.loop.device.lock:
+            return self._draw()
+
+    def _draw(self) -> NDArray[np.uint8]:
         loop, kernels = self.loop, require()
         device, latents, pixels = loop.device, self._latents, self._pixels
         loop._launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Device(Protocol):
 
     ordinal: int  # of the CUDA device, as edgediff_kernels counts; -1 is the host
     stream: int  # the stream's address
-    lock: threading.RLock  # held while work is enqueued that belongs together
+    lock: threading.RLock  # held while work is enqueued that belongs together; the methods below take it themselves
 
     def use(self) -> None:
         """Make this the calling thread's device, for libraries that take the current one."""
@@ -89,6 +90,7 @@ class CudaDevice:
         self.ordinal = ordinal
         self._driver = driver
         self._buffers: dict[int, Any] = {}
+        self._sent: deque[tuple[Any, NDArray[Any]]] = deque()  # what copies may still read, and the mark behind each
         self.lock = threading.RLock()
         with _typed(f"opening CUDA device {ordinal}"):
             self._device = CoreDevice(ordinal)
@@ -104,7 +106,7 @@ class CudaDevice:
             self._device.set_current()
 
     def allocate(self, size: int) -> int:
-        with _typed(f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):
+        with self.lock, _typed(f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):
             self._device.set_current()
             buffer = self._device.allocate(max(size, 256), stream=self._stream)
             address = int(buffer.handle)
@@ -113,27 +115,30 @@ class CudaDevice:
         return address
 
     def free(self, address: int) -> None:
-        with _typed("freeing memory"):
+        with self.lock, _typed("freeing memory"):
             self._device.set_current()
             self._buffers.pop(address).close(self._stream)
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
-        values = np.ascontiguousarray(values)
-        with _typed("copying to the device"):
+        values = np.array(values, order="C")  # where the GPU reads the host's memory itself, it may do so later
+        with self.lock, _typed("copying to the device"):
             self._device.set_current()
+            while self._sent and self._sent[0][0].is_done:
+                self._sent.popleft()
             self._call(self._driver.cuMemcpyHtoDAsync, address, values.ctypes.data, values.nbytes, self.stream)
-            # Pageable memory has been read when the call returns (CUDA driver API, "API synchronization behavior").
+            self._sent.append((self._stream.record(), values))
 
     def download(self, address: int, values: NDArray[Any]) -> None:
         if not values.flags.c_contiguous:
             raise ArgumentError("values must be contiguous")
-        with _typed("waiting for the device"):
+        with self.lock, _typed("waiting for the device"):
             self._device.set_current()
             self._call(self._driver.cuMemcpyDtoHAsync, values.ctypes.data, address, values.nbytes, self.stream)
             self._stream.sync()
+            self._sent.clear()
 
     def capture(self, work: Callable[[], None]) -> Any:
-        with _typed("capturing a CUDA graph"):
+        with self.lock, _typed("capturing a CUDA graph"):
             self._device.set_current()
             builder = self._stream.create_graph_builder()
             try:
@@ -148,12 +153,12 @@ class CudaDevice:
             return graph
 
     def launch(self, graph: Any) -> None:
-        with _typed("launching a CUDA graph"):
+        with self.lock, _typed("launching a CUDA graph"):
             self._device.set_current()
             graph.launch(self._stream)
 
     def mark(self) -> Any:
-        with _typed("marking the stream"):
+        with self.lock, _typed("marking the stream"):
             self._device.set_current()
             return self._stream.record()
 
@@ -163,9 +168,10 @@ class CudaDevice:
 
     def close(self) -> None:
         """Wait for the stream and free the memory; the object is of no use afterwards."""
-        with _typed("closing the device"):
+        with self.lock, _typed("closing the device"):
             self._device.set_current()
             self._stream.sync()
+            self._sent.clear()
             while self._buffers:
                 self._buffers.popitem()[1].close(self._stream)
             self._stream.close()

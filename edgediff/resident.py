@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -167,19 +167,18 @@ class Runners:
 
     def __init__(self) -> None:
         self._idle: list[tuple[Hashable, Runner]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may close a generator, which gives its runner back, anywhere
 
     @contextmanager
     def borrow(self, key: Hashable, make: Any) -> Iterator[Runner]:
         """A runner for ``key`` alone; one that failed is not used again."""
-        with self._lock:
-            found = next((k for k, (other, _) in enumerate(self._idle) if other == key), None)
-            runner = None if found is None else self._idle.pop(found)[1]
+        runner = self._take(key)
         runner = make() if runner is None else runner
         try:
             yield runner
         except EngineError:
-            runner.close()
+            with suppress(EngineError):  # the first one says what is wrong
+                runner.close()
             raise
         except BaseException:
             self._give_back(key, runner)
@@ -192,6 +191,15 @@ class Runners:
             idle, self._idle = self._idle, []
         for _, runner in idle:
             runner.close()
+
+    def _take(self, key: Hashable) -> Runner | None:
+        with self._lock:
+            for entry in tuple(self._idle):
+                if entry[0] == key:
+                    with suppress(ValueError):  # given back and dropped meanwhile
+                        self._idle.remove(entry)
+                        return entry[1]
+        return None
 
     def _give_back(self, key: Hashable, runner: Runner) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ import pytest
 
 import edgediff
 from edgediff.engines import open_part
+from edgediff.engines.parts import Wish
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.samplers import SAMPLERS
@@ -115,7 +116,7 @@ def test_streams_preview_cancel_and_keep_their_last_values(pipe: Pipeline) -> No
     for cancelled in ours.stream(PROMPT, seed=4, num_inference_steps=4):
         if cancelled.index == 1:
             break
-    latents(ours, seed=8)  # another request in the same buffers
+    ours(PROMPT, seed=8, num_inference_steps=4)  # another request in the same buffers
     np.testing.assert_array_equal(np.asarray(step.result().images[0]), np.asarray(host.result().images[0]))
     np.testing.assert_array_equal(np.asarray(step.preview()[0]), np.asarray(host.preview()[0]))
     with pytest.raises(ArgumentError, match="gone on"):
@@ -197,6 +198,90 @@ def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
     out = DeviceArray(device.allocate(1 << 20), (1, 3, 64, 64), "float32")
     with pytest.raises(EngineError, match=r"vae_decoder failed on latent_sample float32\[1, 15, 8, 8\]"):
         engine.enqueue({"latent_sample": z}, {"sample": out}, 0)
+
+
+class Full(HostDevice):
+    """Its memory ends in the middle of a loop's."""
+
+    def allocate(self, size: int) -> int:
+        if len(self.memory) == 5:
+            raise EngineError("out of memory")
+        return super().allocate(size)
+
+
+def test_a_request_that_finds_no_memory_leaves_none_taken(pipe: Pipeline) -> None:
+    device = Full()
+    ours = Pipeline(pipe.bundle, "cuda", _device=device)
+    with pytest.raises(EngineError, match="out of memory"):
+        latents(ours)
+    assert not device.memory
+
+
+class Lost(HostDevice):
+    """A device whose memory cannot even be given back once it has failed."""
+
+    def free(self, address: int) -> None:
+        raise EngineError("freeing memory: it is lost")
+
+
+def test_the_first_error_is_told(pipe: Pipeline) -> None:
+    ours = Pipeline(pipe.bundle, "cuda", _device=Lost())
+    ours.set_engine("unet", Broken(ours.engine("unet")))
+    with pytest.raises(EngineError, match="unet, step 3, gave"):
+        latents(ours)
+
+
+def test_calls_of_an_engine_wait_for_the_device(pipe: Pipeline) -> None:
+    ours, device = resident(pipe)
+    engine = ours.engine("vae_decoder")
+    z = np.zeros((1, 16, 8, 8), np.float32)
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (engine(latent_sample=z), done.set()))
+    with device.lock:
+        thread.start()
+        assert not done.wait(0.3)
+    assert done.wait(30)
+    thread.join()
+
+
+def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
+    """The collector may close a forgotten stream at any place, in this thread."""
+    ours, device = resident(pipe)
+    stream = ours.stream(PROMPT, seed=1, num_inference_steps=4)
+    next(stream)
+    with ours._runners._lock:
+        stream.close()
+    blocks = len(device.memory)
+    latents(ours)
+    assert len(device.memory) == blocks
+
+
+def test_providers_run_on_the_devices_stream() -> None:
+    from edgediff.engines.onnxruntime import _on_stream
+
+    device: Any = HostDevice()
+    given: list[Any] = [
+        "TensorrtExecutionProvider",
+        ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "3"}),
+        "X",
+    ]
+    assert [_on_stream(one, device) for one in given] == given
+    device.ordinal, device.stream = 1, 2**47
+    stream = {"device_id": "1", "has_user_compute_stream": "1", "user_compute_stream": str(2**47)}
+    assert [_on_stream(one, device) for one in given] == [
+        ("TensorrtExecutionProvider", stream),
+        ("CUDAExecutionProvider", {"use_tf32": "0", **stream}),
+        "X",
+    ]
+    assert [_on_stream(one, None) for one in given] == given
+
+
+def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
+    device = HostDevice()
+    ours = Pipeline(pipe.bundle, "cuda", Wish(providers=["CPUExecutionProvider"]), _device=device)
+    assert not hasattr(ours.engine("unet"), "enqueue")
+    np.testing.assert_array_equal(latents(ours), latents(pipe))
+    assert device.calls["upload"] == 0
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])

@@ -66,7 +66,7 @@ int device_count() {
   const int error = device::facts(facts);
   const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
   if (error && facts.driver == 0) throw CudaError("no CUDA device can be used: no NVIDIA driver was found");
-  if (error && facts.driver < facts.runtime)
+  if (facts.outdated)
     throw CudaError("no CUDA device can be used: the driver is of CUDA " + version(facts.driver) +
                     ", these kernels were built by CUDA " + version(facts.runtime));
   if (error) throw CudaError("no CUDA device can be used: " + device::describe(error));

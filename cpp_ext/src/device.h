@@ -9,6 +9,7 @@ namespace edgediff::device {
 
 struct Facts {
   int count = 0, driver = 0, runtime = 0;
+  bool outdated = false;  // the driver is older than the runtime
 };
 
 int facts(Facts& out);

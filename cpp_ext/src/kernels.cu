@@ -46,6 +46,12 @@ unsigned blocks(int64_t count) {
   return unsigned(needed < 65536 ? needed : 65536);
 }
 
+// An error that was returned here must not show up again after the next launch.
+int seen(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
 cudaStream_t handle(uint64_t stream) { return reinterpret_cast<cudaStream_t>(static_cast<uintptr_t>(stream)); }
 
 }  // namespace
@@ -56,22 +62,21 @@ int facts(Facts& out) {
   cudaRuntimeGetVersion(&out.runtime);
   cudaDriverGetVersion(&out.driver);
   const cudaError_t error = cudaGetDeviceCount(&out.count);
-  if (error != cudaSuccess) cudaGetLastError();  // it would show up in the next call
-  return error;
+  out.outdated = error == cudaErrorInsufficientDriver;
+  return seen(error);
 }
 
 int multiprocessors(int device, int& out) {
-  return cudaDeviceGetAttribute(&out, cudaDevAttrMultiProcessorCount, device);
+  return seen(cudaDeviceGetAttribute(&out, cudaDevAttrMultiProcessorCount, device));
 }
 
 int reachable(int device, uint64_t address, bool& out, std::string& what) {
   cudaPointerAttributes found{};
-  const cudaError_t error = cudaPointerGetAttributes(&found, reinterpret_cast<void*>(static_cast<uintptr_t>(address)));
   out = false;
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    return error;
-  }
+  cudaError_t error = cudaSetDevice(device);  // asking makes a context on the current device, whichever that is
+  if (error == cudaSuccess)
+    error = cudaPointerGetAttributes(&found, reinterpret_cast<void*>(static_cast<uintptr_t>(address)));
+  if (error != cudaSuccess) return seen(error);
   if (found.type == cudaMemoryTypeUnregistered) what = "plain host memory";
   else if (found.type == cudaMemoryTypeDevice && found.device != device)
     what = "memory of device " + std::to_string(found.device);
@@ -83,9 +88,11 @@ int reachable(int device, uint64_t address, bool& out, std::string& what) {
 int stream_device(int device, uint64_t stream, int& out) {
   out = -1;
   const cudaError_t error = cudaSetDevice(device);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return seen(error);
 #if CUDART_VERSION >= 12080
-  return cudaStreamGetDevice(handle(stream), &out);
+  const cudaError_t asked = cudaStreamGetDevice(handle(stream), &out);
+  if (asked == cudaErrorCallRequiresNewerDriver) out = -1;  // one of CUDA 12.0 to 12.7
+  return seen(asked) == cudaErrorCallRequiresNewerDriver ? cudaSuccess : asked;
 #else
   return cudaSuccess;
 #endif
@@ -93,7 +100,7 @@ int stream_device(int device, uint64_t stream, int& out) {
 
 int begin(const State& s, int device, int multiprocessors, bool aligned, uint64_t stream) {
   const cudaError_t error = cudaSetDevice(device);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return seen(error);
   const Grid grid = grid_of(s, multiprocessors, aligned);
   const dim3 shape(grid.x, grid.y);
   with_types(s.input_type, s.output_type, [&](auto in, auto) {
@@ -106,7 +113,7 @@ int begin(const State& s, int device, int multiprocessors, bool aligned, uint64_
 
 int step(const State& s, int device, int multiprocessors, bool aligned, uint64_t stream) {
   const cudaError_t error = cudaSetDevice(device);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return seen(error);
   const Grid grid = grid_of(s, multiprocessors, aligned);
   const dim3 shape(grid.x, grid.y);
   with_types(s.input_type, s.output_type, [&](auto in, auto out) {
@@ -120,7 +127,7 @@ int step(const State& s, int device, int multiprocessors, bool aligned, uint64_t
 
 int unscale(const float* x, void* z, Type type, int64_t count, float scale, float shift, int device, uint64_t stream) {
   const cudaError_t error = cudaSetDevice(device);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return seen(error);
   with_types(type, Type::f32, [&](auto in, auto) {
     using In = decltype(in);
     unscale_kernel<1, In><<<blocks(count), BLOCK, 0, handle(stream)>>>(x, static_cast<In*>(z), count, scale, shift);
@@ -131,7 +138,7 @@ int unscale(const float* x, void* z, Type type, int64_t count, float scale, floa
 int pixels(const void* decoded, Type type, uint8_t* out, int64_t images, int64_t area, Header* header, int device,
            uint64_t stream) {
   const cudaError_t error = cudaSetDevice(device);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return seen(error);
   with_types(Type::f32, type, [&](auto, auto given) {
     using Out = decltype(given);
     pixel_kernel<Out><<<blocks(images * area), BLOCK, 0, handle(stream)>>>(static_cast<const Out*>(decoded), out,

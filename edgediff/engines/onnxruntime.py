@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from . import INSTALL, Provider
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-STREAMS = (CUDA, "TensorrtExecutionProvider")  # providers that work on a stream of ours
+# Those that can run on a stream of ours, with the same options.
+STREAMED = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
 class OnnxRuntimeEngine:
-    """One part in one session. Sessions are thread-safe, so calls are too.
+    """One part in one session. Calls may come from several threads; on a device one runs at a time, since ONNX Runtime
+    keeps one handle of cuDNN for all calls on a stream given to it.
 
     Args:
         name: the part's name, for messages.
@@ -53,8 +56,11 @@ class OnnxRuntimeEngine:
         wanted = [_on_stream(one, device) for one in wanted]
         if CPU not in map(_name, wanted):
             wanted.append(CPU)
+        self._lock: AbstractContextManager[Any] = nullcontext() if device is None else device.lock
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=wanted)
+            with self._lock:  # opening waits for the whole GPU, which a stream that captures forbids
+                self._session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
+                self._session.disable_fallback()  # it prints, and goes on without the GPU
         except Exception as error:
             raise EngineError(
                 f"{name}: ONNX Runtime {ort.__version__} cannot open {path.name}: {_line(error)}"
@@ -75,11 +81,13 @@ class OnnxRuntimeEngine:
             if names != real:
                 raise BundleError(f"{name}: {path.name} has {kind} {real}, the manifest says {names}")
         self._names = [t.name for t in part.outputs]
+        self._device = device  # its stream must outlive the session
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Raises ``EngineError`` naming the part when ONNX Runtime refuses the inputs or fails."""
         try:
-            return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
+            with self._lock:
+                return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
@@ -113,7 +121,8 @@ class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
                 binding.bind_input(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
             for name, array in outputs.items():
                 binding.bind_output(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
-            self._session.run_with_iobinding(binding, self._asynchronous)
+            with self._lock:
+                self._session.run_with_iobinding(binding, self._asynchronous)
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
@@ -127,8 +136,10 @@ def open_session(
     device: Device | None = None,
     providers: Sequence[Provider] | None = None,
 ) -> OnnxRuntimeEngine:
-    """The engine of ``device``'s stream where the first provider works on one, else one for host arrays."""
-    if device is not None and (providers is None or _name(providers[0]) in STREAMS):
+    """The engine of ``device``'s stream where the first provider works on one; others would run beside it, so they get
+    host arrays.
+    """
+    if device is not None and (providers is None or _name(providers[0]) in STREAMED):
         return OnnxRuntimeStreamEngine(name, path, part, threads, device, providers)
     return OnnxRuntimeEngine(name, path, part, threads, device, providers)
 
@@ -142,12 +153,12 @@ def _on_gpu(device: Device | None) -> bool:
 
 
 def _on_stream(provider: Provider, device: Device | None) -> Provider:
-    """The provider on the device's stream, unless its options say otherwise."""
-    if device is None or not _on_gpu(device) or _name(provider) not in STREAMS:
+    """The provider on the device's stream, so that calls are ordered with the loop's other work."""
+    if device is None or not _on_gpu(device) or _name(provider) not in STREAMED:
         return provider
     facts = {"device_id": device.ordinal, "has_user_compute_stream": 1, "user_compute_stream": device.stream}
     own = {} if isinstance(provider, str) else provider[1]
-    return _name(provider), {**{key: str(value) for key, value in facts.items()}, **own}
+    return _name(provider), {**own, **{key: str(value) for key, value in facts.items()}}
 
 
 def _check_providers(ort: Any, name: str, wanted: Sequence[Provider]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -345,6 +346,76 @@ def test_memory_is_given_back() -> None:
     assert len(device.memory) == blocks
     loop.close()
     assert not device.memory
+
+
+class Small(HostDevice):
+    """Room for ``room`` bytes."""
+
+    room = 0
+
+    def allocate(self, size: int) -> int:
+        if sum(len(block) for block in self.memory.values()) + size > self.room:
+            raise EngineError("out of memory")
+        return super().allocate(size)
+
+
+def test_a_loop_that_finds_no_memory_leaves_none_taken() -> None:
+    device = Small()
+    for device.room in range(0, 20_000, 500):
+        try:
+            DeviceLoop(device, Net(), SHAPE).close()
+        except EngineError:
+            pass
+        else:
+            break
+        assert not device.memory
+    assert not device.memory
+    assert device.room > 5000
+
+
+def test_noise_that_finds_no_memory_leaves_none_behind() -> None:
+    device = Small()
+    device.room = 1 << 20
+    loop = DeviceLoop(device, Net(), SHAPE)
+    short, long = plan(SCHEDULE, "euler_a", 3, 7.5), plan(SCHEDULE, "euler_a", 30, 7.5)
+    *_, last = loop.run(short, generators())
+    state = last.after
+    device.room = 0
+    with pytest.raises(EngineError, match="out of memory"):
+        list(loop.run(long, generators()))
+    device.room = 1 << 20
+    *_, last = loop.run(short, generators())  # into memory of its own, not into what was given back
+    np.testing.assert_array_equal(last.after, state)
+    assert loop._noise[0] in device.memory
+    loop.close()
+    assert not device.memory
+
+
+def test_a_step_is_void_once_the_next_is_enqueued() -> None:
+    """Another thread that asks meanwhile gets the step's own values or none."""
+    device, model = HostDevice(), Net()
+    loop = DeviceLoop(device, model, SHAPE)
+    steps = loop.run(plan(SCHEDULE, "euler", 4, 7.5), generators())
+    first = next(steps)
+    found: list[Any] = []
+
+    def ask() -> None:
+        with pytest.raises(ArgumentError, match="gone on"):
+            first.after  # noqa: B018
+        found.append(True)
+
+    thread = threading.Thread(target=ask)
+    enqueue = model.enqueue
+
+    def slow(*args: Any) -> None:
+        thread.start()
+        thread.join(0.2)  # it waits for the lock
+        enqueue(*args)
+
+    model.enqueue = slow  # type: ignore[method-assign]
+    next(steps)
+    thread.join()
+    assert found
 
 
 @pytest.mark.parametrize(
