@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .bundle import Bundle, File, read
-from .engines import DEVICES, HASH_LIMIT, why_not
+from . import build_command, info_command
+from .bundle import read
+from .engines import DEVICES
+from .engines.parts import ENGINES
 from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
 from .guidance import METHODS
 from .image import check_output, save
-from .kernels import describe
 from .levels import SPACINGS
+from .parse import add_plans, numbers, size
 from .pipeline import load
 from .progress import progress
 from .rng import GENERATORS
@@ -26,14 +28,6 @@ from .samplers import SAMPLERS
 from .table import GUIDANCES
 from .verify import prove
 from .version import __version__
-
-
-def size(text: str, name: str = "size") -> tuple[int, int]:
-    """``64x64`` -> (width, height)."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and len(width) <= 9 and len(height) <= 9):
-        raise ArgumentError(f"{name} is {text[:40]!r}; write it as WIDTHxHEIGHT, for example 64x64")
-    return int(width), int(height)
 
 
 def numbered(path: Path, count: int) -> list[Path]:
@@ -48,7 +42,7 @@ def generate(args: argparse.Namespace) -> None:
     if not 1 <= args.batch <= 1000:
         raise ArgumentError(f"batch is {args.batch}; it must be 1 .. 1000")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
-    pipe = load(args.model, device=args.device, threads=args.threads)
+    pipe = load(args.model, device=args.device, engine=args.engine, threads=args.threads, plans=args.plans)
     for given in args.embedding or ():
         word, equals, file = given.partition("=")
         named = equals and not Path(given).exists()  # a path may hold the sign itself
@@ -90,16 +84,6 @@ def told(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def numbers(name: str, text: str | None) -> list[float] | None:
-    """``7,5.5,3`` -> its numbers."""
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ArgumentError(f"{name} is {text[:40]!r}; it must be a number, or several with commas between") from error
-
-
 def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_plan_arguments`` adds, under the names of ``Bundle.plan`` and ``Pipeline.stream``."""
     scale = numbers("guidance-scale", args.guidance_scale)
@@ -134,53 +118,6 @@ def show_plan(args: argparse.Namespace) -> None:
             "(bu + bc)*m and (qu + qc)*m"
         )
     print(table)
-
-
-def info(args: argparse.Namespace) -> None:
-    bundle = read(args.model)
-    defaults = bundle.defaults
-    print(f"{bundle.name}  {bundle.id}  {bundle.kind}  ({bundle.root})")
-    if bundle.licence:
-        print(f"licence    {bundle.licence}")
-    print(
-        f"defaults   {defaults.width}x{defaults.height}, {defaults.num_inference_steps} steps of {defaults.sampler}, "
-        f"guidance {defaults.guidance_scale:g}"
-    )
-    schedule, latent = bundle.schedule, bundle.latent
-    print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}")
-    print(f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}")
-    total = problems = 0
-    for name, file in bundle.files():
-        total += file.size
-        state = _state(bundle, name, file)
-        problems += state.startswith("PROBLEM")
-        print(f"{name:<16}{file.path:<24}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
-    print(f"{'total':<54}{total / 1e6:>9.2f} MB")
-    print(f"updates    {describe()}")
-    for name, part in bundle.parts.items():
-        for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
-            for t in tensors:
-                print(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
-    for name in bundle.parts:
-        facts = bundle.parity.get(name)
-        if isinstance(facts, dict) and "relative" in facts:
-            kept = len(facts.get("kept_fp32", ()))
-            print(f"{name:<16}{facts['relative']:.1e} from torch (relative)" + f", {kept} nodes in fp32" * bool(kept))
-    if problems:
-        raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
-
-
-def _state(bundle: Bundle, name: str, file: File) -> str:
-    hashed = file.size <= HASH_LIMIT
-    try:
-        bundle.path(name, file, hashed=hashed)
-    except EdgediffError as error:
-        return f"PROBLEM: {error}"
-    state = f"ok  {file.sha256[:10]}" if hashed else "size ok, not hashed (edgediff verify does)"
-    if file.engine in ("tokenizers", "embedding", "golden"):
-        return state
-    reason = why_not(file)
-    return state + "  " + (f"passed over: {reason}" if reason else "runs on cpu by ONNX Runtime")
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -309,6 +246,12 @@ def parser() -> argparse.ArgumentParser:
         help="number of pictures, of seeds S, S+1, ..., in FILE-0, FILE-1, ... (default: 1)",
     )
     p.add_argument("--device", default="cpu", metavar="D", help=", ".join(DEVICES))
+    p.add_argument(
+        "--engine",
+        metavar="E",
+        help=f"{', '.join(ENGINES)} (builds what is missing meanwhile) (default: a TensorRT plan if built, else onnx)",
+    )
+    add_plans(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
     p.set_defaults(run=generate)
 
@@ -316,9 +259,8 @@ def parser() -> argparse.ArgumentParser:
     add_plan_arguments(p)
     p.set_defaults(run=show_plan)
 
-    p = commands.add_parser("info", help="a bundle's parts, and what would run here")
-    p.add_argument("model", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
-    p.set_defaults(run=info)
+    info_command.add(commands)
+    build_command.add(commands)
 
     p = commands.add_parser("verify", help="check every file, and run the parts against what torch gave at export")
     p.add_argument("bundle", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")

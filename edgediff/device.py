@@ -85,18 +85,7 @@ class CudaDevice:
     """
 
     def __init__(self, ordinal: int = 0) -> None:
-        kernels = require()
-        try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
-            count = kernels.device_count()
-        except kernels.CudaError as error:
-            raise EngineError(str(error)) from error
-        if isinstance(ordinal, bool) or not isinstance(ordinal, int) or not 0 <= ordinal < count:
-            raise ArgumentError(f"device is {ordinal!r}; this machine has 0 .. {count - 1}")
-        try:
-            from cuda.bindings import driver
-            from cuda.core import Device as CoreDevice
-        except ImportError as error:
-            raise EngineError(INSTALL) from error
+        driver, CoreDevice = _checked(ordinal)
         self.ordinal = ordinal
         self._driver = driver
         self._buffers: dict[int, Any] = {}
@@ -185,6 +174,32 @@ class CudaDevice:
         (error,) = function(*args)
         if error != self._driver.CUresult.CUDA_SUCCESS:
             raise EngineError(f"{function.__name__} gave {error.name}")
+
+
+def why_no_device(ordinal: int = 0) -> str:
+    """Why this CUDA device cannot be opened, or an empty string. Opens nothing."""
+    try:
+        _checked(ordinal)
+    except EdgediffError as error:
+        return str(error)
+    return ""
+
+
+def _checked(ordinal: int) -> tuple[Any, Any]:
+    """cuda-bindings' driver and cuda-core's Device; errors as ``CudaDevice``."""
+    kernels = require()
+    try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
+        count = kernels.device_count()
+    except kernels.CudaError as error:
+        raise EngineError(str(error)) from error
+    if isinstance(ordinal, bool) or not isinstance(ordinal, int) or not 0 <= ordinal < count:
+        raise ArgumentError(f"device is {ordinal!r}; this machine has 0 .. {count - 1}")
+    try:
+        from cuda.bindings import driver
+        from cuda.core import Device as CoreDevice
+    except ImportError as error:
+        raise EngineError(INSTALL) from error
+    return driver, CoreDevice
 
 
 class _typed:

@@ -17,11 +17,12 @@ FLOORS = {
         *("guidance", "texts", "bundle", "conditions", "inpaint", "kernels", "device"),
         *("engines", "engines.onnxruntime", "engines.tensorrt", "engines.parts", "engines.building"),
         *("engines.build_plan", "engines.preflight", "engines.driver", "engines.plans", "engines.shapes"),
+        "engines.survey",
     ),
     3: ("loop", "cuda", "request", "resident"),
     4: ("pipeline",),
     5: ("verify",),
-    6: ("cli", "progress", "__init__", "__main__"),
+    6: ("cli", "build_command", "info_command", "parse", "progress", "__init__", "__main__"),
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # Rooms of one floor that lean on each other; everything else imports strictly downward.
@@ -52,13 +53,16 @@ BESIDE = {
             "preflight": ("engines.driver", "engines.plans"),
             "building": ("bundle", "engines.build_plan", "engines.plans", "engines.shapes"),
             "tensorrt": ("bundle", "device", "engines.plans", "engines.preflight", "engines.shapes"),
+            "survey": ("bundle", "device", "engines", "engines.onnxruntime", "engines.plans", "engines.preflight"),
             "parts": ("bundle", "device", "engines", "engines.plans", "engines.preflight", "engines.shapes"),
         }.items()
         for other in others
     ),
     ("engines.parts", "engines.tensorrt"),
     ("resident", "cuda"),
-    ("cli", "progress"),
+    *(("cli", other) for other in ("progress", "parse", "build_command", "info_command")),
+    ("info_command", "parse"),
+    *(("build_command", other) for other in ("progress", "parse")),
     ("__main__", "cli"),
 }
 LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda"}

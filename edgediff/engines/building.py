@@ -73,7 +73,7 @@ class Recipe:
                 raise ArgumentError(f"{name} is {value!r}; it must be a number of bytes")
 
 
-def describe(bundle: Bundle, part: str, recipe: Recipe, here: Here) -> tuple[Source, Description]:
+def describe_plan(bundle: Bundle, part: str, recipe: Recipe, here: Here) -> tuple[Source, Description]:
     """What a part's plan would be built from and for. Raises as ``plans.source`` and ``shapes.profile``."""
     made_of = source(bundle, part)
     return made_of, Description(
@@ -122,7 +122,7 @@ def build_part(
         EngineError: nothing to build from, no room, the build failed, died, or took too much memory.
         BuildCancelled: ``cancel`` was set.
     """
-    made_of, plan = describe(bundle, part, recipe, here)
+    made_of, plan = describe_plan(bundle, part, recipe, here)
     started = time.monotonic()
     room = int(ROOM * made_of.size) if not recipe.stripped else made_of.size // 10
     with cache.scratch(room) as folder:

@@ -11,7 +11,7 @@ from ..bundle import Bundle
 from ..device import Device
 from ..errors import ArgumentError, EngineError, choices
 from . import Engine, Provider, open_part
-from .plans import Cache, DamagedPlan, Description, Source, default_folder, source
+from .plans import NO_PLAN, Cache, DamagedPlan, Description, Source, default_folder, source
 from .preflight import here
 from .shapes import Shape
 
@@ -136,12 +136,12 @@ class Parts:
         try:
             _, plans, reasons = self.find(part)
         except EngineError as error:
-            self.reasons[part] = str(error)
+            self.reasons[part] = str(error).removeprefix(f"{part}: ")
             return None
         for plan in plans:
             try:
                 return self.open_plan(part, plan)
             except EngineError as error:
-                reasons.append(str(error))
-        self.reasons[part] = "; ".join(reasons) or "no plan was built; run: edgediff build"
+                reasons.append(str(error).removeprefix(f"{part}: "))
+        self.reasons[part] = "; ".join(reasons) or NO_PLAN
         return None

@@ -26,6 +26,7 @@ from . import HASH_LIMIT, PLAIN, WEIGHTS
 from .shapes import Profile
 
 FORMAT = 1
+NO_PLAN = "no plan was built; run: edgediff build"
 VARIABLE = "EDGEDIFF_CACHE"
 COMPATIBLE = ("none", "ampere_plus", "same_compute_capability")
 STALE = 86_400.0  # seconds after which what a killed build left is cleared away

@@ -42,6 +42,11 @@ def version(modules: tuple[str, ...] = MODULES) -> tuple[int, ...]:
     return numbers
 
 
+def installed(modules: tuple[str, ...] = MODULES) -> bool:
+    """Whether one of these modules is there. Imports none."""
+    return any(importlib.util.find_spec(name) is not None for name in modules)
+
+
 @cache
 def module(modules: tuple[str, ...] = MODULES) -> Any:
     """The first of these modules that is installed."""

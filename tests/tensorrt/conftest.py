@@ -1,11 +1,42 @@
-"""Where the wheels of TensorRT are kept."""
+"""TensorRT stood in for, an empty cache of plans, and where the wheels of the real one are kept."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from edgediff.engines import driver, preflight
+from edgediff.engines.plans import Cache
+
+STANDIN = Path(__file__).parent / "standin"
+GPU = driver.Gpu(0, "Stand-in GPU", (8, 7), 1 << 33, True, (12, 6))
+
+
+@pytest.fixture
+def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """TensorRT's stand-in, here and in child processes, and a driver that knows one GPU."""
+    monkeypatch.syspath_prepend(str(STANDIN))
+    monkeypatch.setenv("PYTHONPATH", f"{STANDIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0")
+    for name in ("tensorrt", "edgediff.engines.tensorrt"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    preflight.module.cache_clear()
+    monkeypatch.setattr(preflight, "probe", lambda ordinal: GPU)
+    yield importlib.import_module("tensorrt")
+    preflight.module.cache_clear()
+    for name in ("tensorrt", "edgediff.engines.tensorrt"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,77 @@
+"""Which engine would run each part here, and why the others would not. Opens none of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from ..bundle import Bundle
+from ..device import why_no_device
+from ..errors import EdgediffError, EngineError
+from . import INSTALL, why_not
+from .onnxruntime import CUDA, import_onnxruntime
+from .plans import NO_PLAN, Cache, source
+from .preflight import INSTALL as INSTALL_TENSORRT
+from .preflight import here, installed, why_no_tensorrt
+
+CUDA_INSTALL = "install onnxruntime-gpu in place of onnxruntime"
+
+
+@dataclass(frozen=True)
+class Chance:
+    """One engine's for one part on one device."""
+
+    device: str
+    engine: str
+    detail: str  # what would run
+    reasons: tuple[str, ...]  # why it would not
+
+
+def survey(bundle: Bundle, part: str, cache: Cache, ordinal: int = 0) -> list[Chance]:
+    """The engines of a part in the order in which they are tried, first those of the GPU."""
+    device, file = why_no_device(ordinal), _why_no_file(bundle, part)
+    return [
+        Chance("cuda", "TensorRT", *_plan(bundle, part, cache, ordinal)),
+        Chance("cuda", "ONNX Runtime", _version(), _all(device, _why_no_cuda(), *file)),
+        Chance("cpu", "ONNX Runtime", _version(), file),
+    ]
+
+
+def _plan(bundle: Bundle, part: str, cache: Cache, ordinal: int) -> tuple[str, tuple[str, ...]]:
+    reason, no_source, found = why_no_tensorrt(ordinal), "", None
+    try:
+        found = source(bundle, part)
+    except EdgediffError as error:
+        no_source = str(error).removeprefix(f"{part}: ")
+    if found is None or reason or (reason := why_no_device(ordinal)):
+        return "", _all(reason, "" if installed() else INSTALL_TENSORRT, no_source)
+    plans, reasons = cache.find(found, part, here(ordinal))
+    if not plans:
+        return "", tuple(reasons) or (NO_PLAN,)
+    return f"{'.'.join(map(str, here(ordinal).tensorrt))}, {plans[0].path}", ()
+
+
+def _all(*reasons: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, reasons)))
+
+
+def _why_no_file(bundle: Bundle, part: str) -> tuple[str, ...]:
+    reasons = [why_not(file) for file in bundle.parts[part].files]
+    return () if "" in reasons else _all(*reasons)
+
+
+def _version() -> str:
+    try:
+        return str(import_onnxruntime().__version__)
+    except EngineError:
+        return ""
+
+
+def _why_no_cuda() -> str:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return INSTALL
+    try:
+        ort = import_onnxruntime()
+    except EngineError as error:
+        return str(error)
+    return "" if CUDA in ort.get_available_providers() else f"{ort.__version__} has no {CUDA}; {CUDA_INSTALL}"
