@@ -19,6 +19,7 @@ BINDINGS = {
     "10.13": ("tensorrt-cu12-bindings", "10.13.3.9"),
     "11.4": ("tensorrt-cu13-bindings", "11.4.0.106"),
 }
+LEAN = (("tensorrt-lean-cu13-bindings", "11.4.0.106"), ("tensorrt-lean-cu13-libs", "11.4.0.106"))
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 # What the extension wants of them; a release that wants more says so when it is imported.
 SYMBOLS = (
@@ -93,9 +94,25 @@ def importable(release: str, wheels: Path, folder: Path) -> Path:
 
 def stub(release: str, wheels: Path, folder: Path) -> Path:
     """A folder for ``MYPYPATH`` with the types of ``tensorrt`` of that release."""
-    bindings = importable(release, wheels, folder / "bindings")
-    written = folder / "types" / "tensorrt" / "__init__.pyi"
-    written.parent.mkdir(parents=True)
+    return written([importable(release, wheels, folder / "bindings")], "tensorrt_bindings", folder / "types")
+
+
+def lean_stub(wheels: Path, folder: Path) -> Path:
+    """As ``stub``, with the names that the lean runtime has."""
+    return written(lean(wheels), "tensorrt_lean_bindings", folder / "types")
+
+
+def lean(wheels: Path) -> list[Path]:
+    """The folders to put on ``sys.path`` for ``tensorrt_lean_bindings``, which need no symbols of ours."""
+    return [unpack(fetch(package, version, wheels)) for package, version in LEAN]
+
+
+def written(folders: list[Path], module: str, types: Path) -> Path:
+    stub = types / "tensorrt" / "__init__.pyi"
+    stub.parent.mkdir(parents=True)
+    path = os.pathsep.join(map(str, folders))
     program = Path(__file__).with_name("stubs.py")
-    subprocess.run([sys.executable, str(program), str(bindings), str(written)], check=True)
-    return written.parent.parent
+    subprocess.run(
+        [sys.executable, str(program), module, str(stub)], check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    return types

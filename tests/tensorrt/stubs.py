@@ -3,7 +3,7 @@
 pybind11-stubgen writes stubs of TensorRT that do not parse (parameters named ``in``) and that leave the types of
 many properties open (``...`` for the names of C++), which would check nothing.
 
-A program, to be run in a process of its own: ``python stubs.py UNPACKED_WHEEL STUB``.
+A program, to be run in a process of its own, which finds the bindings: ``python stubs.py MODULE STUB``.
 """
 
 from __future__ import annotations
@@ -85,22 +85,21 @@ class Writer:
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
+        self.prefix = f"{module.__name__}."
         self.lines = [HEADER]
 
     def annotation(self, words: str, result: bool) -> str:
         """A docstring's type as an annotation: ``List[nvinfer1::Dims]`` gives ``builtins.list[Dims]``."""
 
         def one(match: re.Match[str]) -> str:
-            if match[0].startswith("tensorrt_bindings."):
+            if match[0].startswith(self.prefix):
                 name = match[0].split(".", 2)[2]
                 return name if result else CONVERTED.get(name, name)
             name = re.split(r"\.|::", match[0])[-1]
             if "::" in match[0]:
-                # C++'s IBuilder is Builder in Python, but ILayer is ILayer.
+                # C++'s IBuilder is Builder in Python, but ILayer is ILayer. What has no class there is of no use.
                 known = [each for each in (name, name[1:]) if hasattr(self.module, each)]
-                if not known:
-                    raise ValueError(f"no class for {match[0]} in {words}")
-                return known[0]
+                return [*known, "builtins.object"][0]
             return "Sequence" if name == "List" and not result else WORDS[name]
 
         annotation = re.sub(r"[\w.:]+", one, re.sub(r"detail::accessor<.*?>", "object", words))
@@ -157,7 +156,7 @@ class Writer:
         """A class and those inside it. Enumerations are plain classes, with their members as attributes."""
         path = f"{owner}.{cls.__name__}".lstrip(".")
         indent = "    " * path.count(".")
-        bases = [base.__qualname__ for base in cls.__bases__ if base.__module__.startswith("tensorrt_bindings")]
+        bases = [base.__qualname__ for base in cls.__bases__ if base.__module__.startswith(self.prefix)]
         self.lines.append(f"{indent}class {cls.__name__}({', '.join(bases) or 'builtins.object'}):")
         indent += "    "
         for name, value in vars(cls).items():
@@ -193,7 +192,7 @@ class Writer:
 
     def kind(self, value: object) -> str:
         module, name = type(value).__module__, type(value).__qualname__
-        return name if module.startswith("tensorrt_bindings") else f"{module}.{name}"
+        return name if module.startswith(self.prefix) else f"{module}.{name}"
 
     def write(self) -> str:
         for name, value in vars(self.module).items():
@@ -203,7 +202,7 @@ class Writer:
                 self.lines.append(PYTHON[name])
             elif isinstance(value, type):
                 self.add_type(value)
-            elif getattr(value, "__module__", "").startswith("tensorrt_bindings") and callable(value):
+            elif getattr(value, "__module__", "").startswith(self.prefix) and callable(value):
                 if SIGNATURE.search(value.__doc__ or ""):
                     self.add_function(name, value.__doc__ or "")
             elif self.kind(value).startswith(("builtins.", *vars(self.module))):
@@ -212,5 +211,4 @@ class Writer:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, sys.argv[1])
-    Path(sys.argv[2]).write_text(Writer(importlib.import_module("tensorrt_bindings")).write())
+    Path(sys.argv[2]).write_text(Writer(importlib.import_module(sys.argv[1])).write())

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.tensorrt import bindings
-from tests.tensorrt.sources import Message, Source, Vocabulary, mypy, our_sources
+from tests.tensorrt.sources import ROOT, Message, Source, Vocabulary, mypy, our_sources
 
 RELEASES = list(bindings.BINDINGS)
-SAMPLES = Path(__file__).with_name("samples")
+SAMPLES = Path(__file__).resolve().with_name("samples")
 RIGHT, UNCHECKED, WRONG = (SAMPLES / f"{name}.py" for name in ("right", "unchecked", "wrong"))
 SOURCES = [*our_sources(), RIGHT]
 
@@ -59,6 +59,17 @@ def marked(path: Path, mark: str, word: str = "") -> set[int]:
 
 def test_every_release_has_what_we_call(messages: list[Message]) -> None:
     assert [str(message) for message in messages if message.is_error and message.path != WRONG] == []
+
+
+def test_lean_runtime_has_what_runs_plans(wheels: Path, tmp_path: Path) -> None:
+    try:
+        types = bindings.lean_stub(wheels, tmp_path)
+    except bindings.Unavailable as error:
+        pytest.skip(f"TensorRT's lean runtime cannot be had: {error}")
+    said = mypy([ROOT / "edgediff" / "engines" / "tensorrt.py", RIGHT], types, wheels / "mypy")
+    assert [str(message) for message in said if message.is_error and message.path != RIGHT] == []
+    # It cannot build, and its types say so.
+    assert any('no attribute "OnnxParser"' in message.text for message in said)
 
 
 def test_mistakes_are_reported(messages: list[Message], release: str) -> None:

@@ -17,7 +17,6 @@ import pytest
 
 from tests.tensorrt import bindings
 
-LEAN = (("tensorrt-lean-cu13-bindings", "11.4.0.106"), ("tensorrt-lean-cu13-libs", "11.4.0.106"))
 START = """
 import os, resource
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -59,7 +58,7 @@ pytestmark = pytest.mark.skipif(has_driver(), reason="an NVIDIA driver is here: 
 def lean(wheels: Path) -> dict[str, str]:
     """The environment of a process that imports the lean runtime."""
     try:
-        folders = [bindings.unpack(bindings.fetch(package, version, wheels)) for package, version in LEAN]
+        folders = bindings.lean(wheels)
     except bindings.Unavailable as error:
         pytest.skip(f"TensorRT's lean runtime cannot be had: {error}")
     kept = os.environ.get("PYTHONPATH", "").split(os.pathsep)
