@@ -338,3 +338,15 @@ def test_every_family(family: str, family_bundle: Any) -> None:
         for p in (ours, pipe)
     )
     np.testing.assert_array_equal(made.images, host.images)
+
+
+def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeline) -> None:
+    from edgediff.device import DeviceArray
+
+    device = HostDevice()
+    engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)
+    assert engine._options_for([]).get_run_config_entry("disable_synchronize_execution_providers") == "1"
+    engine._graphs = {}  # as with the provider's option enable_cuda_graph
+    calls = [(4096, (1, 16, 8, 8)), (4096, (2, 16, 8, 8)), (8192, (1, 16, 8, 8)), (4096, (1, 16, 8, 8))]
+    options = [engine._options_for([DeviceArray(address, shape, "float32")]) for address, shape in calls]
+    assert [o.get_run_config_entry("gpu_graph_id") for o in options] == ["1", "2", "3", "1"]

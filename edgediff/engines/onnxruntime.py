@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,26 +52,24 @@ class OnnxRuntimeEngine:
             options.intra_op_num_threads = threads
         wanted = [CUDA] if providers is None and _on_gpu(device) else list(providers or ())
         _check_providers(ort, name, wanted)
-        if _on_gpu(device) and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA's libraries from pip's packages, where they are not the system's
+        if any(_name(one) in STREAMED for one in wanted):
+            _preload(ort)
         wanted = [_on_stream(one, device) for one in wanted]
         if CPU not in map(_name, wanted):
             wanted.append(CPU)
         self._lock: AbstractContextManager[Any] = nullcontext() if device is None else device.lock
+        first = _name(wanted[0])
         try:
-            with self._lock:  # opening waits for the whole GPU, which a stream that captures forbids
+            # Opening waits for the whole GPU, which a stream that captures forbids.
+            with self._lock, _silent(ort, first != CPU):
                 self._session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
                 self._session.disable_fallback()  # it prints, and goes on without the GPU
         except Exception as error:
-            raise EngineError(
-                f"{name}: ONNX Runtime {ort.__version__} cannot open {path.name}: {_line(error)}"
-            ) from error
-        first = _name(wanted[0])
+            reason = _why_no_library(ort, first) or _line(error)
+            raise EngineError(f"{name}: ONNX Runtime {ort.__version__} cannot open {path.name}: {reason}") from error
         if first not in self._session.get_providers():
-            raise EngineError(
-                f"{name}: ONNX Runtime {ort.__version__} could not start {first}; it would run by "
-                f"{choices(self._session.get_providers())} (a driver or a library is missing, or too old)"
-            )
+            reason = _why_no_library(ort, first) or "a driver or a library is missing, or too old"
+            raise EngineError(f"{name}: ONNX Runtime {ort.__version__} could not start {first}: {reason}")
         self.name, self.provider = name, first
         self.inputs, self.outputs = part.inputs, part.outputs
         for kind, said, found in (
@@ -81,20 +80,25 @@ class OnnxRuntimeEngine:
             if names != real:
                 raise BundleError(f"{name}: {path.name} has {kind} {real}, the manifest says {names}")
         self._names = [t.name for t in part.outputs]
+        self._options: Any = None  # of runs on host arrays
         self._device = device  # its stream must outlive the session
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Raises ``EngineError`` naming the part when ONNX Runtime refuses the inputs or fails."""
         try:
             with self._lock:
-                return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
+                return dict(zip(self._names, self._session.run(self._names, inputs, self._options), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
 
 
 class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
-    """One whose session works on a device's stream; arguments are those of ``OnnxRuntimeEngine``."""
+    """One whose session works on a device's stream; arguments are those of ``OnnxRuntimeEngine``.
+
+    With the option ``enable_cuda_graph`` of the CUDA provider, ONNX Runtime captures each call of the loop the first
+    time, by addresses and shapes, and replays it afterwards.
+    """
 
     capturable = False  # ONNX Runtime captures its own graphs, and fails inside another's
     key = None
@@ -110,8 +114,27 @@ class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
     ) -> None:
         super().__init__(name, path, part, threads, device, providers)
         self._place = ("cuda", device.ordinal) if _on_gpu(device) else ("cpu", 0)
-        self._asynchronous = import_onnxruntime().RunOptions()
-        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._make_options = import_onnxruntime().RunOptions
+        self._graphs: dict[Hashable, Any] | None = None  # options of each call that is captured
+        if any(str(_options(one).get("enable_cuda_graph", 0)) in ("1", "True") for one in providers or ()):
+            self._graphs = {}
+            self._options = self._run_options(gpu_graph_id="-1")  # host arrays move: nothing to capture
+        self._asynchronous = self._run_options(disable_synchronize_execution_providers="1")
+
+    def _run_options(self, **entries: str) -> Any:
+        options = self._make_options()
+        for name, value in entries.items():
+            options.add_run_config_entry(name, value)
+        return options
+
+    def _options_for(self, arrays: Sequence[DeviceArray]) -> Any:
+        if self._graphs is None:
+            return self._asynchronous
+        key = tuple((array.address, array.shape) for array in arrays)
+        if key not in self._graphs:
+            number = str(len(self._graphs) + 1)
+            self._graphs[key] = self._run_options(disable_synchronize_execution_providers="1", gpu_graph_id=number)
+        return self._graphs[key]
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
         """Enqueue one call on device memory, on the stream that the session was made for."""
@@ -122,7 +145,7 @@ class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
             for name, array in outputs.items():
                 binding.bind_output(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
             with self._lock:
-                self._session.run_with_iobinding(binding, self._asynchronous)
+                self._session.run_with_iobinding(binding, self._options_for([*inputs.values(), *outputs.values()]))
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
             raise EngineError(f"{self.name} failed on {shapes}: {_line(error)}") from error
@@ -148,6 +171,46 @@ def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
+def _options(provider: Provider) -> Mapping[str, Any]:
+    return {} if isinstance(provider, str) else provider[1]
+
+
+def _preload(ort: Any) -> None:
+    """CUDA's libraries from pip's packages, where they are not the system's. What it says of those that are missing is
+    for a screen, and comes again, as an error, from whatever needs them.
+    """
+    if hasattr(ort, "preload_dlls"):
+        ort.print = lambda *_, **__: None  # in that module alone
+        try:
+            ort.preload_dlls()
+        finally:
+            del ort.print
+
+
+@contextmanager
+def _silent(ort: Any, yes: bool) -> Iterator[None]:
+    """Providers complain to the default logger, whatever a session's own says; 2, for warnings, is how it begins."""
+    if yes:
+        ort.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        if yes:
+            ort.set_default_logger_severity(2)
+
+
+def _why_no_library(ort: Any, provider: str) -> str:
+    """What the loader says of a provider's library that ONNX Runtime could not load, or an empty string."""
+    stem = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
+    try:
+        if library.is_file():
+            ctypes.CDLL(str(library))  # one that is loaded already is not loaded again
+    except OSError as error:
+        return _line(error)
+    return ""
+
+
 def _on_gpu(device: Device | None) -> bool:
     return device is not None and device.ordinal >= 0
 
@@ -157,8 +220,7 @@ def _on_stream(provider: Provider, device: Device | None) -> Provider:
     if device is None or not _on_gpu(device) or _name(provider) not in STREAMED:
         return provider
     facts = {"device_id": device.ordinal, "has_user_compute_stream": 1, "user_compute_stream": device.stream}
-    own = {} if isinstance(provider, str) else provider[1]
-    return _name(provider), {**own, **{key: str(value) for key, value in facts.items()}}
+    return _name(provider), {**_options(provider), **{key: str(value) for key, value in facts.items()}}
 
 
 def _check_providers(ort: Any, name: str, wanted: Sequence[Provider]) -> None:
