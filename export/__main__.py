@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgediff import cli
+from edgediff.engines.preflight import builder
 from edgediff.errors import ArgumentError, EdgediffError
 
 CLEAR = "\r\x1b[K"
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     report = Screen()
     try:
+        if args.build:
+            check_build(args)
         out = export(args.model, args.out, report=report, **arguments(args))
     except EdgediffError as error:
         report.close()
@@ -49,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if peak := _peak():
         report(f"peak memory {peak / 1e9:.2f} GB")
     print(out)
-    return 0
+    return cli.main(["build", str(out)]) if args.build else 0
+
+
+def check_build(args: argparse.Namespace) -> None:
+    """That plans can be built afterwards, before hours of work."""
+    if args.precision != "fp16":
+        raise ArgumentError(f"--build needs --precision fp16, which TensorRT follows; precision is {args.precision!r}")
+    builder(0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, metavar="N", help="its default number of steps")
     add("--guidance-scale", type=float, metavar="G", help="its default guidance scale")
     add("--sampler", metavar="S", help="its default sampler")
+    add("--build", action="store_true", help="then build TensorRT plans for this machine's GPU (as edgediff build)")
     add("--name", help="the bundle's name (default: the model's)")
     add("--licence", default="", help="what the manifest says of the weights' licence")
     return top

@@ -132,3 +132,26 @@ def test_gpu_is_described(standin: Any, half_bundle: Path, cache: Cache) -> None
     assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), "--part", "vae_decoder"]) == 0
     facts = described(cache)["vae_decoder"]
     assert (facts["gpu"], tuple(facts["capability"]), facts["tensorrt"]) == (GPU.name, GPU.capability, [10, 13, 3, 9])
+
+
+def test_export_and_build_in_one(
+    standin: Any, tiny_source: Path, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from edgediff_export.__main__ import main
+
+    monkeypatch.setenv("EDGEDIFF_CACHE", str(cache.folder))
+    command = [str(tiny_source), str(tmp_path / "out"), "--build"]
+    assert main(command) == 2
+    assert "--build needs --precision fp16" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--precision", "fp16"]) == 0
+    assert set(described(cache)) == {"text_encoder", "unet", "vae_decoder"}
+
+
+@pytest.mark.skipif(not driver.why_no_gpu(), reason="there is a driver here")
+def test_export_says_before_any_work_that_it_cannot_build(tiny_source: Path, tmp_path: Path, capsys: Any) -> None:
+    from edgediff_export.__main__ import main
+
+    assert main([str(tiny_source), str(tmp_path / "out"), "--build", "--precision", "fp16"]) == 2
+    assert "no NVIDIA driver" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
