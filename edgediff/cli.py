@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from . import build_command, info_command
 from .bundle import read
 from .engines import DEVICES
+from .engines.building import Build
 from .engines.parts import ENGINES
 from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
 from .guidance import METHODS
@@ -22,7 +23,7 @@ from .image import check_output, save
 from .levels import SPACINGS
 from .parse import add_plans, numbers, size
 from .pipeline import load
-from .progress import progress
+from .progress import bar, progress
 from .rng import GENERATORS
 from .samplers import SAMPLERS
 from .table import GUIDANCES
@@ -69,7 +70,18 @@ def generate(args: argparse.Namespace) -> None:
     result = step.result()
     for image, path, seed in zip(result.images, outputs, result.seeds, strict=True):
         save(image, path)
-        print(f"{path} (seed {seed})")
+        print(f"{path} (seed {seed})", flush=True)
+    if pipe.build is not None:
+        watch(pipe.build)
+
+
+def watch(build: Build) -> None:
+    """Stay until plans that are being built are there; the picture is drawn already."""
+    with bar("building TensorRT plans") as draw:
+        while not build.wait(0.1):
+            draw(build.share, "")
+    for error in build.errors.values():
+        print(f"edgediff: warning: {error}", file=sys.stderr)
 
 
 def told(args: argparse.Namespace) -> dict[str, Any]:

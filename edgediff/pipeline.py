@@ -113,6 +113,7 @@ class Pipeline:
     _runners: Runners = field(default_factory=Runners)
     _tokenizers: tuple[Tokenizer, ...] | None = None
     _embeddings: Embeddings | None = None
+    _closed: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __repr__(self) -> str:
@@ -122,6 +123,8 @@ class Pipeline:
     def parts(self) -> Parts:
         """The engines that the next call begins with."""
         with self._lock:
+            if self._closed:
+                raise ArgumentError("this pipeline is closed; load() another")
             if self._parts is None:
                 self._parts = Parts(self.bundle, self.wish, self._device)
             return self._parts
@@ -201,6 +204,28 @@ class Pipeline:
         """Run a part by a plan that was built, from the next call on."""
         opened = self.parts.open_plan(part, plan)  # takes seconds; calls go on
         self._change(lambda parts: parts.with_plan(part, opened))
+
+    def close(self) -> None:
+        """Stop building, wait for the GPU and give back its memory and the engines; calls are refused afterwards. A
+        pipeline is a context manager that does so at its end.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self.build is not None:
+            self.build.cancel()
+            self.build.wait()
+        self._runners.clear()
+        self._parts = None
+        if self._device is not None:
+            self._device.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def warm(self) -> Pipeline:
         """Open everything that a call needs now rather than at the first call."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -170,10 +170,9 @@ class Runners:
         self._lock = threading.RLock()  # the collector may close a generator, which gives its runner back, anywhere
 
     @contextmanager
-    def borrow(self, key: Hashable, make: Any) -> Iterator[Runner]:
+    def borrow(self, key: Hashable, make: Callable[[], Runner]) -> Iterator[Runner]:
         """A runner for ``key`` alone; one that failed is not used again."""
-        runner = self._take(key)
-        runner = make() if runner is None else runner
+        runner = self._take(key) or self._made(make)
         try:
             yield runner
         except EngineError:
@@ -185,12 +184,21 @@ class Runners:
             raise
         self._give_back(key, runner)
 
-    def clear(self) -> None:
-        """Let go of those that are idle."""
+    def _made(self, make: Callable[[], Runner]) -> Runner:
+        try:
+            return make()
+        except EngineError:
+            if not self.clear():
+                raise
+            return make()  # with the memory of those that were idle
+
+    def clear(self) -> int:
+        """Let go of those that are idle; how many there were."""
         with self._lock:
             idle, self._idle = self._idle, []
         for _, runner in idle:
             runner.close()
+        return len(idle)
 
     def _take(self, key: Hashable) -> Runner | None:
         with self._lock:

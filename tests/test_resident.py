@@ -350,3 +350,34 @@ def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeli
     calls = [(4096, (1, 16, 8, 8)), (4096, (2, 16, 8, 8)), (8192, (1, 16, 8, 8)), (4096, (1, 16, 8, 8))]
     options = [engine._options_for([DeviceArray(address, shape, "float32")]) for address, shape in calls]
     assert [o.get_run_config_entry("gpu_graph_id") for o in options] == ["1", "2", "3", "1"]
+
+
+class Tight(HostDevice):
+    """Room for one runner."""
+
+    def allocate(self, size: int) -> int:
+        if sum(block.nbytes for block in self.memory.values()) + size > 200_000:
+            raise EngineError("out of memory")
+        return super().allocate(size)
+
+
+def test_idle_runners_make_room_for_another(pipe: Pipeline) -> None:
+    device = Tight()
+    ours = Pipeline(pipe.bundle, "cuda", _device=device)
+    for size in (64, 128, 64):
+        np.testing.assert_array_equal(latents(ours, height=size), latents(pipe, height=size))
+    running = ours.stream(PROMPT, seed=0, num_inference_steps=2)
+    next(running)
+    with pytest.raises(EngineError, match="out of memory"):
+        latents(ours, height=128)
+
+
+def test_a_closed_pipeline(pipe: Pipeline) -> None:
+    ours, device = resident(pipe)
+    with ours:
+        latents(ours)
+        assert device.memory
+    assert not device.memory
+    ours.close()
+    with pytest.raises(ArgumentError, match="this pipeline is closed"):
+        latents(ours)

@@ -155,3 +155,21 @@ def test_export_says_before_any_work_that_it_cannot_build(tiny_source: Path, tmp
     assert main([str(tiny_source), str(tmp_path / "out"), "--build", "--precision", "fp16"]) == 2
     assert "no NVIDIA driver" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_generate_stays_for_plans_that_are_being_built(capsys: pytest.CaptureFixture[str]) -> None:
+    from edgediff.engines.building import Build
+    from edgediff.errors import EngineError
+
+    def one(part: str, progress: Any, cancel: Any) -> Any:
+        progress(part, 0.5, "Tactics")
+        if part == "unet":
+            raise EngineError("unet: no kernel for node 7")
+        return part
+
+    ready: list[Any] = []
+    build = Build(("unet", "vae_decoder"), one, lambda part, plan: ready.append(part))
+    cli.watch(build)
+    assert not build.running
+    assert ready == ["vae_decoder"]
+    assert capsys.readouterr().err == "edgediff: warning: unet: no kernel for node 7\n"
