@@ -17,7 +17,6 @@ from .cuda import DeviceStep
 from .device import CudaDevice, Device
 from .embeddings import Embeddings, read_embedding
 from .engines import Engine, Provider, check_device, finite, require_finite
-from .engines.building import COMMAND, Build, Progress, Recipe, build_part
 from .engines.parts import Parts, Wish, check_engine
 from .engines.plans import Cache, Description, default_folder
 from .engines.preflight import builder
@@ -36,6 +35,8 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .engines.building import Build, Progress, Recipe
 
 Float32 = NDArray[np.float32]
 MAX_THREADS = 256
@@ -162,7 +163,7 @@ class Pipeline:
                 self.build.wait()
         return replace(self, _parts=self.parts)
 
-    def build_plans(self, recipe: Recipe, command: Sequence[str] = COMMAND) -> Build | None:
+    def build_plans(self, recipe: Recipe | None = None, command: Sequence[str] | None = None) -> Build | None:
         """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
         next call after it is ready. ``build.errors`` holds what failed: those parts stay with ONNX Runtime.
 
@@ -170,6 +171,8 @@ class Pipeline:
             ArgumentError: not on a CUDA device.
             EngineError: there is no TensorRT here that could build; the message says why.
         """
+        from .engines.building import COMMAND, Build, Recipe, build_part
+
         device, cache = self._device, self.wish.cache
         if device is None:
             raise ArgumentError(f"device is {self.device!r}; TensorRT plans need cuda")
@@ -179,14 +182,14 @@ class Pipeline:
             return build_part(
                 self.bundle,
                 part,
-                recipe,
+                recipe or Recipe(),
                 here,
                 cache,
                 device.ordinal,
                 progress=progress,
                 cancel=cancel,
                 background=True,
-                command=command,
+                command=command or COMMAND,
             )
 
         missing = [part for part in ("unet", *self.bundle.needed) if not self._planned(part)]
@@ -686,7 +689,7 @@ def load(
     wish = Wish(threads, providers, engine, cache)
     pipe = Pipeline(bundle, device, wish, _device=None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":
-        pipe.build_plans(recipe or Recipe())
+        pipe.build_plans(recipe)
     return pipe
 
 

@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -187,6 +186,8 @@ class Cache:
         Raises:
             EngineError: the cache cannot be written, or has no such room.
         """
+        import tempfile  # 3 ms that only a build needs
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for old in self.folder.glob(".building-*"):
