@@ -1,0 +1,180 @@
+"""One call of the U-Net by ONNX Runtime's CUDA provider, by option: time, what of it the host spends, error, memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu_place import Place
+from benchmarks.sections import Findings
+from edgediff import bundle as bundles
+from edgediff.device import DeviceArray
+from edgediff.engines import PLAIN
+from edgediff.engines.onnxruntime import CUDA, OnnxRuntimeStreamEngine, import_onnxruntime
+from edgediff.verify import relative
+
+FIXED = "unet.fixed.onnx"
+ROUNDS = 5
+TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to open the U-Net."""
+
+    options: Mapping[str, str] = field(default_factory=dict)  # of the CUDA provider
+    graph: str = "fused"  # fused (MultiHeadAttention), plain, or fixed (fused, shapes written into it)
+
+    @property
+    def captures(self) -> bool:
+        return self.options.get("enable_cuda_graph") == "1"
+
+
+# sdpa_kernel is a sum of bits: 1 flash, 2 efficient, 8 cuDNN's flash, 16 plain products (attention_parameters.h of
+# ONNX Runtime). A name is the section's, after "option ".
+VARIANTS: dict[str, Variant] = {
+    "none": Variant(),
+    "plain": Variant(graph="plain"),
+    "nhwc": Variant({"prefer_nhwc": "1"}),
+    "graph": Variant({"enable_cuda_graph": "1"}),
+    "fixed": Variant(graph="fixed"),
+    "fixed graph": Variant({"enable_cuda_graph": "1"}, "fixed"),
+    "fixed graph nhwc": Variant({"enable_cuda_graph": "1", "prefer_nhwc": "1"}, "fixed"),
+    "graph nhwc": Variant({"enable_cuda_graph": "1", "prefer_nhwc": "1"}),
+    "sdpa flash": Variant({"sdpa_kernel": "1"}),
+    "sdpa efficient": Variant({"sdpa_kernel": "2"}),
+    "sdpa cudnn": Variant({"sdpa_kernel": "8"}),
+    "sdpa math": Variant({"sdpa_kernel": "16"}),
+    "conv heuristic": Variant({"cudnn_conv_algo_search": "HEURISTIC"}),
+    "conv default": Variant({"cudnn_conv_algo_search": "DEFAULT"}),
+    "conv little workspace": Variant({"cudnn_conv_use_max_workspace": "0"}),
+    "fused bias": Variant({"fuse_conv_bias": "1"}),
+    "no tf32": Variant({"use_tf32": "0"}),
+}
+DRY = ("none", "plain", "fixed")
+
+
+def path_of(place: Place, graph: str) -> Path:
+    """The U-Net's file; one of fixed shapes is written beside it, over the same weights."""
+    bundle = bundles.read(place.folder / "sd")
+    part = bundle.parts["unet"]
+    if graph == "plain":
+        return place.folder / "sd" / next(f.path for f in part.files if f.engine == PLAIN)
+    path = place.folder / "sd" / part.files[0].path
+    if graph == "fused":
+        return path
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    shapes = {name: values.shape for name, values in inputs(place).items()}
+    shapes["out_sample"] = shapes["sample"]
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+            dim.dim_value = size
+    del model.graph.value_info[:]
+    fixed = path.with_name(FIXED)
+    onnx.save(model, str(fixed))
+    return fixed
+
+
+def engine(place: Place, variant: Variant) -> OnnxRuntimeStreamEngine:
+    """The U-Net as ``variant`` says, on the place's stream."""
+    providers = None if place.dry else [(CUDA, dict(variant.options))]
+    part = bundles.read(place.folder / "sd").parts["unet"]
+    return OnnxRuntimeStreamEngine("unet", path_of(place, variant.graph), part, None, place.device, providers)
+
+
+def inputs(place: Place, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """One guided call of one picture."""
+    bundle = bundles.read(place.folder / "sd")
+    rng, out = np.random.default_rng(seed), {}
+    sizes = {"batch": 2, "tokens": TOKENS}
+    sizes["latent_height"] = bundle.defaults.height // bundle.latent.factor
+    sizes["latent_width"] = bundle.defaults.width // bundle.latent.factor
+    for tensor in bundle.parts["unet"].inputs:
+        shape = [size if isinstance(size, int) else sizes[size] for size in tensor.shape]
+        values = np.full(shape, 500 + seed) if tensor.name == "timestep" else rng.standard_normal(shape)
+        out[tensor.name] = values.astype(tensor.dtype)
+    return out
+
+
+def option(findings: Findings, place: Place, name: str) -> None:
+    """One variant. What the first one gave is what the others are held against."""
+    variant, figures = VARIANTS[name], findings.figures
+    figures |= {"options": dict(variant.options), "graph": variant.graph}
+    opened: list[OnnxRuntimeStreamEngine] = []
+
+    def open_and_run() -> None:
+        start = time.perf_counter()
+        opened.append(engine(place, variant))
+        figures["opens_s"] = round(time.perf_counter() - start, 3)
+        call()
+        figures["first_s"] = round(time.perf_counter() - start - figures["opens_s"], 3)
+        for _ in range(3):
+            call()
+
+    device, first, second = place.device, inputs(place), inputs(place, 1)
+    bound = {k: DeviceArray(device.allocate(v.nbytes), v.shape, str(v.dtype)) for k, v in first.items()}
+    made = np.zeros(first["sample"].shape, bundles.read(place.folder / "sd").parts["unet"].outputs[0].dtype)
+    out = DeviceArray(device.allocate(made.nbytes), made.shape, str(made.dtype))
+
+    def call() -> None:
+        opened[0].enqueue(bound, {"out_sample": out}, device.stream)
+        place.wait()
+
+    _upload(device, bound, first)
+    figures["peak_mb"] = place.peak_mb(open_and_run)
+    host, whole = [], []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        for _ in range(place.repeats):
+            opened[0].enqueue(bound, {"out_sample": out}, device.stream)
+        host.append((time.perf_counter() - start) / place.repeats)
+        place.wait()
+        whole.append((time.perf_counter() - start) / place.repeats)
+    figures["call_ms"] = round(1e3 * statistics.median(whole), 4)
+    figures["host_ms"] = round(1e3 * statistics.median(host), 4)
+    # Calls that wait for the device take the host as long as the device.
+    figures["waits_for_the_device"] = statistics.median(host) > 0.9 * statistics.median(whole)
+    outputs = []
+    for values in (first, second):  # a captured graph must read what lies there now
+        _upload(device, bound, values)
+        call()
+        device.download(out.address, made)
+        outputs.append(made.astype(np.float32))
+    _compare(findings, place, name, np.stack(outputs))
+
+
+def _upload(device: Any, bound: Mapping[str, DeviceArray], values: Mapping[str, NDArray[Any]]) -> None:
+    for name, array in bound.items():
+        device.upload(array.address, values[name])
+
+
+def _compare(findings: Findings, place: Place, name: str, outputs: NDArray[np.float32]) -> None:
+    base = place.notes / "unet.npy"
+    findings.check("finite", bool(np.isfinite(outputs).all()))
+    different = relative(outputs[0], outputs[1])
+    findings.check("other inputs give another output", different > 0.1, f"{different:.2g}")
+    if name == next(iter(VARIANTS)):
+        np.save(base, outputs)
+        return
+    if not base.exists():
+        findings.check("held against the first variant", False, "which did not run")
+        return
+    ceiling = float(bundles.read(place.folder / "sd").parity["unet"]["ceiling"])
+    error = relative(outputs, np.load(base))
+    findings.figures["relative_error"] = float(f"{error:.3e}")
+    findings.check("the first variant's values", error <= ceiling, f"{error:.1e} (relative), at most {ceiling:g}")
+
+
+def opens_by() -> str:
+    """The version of ONNX Runtime, and its providers."""
+    ort = import_onnxruntime()
+    return f"{ort.__version__}: {', '.join(ort.get_available_providers())}"

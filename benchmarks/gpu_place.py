@@ -1,0 +1,119 @@
+"""Where the sections of ``benchmarks.gpu`` run: on an NVIDIA GPU, or, for a dry run, on a stand-in in host memory."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgediff import bundle as bundles
+from edgediff.engines import Provider
+from edgediff.engines.parts import Wish
+from edgediff.engines.plans import Cache, default_folder
+from edgediff.pipeline import Pipeline
+
+PROMPT, SEED, GUIDANCE = "a red apple on a blue background", 7, 7.5
+QUERY = ["nvidia-smi", "--format=csv,noheader,nounits"]
+
+
+class Place:
+    """The device of one section, in a process of its own, and the folder it works on.
+
+    Args:
+        folder: what ``gpu_prepare`` wrote, filled.
+        dry: run on the kernels' host twin and ONNX Runtime's CPU provider, few and short.
+    """
+
+    def __init__(self, folder: Path, dry: bool) -> None:
+        self.folder, self.dry = folder, dry
+        self.repeats, self.steps = (2, 3) if dry else (10, 20)
+        self.notes = folder / "notes"  # what sections leave for later ones
+        self.notes.mkdir(exist_ok=True)
+        self._before = used_mb(dry)
+
+    @cached_property
+    def device(self) -> Any:
+        """Opened when first asked for: diffusers' sections have no use for it."""
+        if self.dry:
+            from tests.kernels.host_device import HostDevice
+
+            return HostDevice()
+        from edgediff.device import CudaDevice
+
+        return CudaDevice()
+
+    def pipeline(
+        self,
+        name: str | None,
+        engine: str = "onnx",
+        providers: Sequence[Provider] | None = None,
+        plans: Path | None = None,
+    ) -> Pipeline:
+        """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
+        bundle = bundles.read(None if name is None else self.folder / name)
+        wish = Wish(None, providers, engine, Cache(plans or default_folder()))
+        return Pipeline(bundle, "cuda", wish, _device=self.device)
+
+    def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:
+        """The call that is timed and compared: the model's size and sampler, guided."""
+        defaults = pipe.bundle.defaults
+        size = {"height": defaults.height, "width": defaults.width, "num_inference_steps": self.steps}
+        return {"prompt": PROMPT, "seed": SEED, "guidance_scale": GUIDANCE, "output_type": "np", **size, **more}
+
+    def wait(self) -> None:
+        """Until the device has done all that was enqueued."""
+        self.device.wait(self.device.mark())
+
+    def timed(self, work: Callable[[], Any]) -> float:
+        """Seconds of ``work``, the device's part of it included."""
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
+    def peak_mb(self, work: Callable[[], Any]) -> float | None:
+        """The most GPU memory in use during ``work``, over what was before this process; of the process, on the host.
+
+        Not while timing: it asks the driver 20 times a second.
+        """
+        if self.dry:
+            work()
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        if self._before is None:
+            work()
+            return None
+        with tempfile.TemporaryFile("w+") as output:
+            watcher = subprocess.Popen([*QUERY, "--query-gpu=memory.used", "-i", "0", "-lms", "50"], stdout=output)
+            try:
+                work()
+                time.sleep(0.2)
+            finally:
+                watcher.terminate()
+                watcher.wait()
+            output.seek(0)
+            seen = [float(line) for line in output.read().splitlines() if line.strip().isdigit()]
+        return max(seen) - self._before if seen else None
+
+    def close(self) -> None:
+        if "device" in self.__dict__:
+            self.device.close()
+
+
+def used_mb(dry: bool = False) -> float | None:
+    """GPU memory in use, by whomever; None where the driver's tool is not there."""
+    found = None if dry else ask("memory.used")
+    return float(found) if found and found.isdigit() else None
+
+
+def ask(what: str) -> str | None:
+    """One fact of the first GPU, as nvidia-smi tells it."""
+    try:
+        command = [*QUERY, f"--query-gpu={what}", "-i", "0"]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
