@@ -39,10 +39,10 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write(name: str, results: dict[str, Any], packages: Sequence[str]) -> Path:
-    """``benchmarks/results/NAME.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, results: dict[str, Any], packages: Sequence[str], folder: Path = RESULTS) -> Path:
+    """``benchmarks/results/NAME.json``, or in another folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(environment(packages) | {"results": results}, indent=1) + "\n", encoding="utf-8")
     return path
 

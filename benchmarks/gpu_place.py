@@ -13,11 +13,14 @@ from typing import Any
 
 from edgediff import bundle as bundles
 from edgediff.engines import Provider
+from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.engines.parts import Wish
 from edgediff.engines.plans import Cache, default_folder
+from edgediff.kernels import require
 from edgediff.pipeline import Pipeline
 
 PROMPT, SEED, GUIDANCE = "a red apple on a blue background", 7, 7.5
+BLOCK = 2 << 30  # bytes
 QUERY = ["nvidia-smi", "--format=csv,noheader,nounits"]
 
 
@@ -98,6 +101,40 @@ class Place:
             output.seek(0)
             seen = [float(line) for line in output.read().splitlines() if line.strip().isdigit()]
         return max(seen) - self._before if seen else None
+
+    def busy(self, seconds: float) -> bool:
+        """Enqueue work that takes the device about as long; False where the host is the device."""
+        if self.dry:
+            return False
+        once = self.timed(self._fill)
+        for _ in range(max(1, round(seconds / once))):
+            self._fill()
+        return True
+
+    @cached_property
+    def _block(self) -> int:
+        return int(self.device.allocate(BLOCK))
+
+    def _fill(self) -> None:
+        """Takes a GPU about a millisecond."""
+        device = self.device
+        device._call(device._driver.cuMemsetD8Async, self._block, 0, BLOCK, device.stream)
+
+    def facts(self) -> dict[str, Any]:
+        """Of the device, where it was opened; by ONNX Runtime's name for what it is."""
+        if "device" not in self.__dict__:
+            return {}
+        ort = import_onnxruntime()
+        facts = {"onnxruntime": ort.__version__, "providers": ort.get_available_providers()}
+        if self.dry:
+            return facts | {"name": "host memory"}
+        major, minor = self.device._device.compute_capability
+        return facts | {
+            "name": self.device.name,
+            "compute_capability": f"{major}.{minor}",
+            "multiprocessors": self.device.multiprocessors,
+            "kernels": require().facts(),
+        }
 
     def close(self) -> None:
         if "device" in self.__dict__:

@@ -39,20 +39,19 @@ class Recorded:
             call()
 
 
-def measure(findings: Findings, place: Place, pipe: Pipeline, turns: int | None = None) -> dict[str, Any]:
-    """Figures of a pipeline whose parts are open; ``turns`` pictures are timed."""
-    turns = place.repeats if turns is None else turns
+def measure(place: Place, pipe: Pipeline) -> dict[str, Any]:
+    """Figures of a pipeline whose parts are open."""
     request = place.request(pipe)
     first = place.timed(lambda: pipe(**request))
     peak = place.peak_mb(lambda: pipe(**request))
-    seconds = [place.timed(lambda: pipe(**request)) for _ in range(turns)]
+    seconds = [place.timed(lambda: pipe(**request)) for _ in range(place.repeats)]
     return {
         "first_s": round(first, 4),
         "picture_s": round(statistics.median(seconds), 5),
         "picture_s_range": [round(min(seconds), 5), round(max(seconds), 5)],
         "images_per_s": round(1 / statistics.median(seconds), 4),
         "peak_mb": None if peak is None else round(peak),
-        "turns": turns,
+        "turns": place.repeats,
     }
 
 
@@ -99,6 +98,6 @@ def ours(findings: Findings, place: Place) -> None:
     start = time.perf_counter()
     pipe = place.pipeline("sd").warm()
     findings.figures["opens_s"] = round(time.perf_counter() - start, 3)
-    findings.figures |= measure(findings, place, pipe)
+    findings.figures |= measure(place, pipe)
     findings.figures |= around(findings, place, pipe)
     np.save(place.notes / "ours.npy", pipe(**place.request(pipe)).images[0])
