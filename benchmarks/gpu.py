@@ -44,7 +44,7 @@ BEFORE = {  # name: (module, function, seconds at most); the most wanted first
     "weights": ("gpu", "weights", 90),
     "ours": ("gpu_speed", "ours", 60),
     "reference": ("gpu_pictures", "reference", 150),
-    "parity": ("gpu_pictures", "parity", 60),
+    "parity": ("gpu_pictures", "parity", 100),
     "eager": ("gpu_rivals", "eager", 60),
     "compiled": ("gpu_rivals", "compiled", 150),
 }

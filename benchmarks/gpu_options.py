@@ -131,7 +131,8 @@ def option(findings: Findings, place: Place, name: str) -> None:
         place.wait()
 
     _upload(device, bound, first)
-    figures["peak_mb"] = place.peak_mb(open_and_run)
+    peak = place.peak_mb(open_and_run)
+    figures["peak_mb"] = None if peak is None else round(peak)
     host, whole = [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()

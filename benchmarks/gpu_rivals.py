@@ -40,13 +40,16 @@ def build(folder: Path, dry: bool) -> Any:
     weights = Weights(folder)
     classes = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     parts = {}
-    for name in ("unet", "vae"):
-        kind = getattr(diffusers, classes[name][1])
-        parts[name] = kind.from_config(kind.load_config(folder / name))
-    parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    device = "cpu" if dry else "cuda"
+    diffusers.logging.set_verbosity_error()
+    with torch.device(device):
+        for name in ("unet", "vae"):
+            kind = getattr(diffusers, classes[name][1])
+            parts[name] = kind.from_config(kind.load_config(folder / name))
+        parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
     with torch.no_grad():
         for name, module in parts.items():
-            module.to(torch.float32 if dry else torch.float16).to("cpu" if dry else "cuda").eval()
+            module.to(device, torch.float32 if dry else torch.float16).eval()
             own = {_bare(key): value for key, value in module.state_dict().items()}
             missing = {key for key, value in own.items() if value.is_floating_point()}
             for key, values in weights.component(name):

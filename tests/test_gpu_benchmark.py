@@ -1,0 +1,134 @@
+"""benchmarks/gpu.py without a GPU: every section but the GPU's own runs at toy width, over the kernels' host twin."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu_pieces
+from benchmarks.common import REPOSITORY, RESULTS
+from edgediff.errors import ArgumentError, OutputError
+
+pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
+
+ONLY = ("weights", "ours", "reference", "parity", "compiled", "none", "fixed", "best", "emoji", "tensorrt")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a dry run wrote."""
+    out, kept = tmp_path_factory.mktemp("gpu"), RESULTS / "gpu.json"
+    before = kept.read_bytes() if kept.exists() else None
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(out), "--only", *ONLY]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert (kept.read_bytes() if kept.exists() else None) == before
+    return dict(json.loads((out / "gpu.json").read_text(encoding="utf-8")))
+
+
+def test_it_says_what_it_ran_on(report: dict[str, Any]) -> None:
+    assert report["command"].startswith("python -m benchmarks.gpu --dry-run")
+    assert {"cpu", "cores"} <= set(report["machine"])
+    found = report["results"]
+    assert found["dry_run"] is True
+    assert found["gpu"] is None
+    assert found["device"]["name"] == "host memory"
+    assert found["device"]["onnxruntime"] == report["versions"]["onnxruntime"]
+    assert found["prepared"]["reduced"] is True
+
+
+def test_every_section_found_something(report: dict[str, Any]) -> None:
+    found = report["results"]
+    for name in ("weights", "ours", "reference", "parity", "compiled", "option none", "option fixed", "best", "emoji"):
+        assert found[name]["figures"], name
+        assert "skipped" not in found[name]["figures"], name
+    assert found["tensorrt"]["figures"] == {"skipped": "a dry run has no GPU"}
+    for name in ("ours", "compiled"):
+        assert found[name]["figures"]["images_per_s"] > 0
+        assert found[name]["figures"]["peak_mb"] > 0
+    assert found["ours"]["figures"]["unet_calls"] == 3
+    assert found["ours"]["figures"]["latents_s"] > found["ours"]["figures"]["unet"] > 0
+    assert found["best"]["figures"]["variant"] in ("none", "fixed")
+    goals = {goal["name"] for goal in found["comparison"]["goals"]}
+    assert "images/s over diffusers compiled, as it comes" in goals
+
+
+def test_parity_is_measured(report: dict[str, Any]) -> None:
+    """fp16 is near fp32, yet not equal to it; another seed's picture is far from the floor."""
+    found = report["results"]
+    figures = found["parity"]["figures"]
+    assert figures["floor"] == 35 <= figures["psnr"] < 99
+    assert 0 < figures["latents_relative"] < 1e-2
+    assert figures["another_seed_psnr"] < 25
+    assert figures["psnr"] <= found["compiled"]["figures"]["psnr"]  # diffusers runs in fp32 here
+    assert 0 < found["option fixed"]["figures"]["relative_error"] < 1e-2
+    assert 35 <= found["emoji"]["figures"]["fp16"]["psnr_least"] < 99
+    assert found["emoji"]["figures"]["as shipped"]["psnr_least"] == 99
+    verified = [check for check in found["parity"]["checks"] if check["name"].startswith("verify: ")]
+    assert len(verified) == 6
+    assert all(check["holds"] for check in verified)
+
+
+def library(*codes: tuple[int, bytes]) -> bytearray:
+    """As much of a library as holds GPU code: one region, with an entry for each architecture."""
+    made = b""
+    for architecture, code in codes:
+        head = struct.pack("<HHIQIIII", 2, 0x101, 64, len(code), len(code), 0, 0, architecture)
+        made += head.ljust(64, b"\0") + code
+    return bytearray(b"before" + struct.pack("<IHHQ", gpu_pieces.MAGIC, 1, 16, len(made)) + made + b"after")
+
+
+def test_code_of_other_gpus_is_blanked() -> None:
+    found = library((75, b"t" * 24), (90, b"h" * 40), (120, b"b" * 8))
+    wanted = library((75, b"\0" * 24), (90, b"h" * 40), (120, b"\0" * 8))
+    assert gpu_pieces.keep_one(found, 90) == 32
+    assert found == wanted
+    with pytest.raises(ArgumentError, match=r"no code for 87; choose from \[75, 90, 120\]"):
+        gpu_pieces.keep_one(found, 87)
+
+
+def test_slim_wheels(tmp_path: Path) -> None:
+    wheel = tmp_path / "onnxruntime_gpu-1-py3-none-any.whl"
+    cuda = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    files = {
+        cuda: bytes(library((75, b"t" * 24), (90, b"h" * 40))),
+        "onnxruntime/capi/libonnxruntime_providers_tensorrt.so": b"x",
+        "onnxruntime/__init__.py": b"pass",
+        "onnxruntime_gpu-1.dist-info/RECORD": f"{cuda},sha256=a,1\nonnxruntime/tools/a.py,,\n"
+        "onnxruntime/__init__.py,sha256=b,4\n".encode(),
+    }
+    with zipfile.ZipFile(wheel, "w") as z:
+        for name, data in files.items():
+            z.writestr(name, data)
+    with zipfile.ZipFile(gpu_pieces.slim(wheel, tmp_path / "out", 90)) as z:
+        assert set(z.namelist()) == set(files) - {"onnxruntime/capi/libonnxruntime_providers_tensorrt.so"}
+        assert z.read(cuda) == bytes(library((75, b"\0" * 24), (90, b"h" * 40)))
+        assert z.read("onnxruntime_gpu-1.dist-info/RECORD").decode().splitlines() == [
+            f"{cuda},,",
+            "onnxruntime/__init__.py,sha256=b,4",
+        ]
+
+
+def test_pieces(tmp_path: Path) -> None:
+    source, pieces = tmp_path / "models", tmp_path / "pieces"
+    source.mkdir()
+    data = np.random.default_rng(0).bytes(2_500_000)
+    (source / "a.bin").write_bytes(data)
+    assert gpu_pieces.split(pieces, [source], 1) == 3
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in [p for p in pieces.rglob("*") if p.is_file()]:
+        path.rename(flat / path.name)
+    gpu_pieces.join(flat, tmp_path / "there")
+    assert (tmp_path / "there" / "models" / "a.bin").read_bytes() == data
+    (flat / "piece.01").unlink()
+    with pytest.raises(OutputError, match=r"piece\.01 is missing"):
+        gpu_pieces.join(flat, tmp_path / "again")
