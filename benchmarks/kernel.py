@@ -18,22 +18,19 @@ import json
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import REPOSITORY, table, write
-from benchmarks.kernel_checks import Findings
+from benchmarks.sections import Findings, all_hold, called, checks_and_goals, ended, guarded, slug
 from edgediff.kernels import HEADER, advance, find, packed, require
 from edgediff.levels import Schedule
 from edgediff.table import Plan, plan, remember, update
@@ -145,18 +142,6 @@ def install() -> float:
     return time.perf_counter() - start
 
 
-def guarded(findings: Findings, work: Callable[[], Any]) -> dict[str, Any]:
-    """What ``work`` found, as JSON; an exception is a check that failed."""
-    start = time.perf_counter()
-    try:
-        work()
-    except Exception as error:
-        traceback.print_exc()
-        findings.figures["error"] = traceback.format_exc()[-4000:]
-        findings.check("runs to its end", False, f"{type(error).__name__}: {error}"[:1000])
-    return asdict(findings) | {"seconds": round(time.perf_counter() - start, 1)}
-
-
 def section(name: str, to: Path | None) -> bool:
     """One section, in this process; whether its checks hold."""
     from edgediff.device import CudaDevice
@@ -194,22 +179,6 @@ def _facts(device: Any) -> dict[str, Any]:
     }
 
 
-def called(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """Exit code (None: it ran past ``seconds`` and was ended with its children) and output of a command."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        code = None
-        try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        output.seek(0)
-        return code, output.read()
-
-
 def _child(name: str, to: Path) -> list[str]:
     return [sys.executable, "-X", "faulthandler", "-m", "benchmarks.kernel", "--section", name, "--to", str(to)]
 
@@ -221,11 +190,7 @@ def in_child(name: str, seconds: float) -> dict[str, Any]:
         code, output = called(_child(name, to), seconds)
         print(output, end="", flush=True)
         found = json.loads(to.read_text(encoding="utf-8")) if to.exists() else {}
-    if code in (0, 1) and found:
-        return dict(found)
-    findings = Findings({"output": output[-4000:]})
-    findings.check("ends well", False, f"ran past {seconds:.0f} s" if code is None else f"ended with code {code}")
-    return asdict(findings) | found | {"checks": [*found.get("checks", []), *findings.checks]}
+    return ended(found, code, output, seconds)
 
 
 def sanitizer(findings: Findings, until: float) -> None:
@@ -258,33 +223,9 @@ def sanitizer(findings: Findings, until: float) -> None:
                     figures["output"] = output[-4000:]
 
 
-def slug(name: str) -> str:
-    """``NVIDIA H100 80GB HBM3`` -> ``h100``."""
-    words = [
-        w for w in re.findall(r"[a-z0-9]+", name.lower()) if w != "nvidia" and not re.match(r"\d+gb|hbm|pcie|sxm", w)
-    ]
-    return "-".join(words) or "gpu"
-
-
 def _summary(found: dict[str, Any]) -> str:
     """Checks that failed, goals, times."""
-    rows = []
-    for name, part in found.items():
-        checks = part.get("checks", [])
-        rows.append([name, f"{sum(c['holds'] for c in checks)} of {len(checks)}", f"{part.get('seconds', '')}"])
-    parts = [table(["section", "checks that hold", "s"], rows)]
-    failed = [(name, c) for name, part in found.items() for c in part.get("checks", []) if not c["holds"]]
-    if failed:
-        parts.append(
-            table(["section", "failed", "detail"], [[n, c["name"], str(c["detail"])[:300]] for n, c in failed])
-        )
-    goals = [
-        [g["name"], g["value"], g["goal"], "yes" if g["met"] else "no"]
-        for part in found.values()
-        for g in part.get("goals", [])
-    ]
-    if goals:
-        parts.append(table(["goal", "value", "wanted", "met"], goals))
+    parts = checks_and_goals(found)
     for part in ("rivals", "bandwidth", "loop", "sanitizer"):
         parts += _figures(part, found.get(part, {}).get("figures", {}))
     if "host_twin" in found:
@@ -344,7 +285,7 @@ def main() -> int:
     if args.check and why:
         print(f"\nThe sections on the GPU were skipped: {why}")
     print(f"\n{path}")
-    return 0 if all(c["holds"] for part in found.values() for c in part.get("checks", [])) else 1
+    return 0 if all_hold(found) else 1
 
 
 def _keep(name: str, found: dict[str, Any], extra: dict[str, Any], folder: Path | None) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.sections import Findings
 from edgediff import loop as host
 from edgediff.cuda import DeviceArray, DeviceLoop, DevicePictures
 from edgediff.device import CudaDevice
@@ -33,23 +33,6 @@ GUIDANCES: dict[str, dict[str, Any]] = {
     "7.5": {"guidance_scale": 7.5},
     "interval": {"guidance_scale": 7.5, "guidance_interval": (0.25, 0.75)},
 }
-
-
-@dataclass
-class Findings:
-    """What a section found: figures, checks that must hold, goals of speed."""
-
-    figures: dict[str, Any] = field(default_factory=dict)
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    goals: list[dict[str, Any]] = field(default_factory=list)
-
-    def check(self, name: str, holds: bool, detail: Any = "") -> None:
-        self.checks.append({"name": name, "holds": bool(holds), "detail": detail})
-
-    def goal(self, name: str, value: float, goal: str) -> None:
-        """``goal`` is ``>= 10`` or ``<= 5``."""
-        met = value >= float(goal[2:]) if goal.startswith(">=") else value <= float(goal[2:])
-        self.goals.append({"name": name, "value": round(value, 3), "goal": goal, "met": bool(met)})
 
 
 def packed(values: Float32, dtype: str) -> NDArray[Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import EXACT, NOISY, ROWS, STEPS, Findings, Replay, Shape, on_host, relative
+from benchmarks.kernel_checks import EXACT, NOISY, ROWS, STEPS, Replay, Shape, on_host, relative
+from benchmarks.sections import Findings
 from edgediff.cuda import DeviceLoop
 from edgediff.device import CudaDevice
 from edgediff.errors import ArgumentError, EngineError

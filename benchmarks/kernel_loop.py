@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import EXACT, Findings, Float32, Shape, relative
+from benchmarks.kernel_checks import EXACT, Float32, Shape, relative
 from benchmarks.kernel_speed import STEPS, on_device
+from benchmarks.sections import Findings
 from edgediff import loop as host
 from edgediff.cuda import DeviceArray, DeviceLoop
 from edgediff.device import CudaDevice

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import Findings, Shape, relative
+from benchmarks.kernel_checks import Shape, relative
+from benchmarks.sections import Findings
 from edgediff.device import CudaDevice
 from edgediff.kernels import HEADER, ROW, require
 from edgediff.levels import Schedule
