@@ -67,7 +67,7 @@ def hollow(source: Path, bundle: Path, out: Path) -> int:
 
 def _views(name: str, values: NDArray[np.float16]) -> Iterator[tuple[Place, NDArray[np.float16]]]:
     """The ways in which a graph may hold a parameter: whole, or the halves of a gated linear layer; and transposed."""
-    for piece in range(3 if values.ndim == 2 and len(values) % 2 == 0 else 1):
+    for piece in range(3 if values.ndim <= 2 and len(values) % 2 == 0 else 1):
         for turned in (False, True) if values.ndim == 2 else (False,):
             yield (name, piece, turned), _view(values, piece, turned)
 
