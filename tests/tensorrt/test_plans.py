@@ -23,6 +23,7 @@ from edgediff.engines.plans import Cache, Description, Here, default_folder, sou
 from edgediff.engines.shapes import Ranges, profile, why_not_shapes
 from edgediff.errors import ArgumentError, BundleError, EngineError
 from edgediff.pipeline import Pipeline
+from edgediff.verify import prove
 
 from ..kernels.host_device import HostDevice
 from .conftest import GPU
@@ -482,6 +483,19 @@ class TestPictures:
         strict, _ = opened(half_bundle, cache, "tensorrt")
         with pytest.raises(EngineError, match=r"unet cannot run by TensorRT: sample is \[2, 4, 16, 8\], and the plan"):
             strict(PROMPT, **call)
+
+    def test_plans_are_proved_by_what_torch_gave(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
+        self.build_all(half_bundle, cache)
+        pipe, _ = opened(half_bundle, cache, "tensorrt")
+        runs = standin.counts["runs"]
+        found = {finding.what: finding for finding in prove(pipe)}
+        assert all(finding.ok for finding in found.values() if finding.what != "vae_encoder")  # which has no plan
+        assert standin.counts["runs"] > runs
+        narrow = Cache(cache.folder / "narrow")
+        build(half_bundle, "vae_decoder", narrow, Recipe(Ranges(1, (8, 8), (8, 8), (8, 8))))
+        pipe, _ = opened(half_bundle, narrow)
+        found = {finding.what: finding for finding in prove(pipe)}
+        assert found["vae_decoder"].detail.startswith("not proved: no golden input fits the plan: latent_sample is [")
 
     def test_no_plan(self, standin: Any, half_bundle: Path, tiny_bundle: Path, cache: Cache) -> None:
         pipe, _ = opened(half_bundle, cache, "tensorrt")
