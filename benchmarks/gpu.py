@@ -53,7 +53,7 @@ def prepare(folder: Path, source: Path | None, bundle: Path | None, wheel: Path 
     print(f"{folder / SD15}: {size / 1e6:.1f} MB")
     reference = REPOSITORY / "export" / "reference_model" / "pipeline"
     if reference.is_dir():
-        export(reference, folder / EMOJI, precision="fp16")
+        gpu_hollow.lean(export(reference, folder / EMOJI, precision="fp16"))
     if wheel is not None:
         for piece in gpu_wheel.pieces(wheel, folder / "wheel"):
             print(f"{piece}: {piece.stat().st_size / 1e6:.1f} MB")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,16 @@ def _tensors(bundle: Path, file: dict[str, Any], known: dict[str, Place]) -> dic
     return {"size": file["size"], "tensors": places}
 
 
+def lean(bundle: Path) -> None:
+    """Leave out of a bundle what drawing a picture does not need."""
+    path = bundle / bundles.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    left = [manifest.pop("golden")["file"], *manifest["parts"].pop("vae_encoder")["files"]]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    for file in left:
+        (bundle / file["path"]).unlink()
+
+
 class Weights:
     """The parameters of a hollow bundle, fp16, each drawn from a seed made of its name."""
 
@@ -138,9 +150,16 @@ class Weights:
 
     def component(self, component: str) -> Iterator[tuple[str, NDArray[np.float16]]]:
         """Every parameter of a component, without its name before it."""
-        for name in (*self.rest, *self.recipe["parameters"]):
-            if name.startswith(component + "/"):
-                yield name.removeprefix(component + "/"), self.draw(name)
+        names = [n for n in (*self.rest, *self.recipe["parameters"]) if n.startswith(component + "/")]
+        for name, values in zip(names, self.drawn(names), strict=True):
+            yield name.removeprefix(component + "/"), values
+
+    def drawn(self, names: Iterable[str]) -> Iterator[NDArray[np.float16]]:
+        """Several parameters, by as many threads as there are cores; few are in memory at a time."""
+        names, width = list(names), 2 * (os.cpu_count() or 1)
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(names), width):
+                yield from pool.map(self.draw, names[start : start + width])
 
 
 def fill(folder: Path) -> None:
@@ -150,8 +169,8 @@ def fill(folder: Path) -> None:
         new = folder / f"{path}.part"
         with new.open("wb") as f:
             f.truncate(facts["size"])
-            for place in facts["tensors"]:
-                values = weights.draw(place["parameter"])
+            places = facts["tensors"]
+            for place, values in zip(places, weights.drawn(p["parameter"] for p in places), strict=True):
                 values = _view(values, place["piece"], place["turned"])
                 f.seek(place["offset"])
                 f.write(values.astype(place["dtype"]).tobytes())

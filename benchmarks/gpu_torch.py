@@ -29,6 +29,7 @@ def pipeline(folder: Path, place: str, dtype: str) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
     weights, source = Weights(folder), folder / "source"
+    config = json.loads((source / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
 
     def made(component: str, build: Any) -> Any:
         module = build(json.loads((source / component / "config.json").read_text(encoding="utf-8")))
@@ -43,7 +44,7 @@ def pipeline(folder: Path, place: str, dtype: str) -> Any:
         text_encoder=made("text_encoder", lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config))),
         unet=made("unet", UNet2DConditionModel.from_config),
         tokenizer=CLIPTokenizerFast.from_pretrained(source / "tokenizer"),
-        scheduler=DDIMScheduler.from_config(json.loads((source / "scheduler" / "scheduler_config.json").read_text())),
+        scheduler=DDIMScheduler.from_config(config | {"clip_sample": False}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

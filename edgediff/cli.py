@@ -183,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(
             "--engine",
             metavar="E",
-            help=f"{', '.join(ENGINES)} (builds what is missing meanwhile; default: a TensorRT plan if built, else onnx)",
+            help=f"{', '.join(ENGINES)} (builds what is missing meanwhile; default: a plan that was built, else onnx)",
         )
         add_plans(p)
         p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
