@@ -80,8 +80,8 @@ def watch(build: Build) -> None:
     with bar("building TensorRT plans") as draw:
         while not build.wait(0.1):
             draw(build.share, "")
-    for error in build.errors.values():
-        print(f"edgediff: warning: {error}", file=sys.stderr)
+    for text in dict.fromkeys(map(str, build.errors.values())):
+        print(f"edgediff: warning: {text}", file=sys.stderr)
 
 
 def told(args: argparse.Namespace) -> dict[str, Any]:
