@@ -80,8 +80,8 @@ def watch(build: Build) -> None:
     with bar("building TensorRT plans") as draw:
         while not build.wait(0.1):
             draw(build.share, "")
-    for error in build.errors.values():
-        print(f"edgediff: warning: {error}", file=sys.stderr)
+    for text in dict.fromkeys(map(str, build.errors.values())):
+        print(f"edgediff: warning: {text}", file=sys.stderr)
 
 
 def told(args: argparse.Namespace) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def verify(args: argparse.Namespace) -> None:
         if not args.files:
             print(f"not proved: bundle {bundle.name!r} holds no golden tensors")
         return
-    pipe = load(args.bundle, threads=args.threads)
+    pipe = load(args.bundle, device=args.device, engine=args.engine, threads=args.threads, plans=args.plans)
     failed = 0
     for finding in prove(pipe):
         failed += not finding.ok
@@ -177,6 +177,16 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog="edgediff", description="Latent diffusion on the edge: NumPy and an engine.")
     top.add_argument("--version", action="version", version=f"edgediff {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add_engine(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--device", default="cpu", metavar="D", help=", ".join(DEVICES))
+        p.add_argument(
+            "--engine",
+            metavar="E",
+            help=f"{', '.join(ENGINES)} (builds what is missing meanwhile; default: a plan that was built, else onnx)",
+        )
+        add_plans(p)
+        p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
 
     def add_plan_arguments(p: argparse.ArgumentParser) -> None:
         p.add_argument("--model", metavar="BUNDLE", help="a bundle's folder (default: the built-in emoji model)")
@@ -257,14 +267,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of pictures, of seeds S, S+1, ..., in FILE-0, FILE-1, ... (default: 1)",
     )
-    p.add_argument("--device", default="cpu", metavar="D", help=", ".join(DEVICES))
-    p.add_argument(
-        "--engine",
-        metavar="E",
-        help=f"{', '.join(ENGINES)} (builds what is missing meanwhile) (default: a TensorRT plan if built, else onnx)",
-    )
-    add_plans(p)
-    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
+    add_engine(p)
     p.set_defaults(run=generate)
 
     p = commands.add_parser("plan", help="print the table of numbers that a sampler is")
@@ -277,7 +280,7 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("verify", help="check every file, and run the parts against what torch gave at export")
     p.add_argument("bundle", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
     p.add_argument("--files", action="store_true", help="checksums alone")
-    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
+    add_engine(p)
     p.set_defaults(run=verify)
 
     commands.add_parser("export", help="turn a diffusers folder into a bundle (needs the export extra)", add_help=False)

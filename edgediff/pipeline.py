@@ -165,25 +165,24 @@ class Pipeline:
 
     def build_plans(self, recipe: Recipe | None = None, command: Sequence[str] | None = None) -> Build | None:
         """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
-        next call after it is ready. ``build.errors`` holds what failed: those parts stay with ONNX Runtime.
+        next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those parts stay
+        with ONNX Runtime.
 
         Raises:
             ArgumentError: not on a CUDA device.
-            EngineError: there is no TensorRT here that could build; the message says why.
         """
         from .engines.building import COMMAND, Build, Recipe, build_part
 
         device, cache = self._device, self.wish.cache
         if device is None:
             raise ArgumentError(f"device is {self.device!r}; TensorRT plans need cuda")
-        here = builder(device.ordinal)
 
         def one(part: str, progress: Progress, cancel: threading.Event) -> Description:
             return build_part(
                 self.bundle,
                 part,
                 recipe or Recipe(),
-                here,
+                builder(device.ordinal),
                 cache,
                 device.ordinal,
                 progress=progress,
@@ -672,7 +671,7 @@ def load(
     Raises:
         BundleError: the manifest is missing or malformed.
         ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form.
-        EngineError: a CUDA device that cannot be used, or auto where no plan can be built; the message says why.
+        EngineError: a CUDA device that cannot be used; the message says why.
     """
     ordinal = check_device(device)
     check_engine(engine, ordinal)

@@ -80,6 +80,12 @@ class Parts:
                 self._onnx[part] = self._open(part, reason)
             return self._onnx[part]
 
+    def outside(self, part: str, shapes: Mapping[str, Shape]) -> str:
+        """Why the part's plan does not take inputs of these shapes; an empty string where it does, or there is none."""
+        with self._lock:
+            plan = None if part in self.given else self._plan(part)
+            return "" if plan is None else plan.refuses(shapes)
+
     def _open(self, part: str, reason: str) -> Engine:
         try:
             return open_part(self.bundle, part, self.wish.threads, self.device, self.wish.providers)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     trt = module()  # the lean runtime has the same names, less the builder's
 
-KEPT = 8  # execution contexts, one for each set of shapes
+KEPT = 8  # execution contexts, one for each set of shapes and addresses
 DTYPES = {
     trt.DataType.FLOAT: "float32",
     trt.DataType.HALF: "float16",
@@ -157,19 +157,27 @@ class TensorRTEngine:
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
         """Enqueue one call on device memory. Raises ``EngineError`` for shapes outside the plan's profile."""
+        self._enqueue(inputs, outputs, stream, tuple(array.address for array in (*inputs.values(), *outputs.values())))
+
+    def _enqueue(
+        self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int, place: Hashable
+    ) -> None:
         self._device.use()
-        context, size = self._context({name: array.shape for name, array in inputs.items()}, outputs)
+        context, size = self._context({name: array.shape for name, array in inputs.items()}, place)
+        for name, array in outputs.items():
+            if (found := tuple(context.get_tensor_shape(name))) != array.shape:
+                raise EngineError(f"{self.name}: the plan gives {name} of shape {found}, not {array.shape}")
         for name, array in (*inputs.items(), *outputs.items()):
             context.set_tensor_address(name, array.address)
         context.set_device_memory(self._scratch.reserve(size), size)
         if not context.execute_async_v3(stream):
             raise EngineError(f"{self.name} failed: {self._log.take()}")
 
-    def _context(
-        self, shapes: Mapping[str, Shape], outputs: Mapping[str, DeviceArray]
-    ) -> tuple[trt.IExecutionContext, int]:
-        """A context for these shapes alone, so that graphs captured with it stay true; and its scratch memory."""
-        key = tuple(sorted(shapes.items()))
+    def _context(self, shapes: Mapping[str, Shape], place: Hashable) -> tuple[trt.IExecutionContext, int]:
+        """A context for these shapes at this place alone, since a graph captured with it holds on to both; and the size
+        of its scratch memory.
+        """
+        key = place, tuple(sorted(shapes.items()))
         if key in self._contexts:
             return self._contexts[key]
         if reason := self.refuses(shapes):
@@ -185,10 +193,6 @@ class TensorRTEngine:
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise EngineError(f"{self.name}: TensorRT refuses {name} of shape {list(shape)}: {self._log.take()}")
-        for name, array in outputs.items():
-            found = tuple(context.get_tensor_shape(name))
-            if found != array.shape:
-                raise EngineError(f"{self.name}: the plan gives {name} of shape {found}, not {array.shape}")
         self._contexts[key] = context, context.update_device_memory_size_for_shapes()
         return self._contexts[key]
 
@@ -209,7 +213,7 @@ class TensorRTEngine:
                     device.upload(given[name].address, np.ascontiguousarray(values, taken[name].dtype))
                 sizes = self._sizes({name: array.shape for name, array in given.items()})
                 made = {t.name: place(sizes[t.name], t) for t in self.outputs}
-                self.enqueue(given, made, device.stream)
+                self._enqueue(given, made, device.stream, None)  # never captured: any place will do
                 out = {t.name: np.empty(sizes[t.name], t.dtype) for t in self.outputs}
                 for name, values in out.items():
                     device.download(made[name].address, values)
@@ -220,5 +224,5 @@ class TensorRTEngine:
 
     def _sizes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Of the outputs, for these inputs."""
-        context, _ = self._context(shapes, {})
+        context, _ = self._context(shapes, None)
         return {t.name: tuple(context.get_tensor_shape(t.name)) for t in self.outputs}

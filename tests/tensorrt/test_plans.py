@@ -23,6 +23,7 @@ from edgediff.engines.plans import Cache, Description, Here, default_folder, sou
 from edgediff.engines.shapes import Ranges, profile, why_not_shapes
 from edgediff.errors import ArgumentError, BundleError, EngineError
 from edgediff.pipeline import Pipeline
+from edgediff.verify import prove
 
 from ..kernels.host_device import HostDevice
 from .conftest import GPU
@@ -426,6 +427,22 @@ class TestPictures:
         assert device.calls["capture"] == before  # the decoder's scratch memory has moved once, in the first request
         assert standin.counts["contexts"] == contexts
 
+    def test_requests_side_by_side_have_contexts_of_their_own(
+        self, standin: Any, half_bundle: Path, cache: Cache
+    ) -> None:
+        """A captured graph holds on to its context and its addresses."""
+        self.build_all(half_bundle, cache)
+        pipe, _ = opened(half_bundle, cache, "tensorrt")
+        streams = [pipe.stream(PROMPT, seed=seed, num_inference_steps=5) for seed in range(2)]
+        last = [steps[-1] for steps in zip(*zip(*streams, strict=True), strict=True)]
+        engine: Any = pipe.engine("unet")
+        assert len(engine._contexts) == 2
+        for context, _ in engine._contexts.values():
+            assert context.moved == 0
+        for seed, step in enumerate(last):
+            wanted = self.reference(half_bundle)(PROMPT, seed=seed, num_inference_steps=5, output_type="latent").latents
+            np.testing.assert_array_equal(step.latents, wanted)
+
     def test_contexts_of_many_shapes(
         self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -482,6 +499,19 @@ class TestPictures:
         strict, _ = opened(half_bundle, cache, "tensorrt")
         with pytest.raises(EngineError, match=r"unet cannot run by TensorRT: sample is \[2, 4, 16, 8\], and the plan"):
             strict(PROMPT, **call)
+
+    def test_plans_are_proved_by_what_torch_gave(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
+        self.build_all(half_bundle, cache)
+        pipe, _ = opened(half_bundle, cache, "tensorrt")
+        runs = standin.counts["runs"]
+        found = {finding.what: finding for finding in prove(pipe)}
+        assert all(finding.ok for finding in found.values() if finding.what != "vae_encoder")  # which has no plan
+        assert standin.counts["runs"] > runs
+        narrow = Cache(cache.folder / "narrow")
+        build(half_bundle, "vae_decoder", narrow, Recipe(Ranges(1, (8, 8), (8, 8), (8, 8))))
+        pipe, _ = opened(half_bundle, narrow)
+        found = {finding.what: finding for finding in prove(pipe)}
+        assert found["vae_decoder"].detail.startswith("not proved: no golden input fits the plan: latent_sample is [")
 
     def test_no_plan(self, standin: Any, half_bundle: Path, tiny_bundle: Path, cache: Cache) -> None:
         pipe, _ = opened(half_bundle, cache, "tensorrt")
@@ -555,6 +585,18 @@ class TestAuto:
         assert "killed by SIGSEGV" in str(work.errors["unet"])
         assert pipe(PROMPT, seed=0, num_inference_steps=2).images
         assert files(cache) == []
+
+    def test_without_tensorrt_onnx_runtime_serves(
+        self, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(preflight, "probe", lambda ordinal: GPU)
+        preflight.module.cache_clear()
+        pipe, _ = opened(half_bundle, cache, "auto")
+        work = pipe.build_plans()
+        assert work is not None
+        assert work.wait(60)
+        assert {str(error).split(";")[0] for error in work.errors.values()} == {"TensorRT is not installed"}
+        assert pipe(PROMPT, seed=0, num_inference_steps=2).images
 
     def test_cancel_ends_all(
         self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch

@@ -265,6 +265,7 @@ class Engine:
 class Context:
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.memory = engine, {}, {}, (0, 0)
+        self.moved = 0  # how often an address was changed
 
     def set_input_shape(self, name, shape):
         least, _, most = self.engine.facts["profile"][name]
@@ -287,6 +288,7 @@ class Context:
         self.memory = memory, size
 
     def set_tensor_address(self, name, memory):
+        self.moved += self.addresses.get(name, memory) != memory
         self.addresses[name] = memory
         return True
 
