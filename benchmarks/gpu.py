@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu --prepare PREPARED           # where torch and the exporter are; no GPU, no weights kept
     python -m benchmarks.gpu --install --run PREPARED     # where the GPU is, in under 9 minutes; no network
+    python -m benchmarks.gpu --go-on --run PREPARED       # what there was no time for
     python -m benchmarks.gpu --dry-run                    # both at toy width on the kernels' host twin, without a GPU
 
 Stable Diffusion 1.5 at its true size with random weights, fp16, 512 x 512, 20 steps, guidance 7.5, and the built-in
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,22 +40,25 @@ PACKAGES = (
     *("torch", "triton", "diffusers", "transformers", "cuda-core", "cuda-bindings", "nvidia-cudnn-cu13"),
 )
 BUDGET_S = 530  # for all sections
-LEAST_S = 8  # with less left, a section is not begun
+LEAST_S, BEST_S = 8, 70  # with less left, a section is not begun; the latter is for what uses the options' figures
+LATE = "no time left"
 OPTION = "option "
 BEFORE = {  # name: (module, function, seconds at most); the most wanted first
     "weights": ("gpu", "weights", 90),
     "ours": ("gpu_speed", "ours", 60),
     "reference": ("gpu_pictures", "reference", 150),
     "parity": ("gpu_pictures", "parity", 100),
-    "eager": ("gpu_rivals", "eager", 60),
     "compiled": ("gpu_rivals", "compiled", 150),
+    "eager": ("gpu_rivals", "eager", 60),
+    "emoji": ("gpu_pictures", "emoji", 45),
 }
 AFTER = {
     "best": ("gpu_best", "best", 60),
-    "emoji": ("gpu_pictures", "emoji", 45),
+    "reduced": ("gpu_rivals", "reduced", 180),
     "tensorrt": ("gpu_best", "tensorrt", 400),
-    "autotuned": ("gpu_rivals", "autotuned", 240),
+    "autotuned": ("gpu_rivals", "autotuned", 300),
 }
+RIVALS = ("eager", "compiled", "reduced", "autotuned")
 OPTIONS = {f"{OPTION}{name}": ("gpu_options", "option", 40) for name in VARIANTS}
 SECTIONS = {**BEFORE, **OPTIONS, **AFTER}
 
@@ -100,45 +105,47 @@ def in_child(name: str, folder: Path, dry: bool, seconds: float) -> dict[str, An
 def compare(found: dict[str, Any]) -> dict[str, Any]:
     """Ours over diffusers', where both have run: speed, memory."""
     findings = Findings()
-    by = {name: found.get(name, {}).get("figures", {}) for name in ("ours", "best", "eager", "compiled", "autotuned")}
+    by = {name: found.get(name, {}).get("figures", {}) for name in ("ours", "best", *RIVALS)}
     mine = {"as it comes": by["ours"]}
     if "variant" in by["best"]:
         mine["with the fastest options"] = by["best"][by["best"]["variant"]]
-    for name, goal in (("eager", None), ("compiled", ">= 1"), ("autotuned", None)):
+    for name in RIVALS:
         for how, figures in mine.items():
             if "images_per_s" in figures and "images_per_s" in by[name]:
                 ratio = figures["images_per_s"] / by[name]["images_per_s"]
                 findings.figures[f"speed over diffusers {name}, {how}"] = round(ratio, 3)
-                if goal is not None:
-                    findings.goal(f"images/s over diffusers {name}, {how}", ratio, goal)
+                if name != "eager":
+                    findings.goal(f"images/s over diffusers {name}, {how}", ratio, ">= 1")
             if figures.get("peak_mb") and by[name].get("peak_mb"):
                 share = figures["peak_mb"] / by[name]["peak_mb"]
                 findings.figures[f"memory over diffusers {name}, {how}"] = round(share, 3)
     return {"figures": findings.figures, "checks": findings.checks, "goals": findings.goals}
 
 
-def run(folder: Path, dry: bool, seconds: float, only: list[str], extra: dict[str, Any], to: Path) -> dict[str, Any]:
-    """All sections, written to ``to`` after each."""
-    until = time.monotonic() + seconds
+def run(args: argparse.Namespace, folder: Path, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All sections; what was found so far goes to ``keep`` after each."""
+    until, notes = time.monotonic() + args.seconds, folder / "notes"
     found: dict[str, Any] = {}
-    shutil.rmtree(folder / "notes", ignore_errors=True)
-    (folder / "notes").mkdir()
+    if args.go_on and (notes / FOUND).exists():
+        found = json.loads((notes / FOUND).read_text(encoding="utf-8"))
+    else:
+        shutil.rmtree(notes, ignore_errors=True)
+        notes.mkdir()
     for name, (_, _, most) in SECTIONS.items():
-        left = until - time.monotonic()
-        if only and name not in only and name.removeprefix(OPTION) not in only:
+        bare, left = name.removeprefix(OPTION), until - time.monotonic()
+        done = name in found and found[name]["figures"].get("skipped") != LATE
+        if (args.only and name not in args.only and bare not in args.only) or (done and not args.only):
             continue
-        if dry and name.startswith(OPTION) and name.removeprefix(OPTION) not in DRY:
+        if args.dry_run and name.startswith(OPTION) and bare not in DRY:
             continue
         print(f"-- {name} ({left:.0f} s left)", flush=True)
-        if left < LEAST_S:
-            found[name] = {"figures": {"skipped": "no time left"}}
+        if left < (BEST_S if name.startswith(OPTION) else LEAST_S):
+            found[name] = {"figures": {"skipped": LATE}}
         else:
-            found[name] = in_child(name, folder, dry, min(most, left))
-        extra["device"] = found[name].pop("device", None) or extra.get("device")
-        (folder / "notes" / FOUND).write_text(json.dumps(found), encoding="utf-8")
-        found["comparison"] = compare(found)
-        write("gpu", extra | found, PACKAGES, to)
-    return found
+            found[name] = in_child(name, folder, args.dry_run, min(most, left))
+        (notes / FOUND).write_text(json.dumps(found), encoding="utf-8")
+        keep(found | {"comparison": compare(found)})
+    return found | {"comparison": compare(found)}
 
 
 def commit() -> str:
@@ -157,7 +164,7 @@ def summary(found: dict[str, Any]) -> str:
     """Checks, goals, and a table for each kind of section."""
     parts = checks_and_goals({name: part for name, part in found.items() if part.get("checks") or part.get("goals")})
     head = ("images_per_s", "picture_s", "first_s", "peak_mb", "psnr", "around_unet")
-    rows = {name: found[name]["figures"] for name in ("ours", "eager", "compiled", "autotuned", "tensorrt")
+    rows = {name: found[name]["figures"] for name in ("ours", *RIVALS, "tensorrt")
             if "images_per_s" in found.get(name, {}).get("figures", {})}  # fmt: skip
     best = found.get("best", {}).get("figures", {})
     if "variant" in best:
@@ -180,10 +187,11 @@ def main() -> int:
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="what --prepare wrote")
     parser.add_argument("--dry-run", action="store_true", help="toy width, no GPU; writes no results of the repository")
     parser.add_argument("--install", action="store_true", help="build and install ./cpp_ext for this GPU first")
+    parser.add_argument("--go-on", action="store_true", help="keep what an earlier run has found, and do the rest")
     parser.add_argument("--only", nargs="+", default=[], metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--seconds", type=float, default=BUDGET_S, help="for all sections")
     parser.add_argument("--commit", default="", help="where .git is not at hand")
-    parser.add_argument("--out", type=Path, help="a folder for the JSON, instead of benchmarks/results")
+    parser.add_argument("--out", type=Path, help="a folder for a copy of the JSON")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -192,16 +200,18 @@ def main() -> int:
     if args.prepare:
         prepare(args.prepare, args.dry_run)
         return 0
+    if unknown := [name for name in args.only if name not in SECTIONS and name not in VARIANTS]:
+        parser.error(f"no section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
     if not args.run and not args.dry_run:
         parser.error("one of --prepare, --run and --dry-run is needed")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.run or Path(temporary, "prepared")
         if args.dry_run and not args.run:
             prepare(folder, reduced=True, say=lambda _: None)
-        return _main(args, folder, args.out or (Path(temporary) if args.dry_run else RESULTS))
+        return _main(args, folder)
 
 
-def _main(args: argparse.Namespace, folder: Path, to: Path) -> int:
+def _main(args: argparse.Namespace, folder: Path) -> int:
     extra: dict[str, Any] = {"dry_run": args.dry_run, "commit": args.commit or commit()}
     extra["prepared"] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if args.install:
@@ -210,9 +220,14 @@ def _main(args: argparse.Namespace, folder: Path, to: Path) -> int:
         print(f"no GPU to run on: {why}", file=sys.stderr)
         return 2
     extra["gpu"] = None if args.dry_run else {what: ask(what) for what in ("name", "driver_version", "memory.total")}
-    found = run(folder, args.dry_run, args.seconds, args.only, extra, to)
-    print(summary(found))
-    print(f"\n{to / 'gpu.json'}")
+    places = [place for place in (None if args.dry_run else RESULTS, args.out) if place is not None]
+
+    def keep(found: dict[str, Any]) -> None:
+        for place in places:
+            write("gpu", extra | found, PACKAGES, place)
+
+    found = run(args, folder, keep)
+    print(summary(found), *(place / "gpu.json" for place in places), sep="\n\n")
     return 0 if all_hold(found) else 1
 
 

@@ -53,7 +53,7 @@ def best(findings: Findings, place: Place) -> None:
         faster = min(measured, key=lambda row: float(row["picture_s"]))
         findings.figures[variant] = faster | {"peak_mb": peak, "rounds": len(measured)}
     findings.figures["variant"] = name
-    findings.figures["around"] = around(findings, place, pipes[name])
+    findings.figures["around"] = around(findings, place, pipes[name], name)
     manifest = pipes[name].bundle
     made = pipes[name](**place.request(pipes[name])).images[0]
     floor = float(manifest.parity["pictures"]["floor"])
@@ -86,7 +86,7 @@ def tensorrt(findings: Findings, place: Place) -> None:
         return
     pipe = place.pipeline("sd", "tensorrt", plans=Path(plans)).warm()
     findings.figures |= measure(place, pipe)
-    findings.figures["around"] = around(findings, place, pipe)
+    findings.figures["around"] = around(findings, place, pipe, "TensorRT")
     made = pipe(**place.request(pipe)).images[0]
     floor = float(pipe.bundle.parity["pictures"]["floor"])
     findings.figures |= against_reference(findings, place, "TensorRT's picture", made, floor)

@@ -43,7 +43,9 @@ def parity(findings: Findings, place: Place) -> None:
     made = pipe(**place.request(pipe))
     findings.figures |= against_reference(findings, place, "this picture", made.images[0], floor)
     with np.load(place.notes / REFERENCE) as kept:
-        findings.figures["latents_relative"] = float(f"{relative(made.latents, kept['latents']):.3e}")
+        error, ceiling = relative(made.latents, kept["latents"]), float(pipe.bundle.parity["unet"]["ceiling"])
+        findings.figures["latents_relative"] = float(f"{error:.3e}")
+        findings.check("its latents are the CPU's", error <= ceiling, f"{error:.1e} (relative), at most {ceiling:g}")
         other = pipe(**place.request(pipe, seed=SEED + 1)).images[0]
         # What another picture of such weights gives: were it near the floor, the floor would prove nothing.
         findings.figures["another_seed_psnr"] = round(psnr(other, kept["picture"]), 2)

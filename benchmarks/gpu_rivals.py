@@ -81,12 +81,17 @@ def eager(findings: Findings, place: Place) -> None:
 
 
 def compiled(findings: Findings, place: Place) -> None:
-    """U-Net and decoder through torch.compile, as diffusers' guide says."""
+    """U-Net and decoder through torch.compile, as it comes."""
     _measure(findings, place, "default")
 
 
+def reduced(findings: Findings, place: Place) -> None:
+    """The same with channels last and mode reduce-overhead, which captures graphs."""
+    _measure(findings, place, "reduce-overhead")
+
+
 def autotuned(findings: Findings, place: Place) -> None:
-    """The same with channels last and mode max-autotune, which captures graphs and tries kernels."""
+    """The same with mode max-autotune, which tries kernels as well."""
     _measure(findings, place, "max-autotune")
 
 
@@ -101,7 +106,7 @@ def _measure(findings: Findings, place: Place, mode: str | None) -> None:
     findings.figures |= {"builds_s": round(time.perf_counter() - start, 2), "mode": mode or "eager"}
     manifest = json.loads((place.folder / "sd" / "bundle.json").read_text(encoding="utf-8"))
     defaults, floor = manifest["defaults"], float(manifest["parity"]["pictures"]["floor"])
-    if mode == "max-autotune":
+    if mode not in (None, "default"):
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
     if mode is not None:

@@ -55,7 +55,7 @@ def measure(place: Place, pipe: Pipeline) -> dict[str, Any]:
     }
 
 
-def around(findings: Findings, place: Place, pipe: Pipeline) -> dict[str, Any]:
+def around(findings: Findings, place: Place, pipe: Pipeline, name: str) -> dict[str, Any]:
     """What a request takes beyond its engines' calls, made again back to back: the text's, the U-Net's, the decoder's.
 
     Whole and replayed are timed in turn. "around_unet" is of a request for latents, over the U-Net's time.
@@ -89,7 +89,7 @@ def around(findings: Findings, place: Place, pipe: Pipeline) -> dict[str, Any]:
     if capturable:  # its calls are inside of graphs from the third on
         figures["around_unet"] = figures["around_engines"] = None
     else:
-        findings.goal("time around the U-Net's calls, of theirs", figures["around_unet"], f"<= {AROUND}")
+        findings.goal(f"time around the U-Net's calls, of theirs, {name}", figures["around_unet"], f"<= {AROUND}")
     return figures
 
 
@@ -99,5 +99,5 @@ def ours(findings: Findings, place: Place) -> None:
     pipe = place.pipeline("sd").warm()
     findings.figures["opens_s"] = round(time.perf_counter() - start, 3)
     findings.figures |= measure(place, pipe)
-    findings.figures |= around(findings, place, pipe)
+    findings.figures |= around(findings, place, pipe, "as it comes")
     np.save(place.notes / "ours.npy", pipe(**place.request(pipe)).images[0])

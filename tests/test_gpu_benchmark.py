@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,7 +16,15 @@ import pytest
 
 from benchmarks import gpu_pieces
 from benchmarks.common import REPOSITORY, RESULTS
-from edgediff.errors import ArgumentError, OutputError
+from benchmarks.gpu_pictures import parity
+from benchmarks.gpu_place import Place
+from benchmarks.gpu_prepare import prepare
+from benchmarks.gpu_weights import RECIPE, Weights, fill
+from benchmarks.kernel import unusable
+from benchmarks.sections import Findings
+from edgediff.bundle import read, sha256
+from edgediff.engines import WEIGHTS
+from edgediff.errors import ArgumentError, BundleError, OutputError
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
@@ -23,12 +32,19 @@ ONLY = ("weights", "ours", "reference", "parity", "compiled", "none", "fixed", "
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu") / "prepared"
+    prepare(folder, True, lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a dry run wrote."""
-    out, kept = tmp_path_factory.mktemp("gpu"), RESULTS / "gpu.json"
+    out, kept = tmp_path_factory.mktemp("out"), RESULTS / "gpu.json"
     before = kept.read_bytes() if kept.exists() else None
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(out), "--only", *ONLY]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--run", str(prepared), "--out", str(out)]
+    done = subprocess.run([*command, "--only", *ONLY], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert (kept.read_bytes() if kept.exists() else None) == before
     return dict(json.loads((out / "gpu.json").read_text(encoding="utf-8")))
@@ -40,8 +56,8 @@ def test_it_says_what_it_ran_on(report: dict[str, Any]) -> None:
     found = report["results"]
     assert found["dry_run"] is True
     assert found["gpu"] is None
-    assert found["device"]["name"] == "host memory"
-    assert found["device"]["onnxruntime"] == report["versions"]["onnxruntime"]
+    assert found["ours"]["device"]["name"] == "host memory"
+    assert found["ours"]["device"]["onnxruntime"] == report["versions"]["onnxruntime"]
     assert found["prepared"]["reduced"] is True
 
 
@@ -75,6 +91,42 @@ def test_parity_is_measured(report: dict[str, Any]) -> None:
     verified = [check for check in found["parity"]["checks"] if check["name"].startswith("verify: ")]
     assert len(verified) == 6
     assert all(check["holds"] for check in verified)
+
+
+def test_parity_sees_other_weights(prepared: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "prepared"))
+    root = folder / "sd"
+    file = next(f for f in read(root).parts["unet"].files if f.engine == WEIGHTS)
+    values = np.fromfile(root / file.path, np.float16)
+    (values * np.float16(1.2)).tofile(root / file.path)
+    manifest = (root / "bundle.json").read_text(encoding="utf-8")
+    (root / "bundle.json").write_text(manifest.replace(file.sha256, sha256(root / file.path)), encoding="utf-8")
+    findings = Findings()
+    parity(findings, Place(folder, dry=True))
+    failed = {check["name"] for check in findings.checks if not check["holds"]}
+    assert failed >= {"verify: unet", "its latents are the CPU's"}
+
+
+def test_weights_are_those_that_were_exported(prepared: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(prepared / "sd", tmp_path / "sd"))
+    fill(folder)
+    weights = Weights(folder)
+    name, facts = next((k, v) for k, v in weights.recipe.items() if k.startswith("unet/") and v["width"] > 0)
+    assert weights[name].shape == tuple(facts["shape"])
+    np.testing.assert_array_equal(dict(weights.component(name.split("/")[0]))[name.split("/")[1]], weights[name])
+    facts["width"] *= 1.01
+    (folder / RECIPE).write_text(json.dumps(weights.recipe), encoding="utf-8")
+    with pytest.raises(BundleError, match="was drawn with sha256"):
+        fill(folder)
+
+
+def test_without_a_gpu_it_says_so(prepared: Path) -> None:
+    if not unusable():
+        pytest.skip("a GPU is here")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--run", str(prepared)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("no GPU to run on: ")
 
 
 def library(*codes: tuple[int, bytes]) -> bytearray:
