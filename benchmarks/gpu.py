@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,8 @@ def main() -> int:
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.dry_run:  # at toy width threads only wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.section:
         return 0 if section(args.section, args.run, args.dry_run, args.to) else 1
     if args.prepare:
