@@ -35,6 +35,7 @@ from benchmarks.gpu_prepare import FACTS, prepare
 from benchmarks.gpu_weights import fill
 from benchmarks.kernel import install, unusable
 from benchmarks.sections import Findings, all_hold, called, checks_and_goals, ended, guarded
+from edgediff.version import __version__
 
 PACKAGES = (
     *("edgediff", "edgediff-kernels", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt"),
@@ -215,7 +216,7 @@ def main() -> int:
 
 
 def _main(args: argparse.Namespace, folder: Path) -> int:
-    extra: dict[str, Any] = {"dry_run": args.dry_run, "commit": args.commit or commit()}
+    extra: dict[str, Any] = {"dry_run": args.dry_run, "commit": args.commit or commit(), "edgediff": __version__}
     extra["prepared"] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if args.install:
         extra["kernels_build_s"] = round(install(), 1)

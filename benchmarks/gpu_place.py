@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import subprocess
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -82,7 +82,7 @@ class Place:
     def peak_mb(self, work: Callable[[], Any]) -> float | None:
         """The most GPU memory in use during ``work``, over what was before this process; of the process, on the host.
 
-        Not while timing: it asks the driver 20 times a second.
+        Not while timing: it asks the driver all the time.
         """
         if self.dry:
             work()
@@ -90,17 +90,23 @@ class Place:
         if self._before is None:
             work()
             return None
-        with tempfile.TemporaryFile("w+") as output:
-            watcher = subprocess.Popen([*QUERY, "--query-gpu=memory.used", "-i", "0", "-lms", "50"], stdout=output)
-            try:
-                work()
-                time.sleep(0.2)
-            finally:
-                watcher.terminate()
-                watcher.wait()
-            output.seek(0)
-            seen = [float(line) for line in output.read().splitlines() if line.strip().isdigit()]
-        return max(seen) - self._before if seen else None
+        seen, done = [self._before], threading.Event()
+
+        def watch() -> None:
+            while True:
+                last = done.is_set()  # once more afterwards: what engines have taken they keep
+                seen.append(used_mb() or 0.0)
+                if last:
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            work()
+        finally:
+            done.set()
+            watcher.join()
+        return max(seen) - self._before
 
     def busy(self, seconds: float) -> bool:
         """Enqueue work that takes the device about as long; False where the host is the device."""

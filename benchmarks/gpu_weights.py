@@ -26,6 +26,7 @@ from edgediff.errors import BundleError
 
 RECIPE, REST, PLACES = "weights.json", "rest.safetensors", "places.json"
 SMALL = 1 << 10  # bytes in fp16; smaller parameters travel as they are
+CONSTANT = 1 << 20  # bytes; up to it, what is no parameter travels as it is: masks, tables
 Half = NDArray[np.float16]
 
 
@@ -81,13 +82,13 @@ def hollow(source: Path, bundle: Path, out: Path) -> None:
     """``bundle``, exported of the settled ``source``, without its files of weights; beside them what ``fill`` needs.
 
     Raises:
-        BundleError: a file of weights holds a tensor that is no parameter of the source.
+        BundleError: a file of weights holds a large tensor that is no parameter of the source.
     """
     from safetensors.numpy import save_file
 
     recipe = json.loads((source / RECIPE).read_text(encoding="utf-8"))
     known: dict[str, Place] = {}
-    rest: dict[str, Half] = {}
+    rest: dict[str, NDArray[Any]] = {}
     for name, values in _parameters(source):
         if name not in recipe:
             rest[name] = values
@@ -97,7 +98,7 @@ def hollow(source: Path, bundle: Path, out: Path) -> None:
     places, wanted = {}, set[str]()
     for part, file in bundles.read(bundle).files():
         if file.engine == WEIGHTS:
-            places[file.path] = _tensors(bundle / file.path, known)
+            places[file.path] = _tensors(bundle / file.path, known, rest)
             wanted |= {place["parameter"] for place in places[file.path]}
         else:
             shutil.copy(bundle / file.path, out / file.path)
@@ -134,7 +135,7 @@ def _parameters(source: Path) -> Iterator[tuple[str, Half]]:
 
 def _places(name: str, values: Half) -> Iterator[Place]:
     """The ways in which a graph may hold a parameter: whole, or as the halves of a gated linear layer; transposed."""
-    for half in range(3 if values.ndim == 2 and len(values) % 2 == 0 else 1):
+    for half in range(3 if values.ndim in (1, 2) and len(values) % 2 == 0 else 1):
         for turned in (False, True) if values.ndim == 2 else (False,):
             yield Place(name, half, turned)
 
@@ -143,8 +144,8 @@ def _digest(values: Half) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
 
 
-def _tensors(path: Path, known: dict[str, Place]) -> list[dict[str, Any]]:
-    """What lies where in a file of weights."""
+def _tensors(path: Path, known: dict[str, Place], rest: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """What lies where in a file of weights; constants are added to ``rest``."""
     import onnx
     from onnx import helper
 
@@ -158,9 +159,12 @@ def _tensors(path: Path, known: dict[str, Place]) -> list[dict[str, Any]]:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             f.seek(int(facts.get("offset", 0)))
             stored = np.frombuffer(f.read(int(facts["length"])), dtype)
-            place = known.get(_digest(stored.astype(np.float16)))
+            place = known.get(_digest(stored.astype(np.float16))) if stored.dtype.kind == "f" else None
             if place is None or not np.array_equal(stored, stored.astype(np.float16)):
-                raise BundleError(f"{path.name}: {tensor.name} {list(tensor.dims)} is no parameter of the source")
+                if stored.nbytes > CONSTANT:
+                    raise BundleError(f"{path.name}: {tensor.name} {list(tensor.dims)} is no parameter of the source")
+                place = Place(f"constant/{path.name}/{tensor.name}", 0, False)
+                rest[place.parameter] = stored
             found.append({"offset": int(facts.get("offset", 0)), "dtype": str(dtype), **place.__dict__})
     return found
 
@@ -194,6 +198,8 @@ def fill(folder: Path) -> None:
     weights = Weights(folder)
     files = {file.path: file for _, file in bundles.read(folder).files()}
     for name, tensors in json.loads((folder / PLACES).read_text(encoding="utf-8")).items():
+        if (folder / name).exists() and bundles.sha256(folder / name) == files[name].sha256:
+            continue  # drawn by an earlier run
         new = folder / f"{name}.part"
         with new.open("wb") as f, ThreadPoolExecutor(os.cpu_count()) as pool:
             f.truncate(files[name].size)

@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks import gpu_pieces
 from benchmarks.common import REPOSITORY, RESULTS
 from benchmarks.gpu_pictures import parity
 from benchmarks.gpu_place import Place
-from benchmarks.gpu_weights import RECIPE, Weights, fill
+from benchmarks.gpu_weights import RECIPE, Weights, _digest, _places, _tensors, fill
+from benchmarks.gpu_weights import Place as Form
 from benchmarks.kernel import unusable
 from benchmarks.sections import Findings
 from edgediff.bundle import read, sha256
 from edgediff.engines import WEIGHTS
 from edgediff.errors import ArgumentError, BundleError, OutputError
+from edgediff_export.graph import Graph, Weight
+from edgediff_export.graph import write as write_graph
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
@@ -120,6 +124,8 @@ def test_weights_are_those_that_were_exported(prepared: Path, tmp_path: Path) ->
     assert weights[name].shape == tuple(facts["shape"])
     np.testing.assert_array_equal(dict(weights.component(name.split("/")[0]))[name.split("/")[1]], weights[name])
     facts["width"] *= 1.01
+    for file in folder.glob("*.data"):
+        file.unlink()
     (folder / RECIPE).write_text(json.dumps(weights.recipe), encoding="utf-8")
     with pytest.raises(BundleError, match="was drawn with sha256"):
         fill(folder)
@@ -129,6 +135,38 @@ def test_without_a_gpu_it_says_so(prepared: Path) -> None:
     if not unusable():
         pytest.skip("a GPU is here")
     assert call("--run", str(prepared), code=2).startswith("no GPU to run on: ")
+
+
+def test_tensors_are_found_in_every_form(tmp_path: Path) -> None:
+    """Whole, transposed, halved, in fp32, a constant; large ones that are no parameter are refused."""
+    rng = np.random.default_rng(0)
+    matrix, bias = (rng.standard_normal(shape).astype(np.float16) for shape in ((64, 32), (2048,)))
+    stored = {
+        "whole": matrix,
+        "turned": matrix.T,
+        "half": matrix[32:].T.astype(np.float32),
+        "bias": bias[:1024],
+        "table": rng.standard_normal(300, np.float32),
+        "ids": np.arange(200),
+    }
+    graph = Graph(onnx.ModelProto(), {name: Weight.of(np.ascontiguousarray(v)) for name, v in stored.items()})
+    path = tmp_path / "part.onnx"
+    write_graph(graph, path, {tmp_path / "part.plain.onnx": graph})
+    parameters = {"unet/matrix": matrix, "unet/bias": bias}
+    known = {_digest(place.of(v)): place for name, v in parameters.items() for place in _places(name, v)}
+    rest: dict[str, np.ndarray] = dict(parameters)
+    data = (tmp_path / "part.onnx.data").read_bytes()
+    found = _tensors(tmp_path / "part.onnx.data", known, rest)
+    assert [t["parameter"].split("/")[-1] for t in found] == ["matrix", "matrix", "matrix", "bias", "table", "ids"]
+    for tensor, values in zip(found, stored.values(), strict=True):
+        place = Form(tensor["parameter"], tensor["half"], tensor["turned"])
+        made = place.of(rest[place.parameter]).astype(tensor["dtype"]).tobytes()
+        assert data[tensor["offset"] :].startswith(made)
+        assert made == np.ascontiguousarray(values).tobytes()
+    large = Graph(onnx.ModelProto(), {"large": Weight.of(rng.standard_normal(1 << 18))})
+    write_graph(large, path, {tmp_path / "part.plain.onnx": large})
+    with pytest.raises(BundleError, match=r"large .* is no parameter of the source"):
+        _tensors(tmp_path / "part.onnx.data", known, rest)
 
 
 def library(*codes: tuple[int, bytes]) -> bytearray:
