@@ -1,6 +1,6 @@
 """To a machine without network: folders and wheels in pieces, onnxruntime-gpu with the code of one GPU alone.
 
-python -m benchmarks.gpu_pieces slim onnxruntime_gpu-....whl FOLDER --arch 90
+python -m benchmarks.gpu_pieces slim onnxruntime_gpu-....whl FOLDER --arch 90 [--common]
 python -m benchmarks.gpu_pieces split PIECES FOLDER...      # PIECES/00/piece, PIECES/01/piece, ...
 python -m benchmarks.gpu_pieces join PIECES FOLDER          # pieces in folders, or with their names alone
 """
@@ -38,36 +38,47 @@ ENTRY = struct.Struct("<HHIQIIII")  # kind, version, size of this header, of the
 MAGIC, HEADER_BYTES, MACHINE_CODE = 0xBA55ED50, 16, 2
 
 
-def entries(library: bytes | bytearray) -> Iterator[tuple[int, int, int, int]]:
-    """Kind, architecture, start and size of every piece of GPU code in a library."""
+def regions(library: bytes | bytearray) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Kind, architecture, start and size of every piece of GPU code in a library, by source file."""
     magic, at = struct.pack("<IHH", MAGIC, 1, HEADER_BYTES), 0
     while (at := library.find(magic, at)) >= 0:
         *_, size = FATBIN.unpack_from(library, at)
         entry, at = at + HEADER_BYTES, at + HEADER_BYTES + size
+        found = []
         while entry < at:
             kind, _, header, length, *_, architecture = ENTRY.unpack_from(library, entry)
-            yield kind, architecture, entry + header, length
+            found.append((kind, architecture, entry + header, length))
             entry += header + length
+        yield found
 
 
-def keep_one(library: bytearray, architecture: int) -> int:
+def keep_one(library: bytearray, architecture: int, common: bool = False) -> int:
     """Blank the machine code for other GPUs, which a driver never reads; how many bytes.
+
+    Args:
+        library: is changed.
+        architecture: to keep.
+        common: keep its code only where other GPUs have some of the same source. In ONNX Runtime the rest are grouped
+            products of language models; whatever calls one of them fails.
 
     Raises:
         ArgumentError: there is none for this one.
     """
-    found = [entry for entry in entries(library) if entry[0] == MACHINE_CODE]
-    if not any(own == architecture for _, own, _, _ in found):
-        raise ArgumentError(f"no code for {architecture}; choose from {sorted({entry[1] for entry in found})}")
+    found = [[entry for entry in region if entry[0] == MACHINE_CODE] for region in regions(library)]
+    here = {own for region in found for _, own, _, _ in region}
+    if architecture not in here:
+        raise ArgumentError(f"no code for {architecture}; choose from {sorted(here)}")
     blanked = 0
-    for _, own, start, size in found:
-        if own != architecture:
-            library[start : start + size] = bytes(size)
-            blanked += size
+    for region in found:
+        alone = {own for _, own, _, _ in region} == {architecture}
+        for _, own, start, size in region:
+            if own != architecture or (common and alone):
+                library[start : start + size] = bytes(size)
+                blanked += size
     return blanked
 
 
-def slim(wheel: Path, folder: Path, architecture: int) -> Path:
+def slim(wheel: Path, folder: Path, architecture: int, common: bool = False) -> Path:
     """onnxruntime-gpu's wheel, smaller, under its own name."""
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / wheel.name
@@ -78,7 +89,7 @@ def slim(wheel: Path, folder: Path, architecture: int) -> Path:
             data = old.read(item)
             if item.filename.endswith("libonnxruntime_providers_cuda.so"):
                 library = bytearray(data)
-                keep_one(library, architecture)
+                keep_one(library, architecture, common)
                 data = bytes(library)
             if item.filename.endswith(".dist-info/RECORD"):
                 data = _record(data)
@@ -141,6 +152,9 @@ def main() -> int:
     one.add_argument("wheel", type=Path)
     one.add_argument("folder", type=Path)
     one.add_argument("--arch", type=int, required=True, help="compute capability without its point: 90 is an H100's")
+    one.add_argument(
+        "--common", action="store_true", help="without what only this GPU has: products of language models"
+    )
     one = commands.add_parser("split", help="pack folders into pieces")
     one.add_argument("pieces", type=Path)
     one.add_argument("folders", type=Path, nargs="+")
@@ -150,7 +164,7 @@ def main() -> int:
     one.add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.command == "slim":
-        out = slim(args.wheel, args.folder, args.arch)
+        out = slim(args.wheel, args.folder, args.arch, args.common)
         print(f"{out}: {out.stat().st_size / MB:.0f} MB, was {args.wheel.stat().st_size / MB:.0f}")
     elif args.command == "split":
         print(f"{split(args.pieces, args.folders, args.mb)} pieces")

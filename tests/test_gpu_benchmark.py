@@ -183,6 +183,10 @@ def test_code_of_other_gpus_is_blanked() -> None:
     wanted = library((75, b"\0" * 24), (90, b"h" * 40), (120, b"\0" * 8))
     assert gpu_pieces.keep_one(found, 90) == 32
     assert found == wanted
+    two = found + library((90, b"only" * 10))
+    assert gpu_pieces.keep_one(bytearray(two), 90) == 32  # blank already
+    assert gpu_pieces.keep_one(two, 90, common=True) == 72
+    assert two == wanted + library((90, b"\0" * 40))
     with pytest.raises(ArgumentError, match=r"no code for 87; choose from \[75, 90, 120\]"):
         gpu_pieces.keep_one(found, 87)
 
