@@ -165,8 +165,8 @@ class Pipeline:
 
     def build_plans(self, recipe: Recipe | None = None, command: Sequence[str] | None = None) -> Build | None:
         """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
-        next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those parts stay
-        with ONNX Runtime.
+        next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those parts
+        stay with ONNX Runtime.
 
         Raises:
             ArgumentError: not on a CUDA device.

@@ -275,8 +275,11 @@ def _how(code: int) -> str:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 where the system does not tell."""
-    return 1024 * _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS:")
+    """Bytes of memory that a process holds, less the pages of files, which the system can drop; 0 where it does not
+    tell.
+    """
+    status = Path(f"/proc/{pid}/status")
+    return 1024 * (_kilobytes(status, "RssAnon:") + _kilobytes(status, "RssShmem:"))
 
 
 def free_memory() -> int:

@@ -70,7 +70,7 @@ def profile(bundle: Bundle, part: str, ranges: Ranges) -> dict[str, tuple[Shape,
         EngineError: an input with a symbolic dimension of unknown meaning.
     """
     sizes, factor = ranges.sizes(bundle), bundle.latent.factor
-    batch = _batch(bundle, part, ranges.images)
+    batch = _batch(bundle, part, ranges)
     tokens = bundle.text[0].max_length if bundle.text else 0
     chunks = min(ranges.chunks, bundle.max_chunks or ranges.chunks)
     known: dict[str, tuple[int, ...]] = {
@@ -94,9 +94,10 @@ def profile(bundle: Bundle, part: str, ranges: Ranges) -> dict[str, tuple[Shape,
     return out
 
 
-def _batch(bundle: Bundle, part: str, images: int) -> tuple[int, int, int]:
+def _batch(bundle: Bundle, part: str, ranges: Ranges) -> tuple[int, int, int]:
+    images = ranges.images
     if part in bundle.text_encoders:
-        return 1, 2, 2 * images * CHUNKS
+        return 1, 2, 2 * images * ranges.chunks
     guided = part == "unet" and not bundle.embeds_guidance and bool(bundle.text)
     most = 2 * images if guided else images
     return 1, most if bundle.defaults.guidance_scale > 1 else images, most

@@ -190,6 +190,8 @@ class TensorRTEngine:
         context: trt.IExecutionContext | None = self._engine.create_execution_context(strategy)
         if context is None:
             raise EngineError(f"{self.name}: TensorRT cannot make a context: {self._log.take()}")
+        if context.active_optimization_profile < 0:  # only an engine's first context begins with profile 0 everywhere
+            context.set_optimization_profile_async(0, self._device.stream)
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise EngineError(f"{self.name}: TensorRT refuses {name} of shape {list(shape)}: {self._log.take()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -112,8 +113,6 @@ class TestSources:
             source(edgediff.load().bundle, "unet")
 
     def test_a_damaged_graph(self, half_bundle: Path, tmp_path: Path) -> None:
-        import shutil
-
         root = Path(shutil.copytree(half_bundle, tmp_path / "copy"))
         graph = source(read(root), "unet").path
         graph.write_bytes(graph.read_bytes()[:-1] + b"?")
@@ -374,7 +373,21 @@ class TestBuilds:
             build(half_bundle, "unet", cache, command=[sys.executable, "-c", "print('[1]')"])
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plans by the default recipe, once they are built."""
+    return tmp_path_factory.mktemp("plans") / "kept"
+
+
 class TestPictures:
+    @pytest.fixture
+    def plans(self, standin: Any, half_bundle: Path, cache: Cache, kept: Path) -> Cache:
+        """The cache, with plans of every part that a call needs."""
+        if not kept.exists():
+            self.build_all(half_bundle, Cache(kept))
+        shutil.copytree(kept, cache.folder)
+        return cache
+
     def build_all(self, bundle: Path, cache: Cache, recipe: Recipe | None = None) -> None:
         for part in read(bundle).needed:
             build(bundle, part, cache, recipe)
@@ -402,12 +415,11 @@ class TestPictures:
         ],
         ids=str,
     )
-    def test_the_graphs_own(self, standin: Any, half_bundle: Path, cache: Cache, arguments: dict[str, Any]) -> None:
-        self.build_all(half_bundle, cache)
+    def test_the_graphs_own(self, standin: Any, half_bundle: Path, plans: Cache, arguments: dict[str, Any]) -> None:
         call = {"prompt": PROMPT, "negative_prompt": "dog", "seed": 3, "num_inference_steps": 6} | arguments
         if len(call["prompt"]) > 100:
             call["negative_prompt"] = call["prompt"].replace("cat", "dog")
-        pipe, device = opened(half_bundle, cache, "tensorrt")
+        pipe, device = opened(half_bundle, plans, "tensorrt")
         wanted = self.reference(half_bundle)(**call, output_type="np")
         for _ in range(2):
             made = pipe(**call, output_type="np")
@@ -416,9 +428,8 @@ class TestPictures:
         if "guidance" not in arguments:  # apg runs by the host loop
             assert device.calls["launch"] >= 6  # captured, with a part whose memory is shared
 
-    def test_one_captured_graph_serves_every_request(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
-        self.build_all(half_bundle, cache)
-        pipe, device = opened(half_bundle, cache, "tensorrt")
+    def test_one_captured_graph_serves_every_request(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+        pipe, device = opened(half_bundle, plans, "tensorrt")
         for seed in range(2):
             pipe(PROMPT, seed=seed, num_inference_steps=5)
         before, contexts = device.calls["capture"], standin.counts["contexts"]
@@ -428,11 +439,10 @@ class TestPictures:
         assert standin.counts["contexts"] == contexts
 
     def test_requests_side_by_side_have_contexts_of_their_own(
-        self, standin: Any, half_bundle: Path, cache: Cache
+        self, standin: Any, half_bundle: Path, plans: Cache
     ) -> None:
         """A captured graph holds on to its context and its addresses."""
-        self.build_all(half_bundle, cache)
-        pipe, _ = opened(half_bundle, cache, "tensorrt")
+        pipe, _ = opened(half_bundle, plans, "tensorrt")
         streams = [pipe.stream(PROMPT, seed=seed, num_inference_steps=5) for seed in range(2)]
         last = [steps[-1] for steps in zip(*zip(*streams, strict=True), strict=True)]
         engine: Any = pipe.engine("unet")
@@ -444,10 +454,9 @@ class TestPictures:
             np.testing.assert_array_equal(step.latents, wanted)
 
     def test_contexts_of_many_shapes(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, plans: Cache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self.build_all(half_bundle, cache)
-        pipe, _ = opened(half_bundle, cache, "tensorrt")
+        pipe, _ = opened(half_bundle, plans, "tensorrt")
         pipe(PROMPT, seed=0, num_inference_steps=3)
         monkeypatch.setattr(sys.modules["edgediff.engines.tensorrt"], "KEPT", 2)
         reference = self.reference(half_bundle)
@@ -455,9 +464,8 @@ class TestPictures:
             call = {"seed": 1, "num_inference_steps": 4, "height": size, "width": 32, "output_type": "latent"}
             np.testing.assert_array_equal(pipe(PROMPT, **call).latents, reference(PROMPT, **call).latents)
 
-    def test_threads(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
-        self.build_all(half_bundle, cache)
-        pipe, _ = opened(half_bundle, cache)
+    def test_threads(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+        pipe, _ = opened(half_bundle, plans)
         call = {"num_inference_steps": 4, "output_type": "latent"}
         wanted = [self.reference(half_bundle)(PROMPT, seed=k, **call).latents for k in range(4)]
         found: dict[int, Any] = {}
@@ -488,26 +496,24 @@ class TestPictures:
         pipe, _ = opened(half_bundle, cache, "tensorrt")
         assert pipe.engine("unet").capturable  # type: ignore[attr-defined]
 
-    def test_shapes_outside_the_plan_go_to_onnx_runtime(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
-        self.build_all(half_bundle, cache)
-        pipe, _ = opened(half_bundle, cache)
+    def test_shapes_outside_the_plan_go_to_onnx_runtime(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+        pipe, _ = opened(half_bundle, plans)
         call: dict[str, Any] = {"seed": 1, "num_inference_steps": 3, "output_type": "latent", "height": 64}
         runs = standin.counts["runs"]
         made = pipe(PROMPT, **call)
         assert standin.counts["runs"] == runs + 2  # the text encoder's
         np.testing.assert_allclose(made.latents, edgediff.load(half_bundle)(PROMPT, **call).latents, atol=1e-2)
-        strict, _ = opened(half_bundle, cache, "tensorrt")
+        strict, _ = opened(half_bundle, plans, "tensorrt")
         with pytest.raises(EngineError, match=r"unet cannot run by TensorRT: sample is \[2, 4, 16, 8\], and the plan"):
             strict(PROMPT, **call)
 
-    def test_plans_are_proved_by_what_torch_gave(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
-        self.build_all(half_bundle, cache)
-        pipe, _ = opened(half_bundle, cache, "tensorrt")
+    def test_plans_are_proved_by_what_torch_gave(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+        pipe, _ = opened(half_bundle, plans, "tensorrt")
         runs = standin.counts["runs"]
         found = {finding.what: finding for finding in prove(pipe)}
         assert all(finding.ok for finding in found.values() if finding.what != "vae_encoder")  # which has no plan
         assert standin.counts["runs"] > runs
-        narrow = Cache(cache.folder / "narrow")
+        narrow = Cache(plans.folder / "narrow")
         build(half_bundle, "vae_decoder", narrow, Recipe(Ranges(1, (8, 8), (8, 8), (8, 8))))
         pipe, _ = opened(half_bundle, narrow)
         found = {finding.what: finding for finding in prove(pipe)}

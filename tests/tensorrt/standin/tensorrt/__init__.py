@@ -239,7 +239,7 @@ class Runtime:
 
 class Engine:
     def __init__(self, facts):
-        self.facts = facts
+        self.facts, self.contexts = facts, 0
         self.whole = "STRIP_PLAN" not in facts["flags"]
         self.session = _session(facts["graph"])
         self.tensors = {t.name: (t, TensorIOMode.INPUT) for t in self.session.get_inputs()}
@@ -259,6 +259,7 @@ class Engine:
         assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
         assert self.whole, "run before its weights came"
         counts["contexts"] += 1
+        self.contexts += 1
         return Context(self)
 
 
@@ -266,8 +267,15 @@ class Context:
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.memory = engine, {}, {}, (0, 0)
         self.moved = 0  # how often an address was changed
+        self.active_optimization_profile = 0 if engine.contexts == 1 else -1
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        self.active_optimization_profile = profile_index
+        self.shapes.clear()
+        return True
 
     def set_input_shape(self, name, shape):
+        assert self.active_optimization_profile == 0
         least, _, most = self.engine.facts["profile"][name]
         if not all(a <= v <= b for a, v, b in zip(least, shape, most, strict=True)):
             return False
