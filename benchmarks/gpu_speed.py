@@ -55,7 +55,7 @@ def measure(place: Place, pipe: Pipeline) -> dict[str, Any]:
     }
 
 
-def around(findings: Findings, place: Place, pipe: Pipeline, name: str) -> dict[str, Any]:
+def around(findings: Findings, place: Place, pipe: Pipeline, label: str) -> dict[str, Any]:
     """What a request takes beyond its engines' calls, made again back to back: the text's, the U-Net's, the decoder's.
 
     Whole and replayed are timed in turn. "around_unet" is of a request for latents, over the U-Net's time.
@@ -89,7 +89,7 @@ def around(findings: Findings, place: Place, pipe: Pipeline, name: str) -> dict[
     if capturable:  # its calls are inside of graphs from the third on
         figures["around_unet"] = figures["around_engines"] = None
     else:
-        findings.goal(f"time around the U-Net's calls, of theirs, {name}", figures["around_unet"], f"<= {AROUND}")
+        findings.goal(f"time around the U-Net's calls, of theirs, {label}", figures["around_unet"], f"<= {AROUND}")
     return figures
 
 
