@@ -231,6 +231,8 @@ def _main(args: argparse.Namespace, folder: Path) -> int:
             write("gpu", extra | found, PACKAGES, place)
 
     found = run(args, folder, keep)
+    if args.dry_run:
+        print("A dry run: its times and memory mean nothing.\n")
     print(summary(found), *(place / "gpu.json" for place in places), sep="\n\n")
     return 0 if all_hold(found) else 1
 

@@ -48,6 +48,7 @@ VARIANTS: dict[str, Variant] = {
     "fixed": Variant(graph="fixed"),
     "fixed graph": Variant({"enable_cuda_graph": "1"}, "fixed"),
     "fixed graph nhwc": Variant({"enable_cuda_graph": "1", "prefer_nhwc": "1"}, "fixed"),
+    "fixed nhwc": Variant({"prefer_nhwc": "1"}, "fixed"),
     "graph nhwc": Variant({"enable_cuda_graph": "1", "prefer_nhwc": "1"}),
     "sdpa flash": Variant({"sdpa_kernel": "1"}),
     "sdpa efficient": Variant({"sdpa_kernel": "2"}),
