@@ -1,12 +1,13 @@
 """Everything that needs a GPU: SD 1.5 at its true size against diffusers, parity, memory, options, TensorRT.
 
-    python -m benchmarks.gpu --prepare FOLDER [--source DIFFUSERS --bundle FP16_BUNDLE] [--wheel FILE]    # on a CPU
-    python -m benchmarks.gpu --from FOLDER [--install] [--out DIR]                                        # on a GPU
-    python -m benchmarks.gpu --dry-run                                   # everything but CUDA, at toy width, on a CPU
+    python -m benchmarks.gpu --prepare FOLDER [--source DIFFUSERS --bundle FP16_BUNDLE] [--wheel FILE ...]    # on a CPU
+    python -m benchmarks.gpu --from FOLDER [--install [DIR]] [--out DIR]                                  # on a GPU
+    python -m benchmarks.gpu --dry-run [--from FOLDER]                   # everything but CUDA, at toy width, on a CPU
 
 A machine with a GPU may have no network, so what travels is small: SD 1.5's graphs without weights, which are drawn
-there by name, the same for edgediff and for diffusers; the built-in model in fp16; and, with --wheel, onnxruntime-gpu
-without its TensorRT provider, in pieces (FOLDER/wheel/*). --install joins those and installs them, and ./cpp_ext.
+there by name, the same for edgediff and for diffusers; the built-in model in fp16; and, with --wheel, wheels for the
+Python of that machine (onnxruntime-gpu, less its TensorRT provider; diffusers) in pieces. --install joins those in DIR
+(FOLDER/wheel by itself), installs them, and builds ./cpp_ext.
 Sections run in processes of their own, results are written after each, and all ends within 9 minutes. Exit code 1
 where a check fails; goals of speed are only told.
 """
@@ -38,7 +39,7 @@ BUDGET_S = 520  # for everything on the GPU, building and filling besides
 SD15, EMOJI = "sd15", "emoji"
 
 
-def prepare(folder: Path, source: Path | None, bundle: Path | None, wheel: Path | None, true_size: bool = True) -> None:
+def prepare(folder: Path, source: Path | None, bundle: Path | None, wheels: list[Path], true_size: bool = True) -> None:
     """Make what travels; says how large it is."""
     from edgediff_export.convert import export
 
@@ -54,7 +55,7 @@ def prepare(folder: Path, source: Path | None, bundle: Path | None, wheel: Path 
     reference = REPOSITORY / "export" / "reference_model" / "pipeline"
     if reference.is_dir():
         gpu_hollow.lean(export(reference, folder / EMOJI, precision="fp16"))
-    if wheel is not None:
+    for wheel in wheels:
         for piece in gpu_wheel.pieces(wheel, folder / "wheel"):
             print(f"{piece}: {piece.stat().st_size / 1e6:.1f} MB")
 
@@ -69,13 +70,13 @@ def _model(true_size: bool) -> Any:
     return families.pipeline("sd15")
 
 
-def install(folder: Path) -> float:
-    """Install the wheel whose pieces travelled, and ./cpp_ext for this GPU; seconds."""
+def install(pieces: Path) -> float:
+    """Install the wheels whose pieces travelled, and ./cpp_ext for this GPU; seconds."""
     from benchmarks.kernel import install as install_kernels
 
     start = time.perf_counter()
-    if (folder / "wheel").is_dir():
-        gpu_wheel.install(folder / "wheel")
+    if pieces.is_dir():
+        gpu_wheel.install(pieces)
     install_kernels()
     return time.perf_counter() - start
 
@@ -150,12 +151,16 @@ def summary(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def dry_run(to: Path) -> dict[str, Any]:
+def dry_run(to: Path, folder: Path | None) -> dict[str, Any]:
     """Everything at toy width on a device in host memory; only the figures' meaning is lost."""
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder, "prepared"), None, None, None, true_size=False)
-        gpu_hollow.fill(Path(folder, "prepared", SD15))
-        run = Run(Path(folder, "prepared", SD15), Path(folder, "prepared", EMOJI), True, 3, 1, Path(folder, "plans"))
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch, "prepared")
+        if folder is None:
+            prepare(made, None, None, [], true_size=False)
+        else:
+            shutil.copytree(folder, made)
+        gpu_hollow.fill(made / SD15)
+        run = Run(made / SD15, made / EMOJI, True, 3, 1, Path(scratch, "plans"))
         return measure(run, list(SECTIONS), lambda found: _write(to, found, {"dry": True}), 1e9)
 
 
@@ -172,9 +177,9 @@ def main() -> int:
         "--source", type=Path, help="a diffusers folder of Stable Diffusion 1.5 (default: random weights)"
     )
     parser.add_argument("--bundle", type=Path, help="its bundle in fp16 (default: exported here)")
-    parser.add_argument("--wheel", type=Path, help="onnxruntime-gpu, for the Python of the machine with the GPU")
+    parser.add_argument("--wheel", type=Path, nargs="+", default=[], help="for the machine with the GPU: see above")
     parser.add_argument("--from", type=Path, dest="folder", metavar="FOLDER", help="what --prepare made")
-    parser.add_argument("--install", action="store_true", help="install the wheel's pieces and ./cpp_ext first")
+    parser.add_argument("--install", nargs="?", const="", metavar="DIR", help="of the wheels' pieces; and ./cpp_ext")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections alone")
     parser.add_argument("--out", type=Path, help="a folder for a second copy of the JSON")
     parser.add_argument("--dry-run", action="store_true")
@@ -190,14 +195,14 @@ def main() -> int:
         return 0
     if args.dry_run:
         to = (args.out or Path(tempfile.mkdtemp())) / "gpu-dry.json"
-        found = dry_run(to)
+        found = dry_run(to, args.folder)
         print(f"{summary(found)}\n\n{to}: a dry run; its figures mean nothing")
         return 0 if all_hold(found) else 1
     if args.folder is None:
         parser.error("one of --prepare, --from and --dry-run is needed")
     extra: dict[str, Any] = {}
-    if args.install:
-        extra["install_s"] = round(install(args.folder), 1)
+    if args.install is not None:
+        extra["install_s"] = round(install(Path(args.install or args.folder / "wheel")), 1)
     found = on_gpu(args.folder, args.only or list(SECTIONS), args.out, extra)
     return 0 if all_hold(found) else 1
 

@@ -1,4 +1,4 @@
-"""A large wheel in pieces, without what is not needed: for machines that can be reached by small copies alone."""
+"""Large wheels in pieces, without what is not needed: for machines that can be reached by small copies alone."""
 
 from __future__ import annotations
 
@@ -29,24 +29,29 @@ def pieces(wheel: Path, out: Path) -> list[Path]:
     return made
 
 
-def join(folder: Path, out: Path) -> Path:
-    """The wheel again; ``SystemExit`` where there are no pieces, or one is missing."""
-    found = sorted(folder.glob("*.whl.[0-9][0-9]"))
-    if not found or [int(p.suffix[1:]) for p in found] != list(range(len(found))):
-        raise SystemExit(f"{folder} holds the pieces {[p.name for p in found]}; one is missing")
-    wheel = out / found[0].name.removesuffix(".00")
-    with wheel.open("wb") as f:
-        for piece in found:
-            f.write(piece.read_bytes())
-    if not zipfile.is_zipfile(wheel):
-        raise SystemExit(f"the pieces in {folder} make no wheel; the last is missing")
-    return wheel
+def join(folder: Path, out: Path) -> list[Path]:
+    """The wheels again; ``SystemExit`` where there are no pieces, or one is missing."""
+    groups: dict[str, list[Path]] = {}
+    for piece in sorted(folder.glob("*.whl.[0-9][0-9]")):
+        groups.setdefault(piece.stem, []).append(piece)
+    if not groups:
+        raise SystemExit(f"{folder} holds no pieces of wheels")
+    for name, found in groups.items():
+        if [int(p.suffix[1:]) for p in found] != list(range(len(found))):
+            raise SystemExit(f"{folder} holds the pieces {[p.name for p in found]}; one is missing")
+        with (out / name).open("wb") as f:
+            for piece in found:
+                f.write(piece.read_bytes())
+        if not zipfile.is_zipfile(out / name):
+            raise SystemExit(f"the pieces of {name} in {folder} make no wheel; the last is missing")
+    return [out / name for name in groups]
 
 
 def install(folder: Path) -> None:
-    """Install the wheel whose pieces these are, in place of onnxruntime; nothing is fetched."""
+    """Install the wheels whose pieces these are, onnxruntime-gpu in place of onnxruntime; nothing is fetched."""
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = join(folder, Path(scratch))
+        wheels = join(folder, Path(scratch))
         pip = [sys.executable, "-m", "pip"]
-        subprocess.run([*pip, "uninstall", "--yes", "onnxruntime", "onnxruntime-gpu"], check=True)
-        subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True)
+        if any(wheel.name.startswith("onnxruntime_gpu") for wheel in wheels):
+            subprocess.run([*pip, "uninstall", "--yes", "onnxruntime", "onnxruntime-gpu"], check=True)
+        subprocess.run([*pip, "install", "--no-deps", "--no-index", *map(str, wheels)], check=True)

@@ -24,14 +24,20 @@ pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installe
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpu") / "prepared"
-    prepare(folder, None, None, None, true_size=False)
-    gpu_hollow.fill(folder / "sd15")
+    prepare(folder, None, None, [], true_size=False)
     return folder
 
 
-def test_dry_run(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def filled(made: Path) -> Path:
+    folder = Path(shutil.copytree(made / "sd15", made.parent / "filled"))
+    gpu_hollow.fill(folder)
+    return folder
+
+
+def test_dry_run(made: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path)],
+        [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--from", str(made), "--out", str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
@@ -54,8 +60,8 @@ def test_dry_run(tmp_path: Path) -> None:
     assert not list((Path(__file__).parents[1] / "benchmarks" / "results").glob("gpu-dry*"))
 
 
-def test_parity_sees_a_disturbed_weight(made: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(made / "sd15", tmp_path / "sd15"))
+def test_parity_sees_a_disturbed_weight(filled: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(filled, tmp_path / "sd15"))
     right = Findings()
     gpu_sections.parity(Run(folder, None, True, 3, 1), right)
     assert all_hold({"": {"checks": right.checks}})
@@ -94,7 +100,7 @@ def test_wheels_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(gpu_wheel, "PIECE", 60_000)
     made = gpu_wheel.pieces(wheel, tmp_path / "pieces")
     assert len(made) > 2
-    joined = gpu_wheel.join(tmp_path / "pieces", tmp_path / "pieces")
+    (joined,) = gpu_wheel.join(tmp_path / "pieces", tmp_path / "pieces")
     with zipfile.ZipFile(joined) as f:
         assert f.namelist() == ["thing/__init__.py", "thing/noise.bin"]
         assert f.read("thing/noise.bin") == noise
