@@ -33,9 +33,10 @@ def pipeline(folder: Path, place: str, dtype: str) -> Any:
 
     def made(component: str, build: Any) -> Any:
         module = build(json.loads((source / component / "config.json").read_text(encoding="utf-8")))
-        values = {
-            name: torch.from_numpy(parameter.astype(np.float32)) for name, parameter in weights.component(component)
-        }
+        wanted, values = module.state_dict().keys(), {}
+        for name, parameter in weights.component(component):
+            name = name if name in wanted else name.removeprefix("text_model.")  # as transformers 5 has it
+            values[name] = torch.from_numpy(parameter.astype(np.float32))
         module.load_state_dict(values)
         return module.to(place, getattr(torch, dtype)).eval()
 
