@@ -270,7 +270,7 @@ def test_providers_run_on_the_devices_stream() -> None:
     stream = {"device_id": "1", "has_user_compute_stream": "1", "user_compute_stream": str(2**47)}
     assert [_on_stream(one, device) for one in given] == [
         ("TensorrtExecutionProvider", stream),
-        ("CUDAExecutionProvider", {"use_tf32": "0", **stream}),
+        ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0", **stream}),
         "X",
     ]
     assert [_on_stream(one, None) for one in given] == given

@@ -220,7 +220,9 @@ def _on_stream(provider: Provider, device: Device | None) -> Provider:
     if device is None or not _on_gpu(device) or _name(provider) not in STREAMED:
         return provider
     facts = {"device_id": device.ordinal, "has_user_compute_stream": 1, "user_compute_stream": device.stream}
-    return _name(provider), {**_options(provider), **{key: str(value) for key, value in facts.items()}}
+    # By itself the arena doubles, and keeps what it took.
+    first = {"arena_extend_strategy": "kSameAsRequested"} if _name(provider) == CUDA else {}
+    return _name(provider), {**first, **_options(provider), **{key: str(value) for key, value in facts.items()}}
 
 
 def _check_providers(ort: Any, name: str, wanted: Sequence[Provider]) -> None:
