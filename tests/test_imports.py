@@ -51,7 +51,7 @@ BESIDE = {
             "shapes": ("bundle",),
             "plans": ("bundle", "engines", "engines.shapes"),
             "preflight": ("engines.driver", "engines.plans"),
-            "building": ("bundle", "engines.build_plan", "engines.plans", "engines.shapes"),
+            "building": ("bundle", "engines.build_plan", "engines.plans", "engines.preflight", "engines.shapes"),
             "tensorrt": ("bundle", "device", "engines.plans", "engines.preflight", "engines.shapes"),
             "survey": ("bundle", "device", "engines", "engines.onnxruntime", "engines.plans", "engines.preflight"),
             "parts": ("bundle", "device", "engines", "engines.plans", "engines.preflight", "engines.shapes"),

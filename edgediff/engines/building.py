@@ -21,6 +21,7 @@ from ..bundle import Bundle
 from ..errors import ArgumentError, EngineError, choices
 from .build_plan import Order
 from .plans import COMPATIBLE, Cache, Description, Here, Source, source
+from .preflight import numbers_of
 from .shapes import Ranges, profile
 
 COMMAND = (sys.executable, "-m", "edgediff.engines.build_plan")
@@ -141,7 +142,10 @@ def build_part(
         )
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
             child = _Child(part, command, environment(ordinal), words, recipe.memory_limit)
-            child.run(order, progress or (lambda *_: None), cancel or threading.Event())
+            built_by = child.run(order, progress or (lambda *_: None), cancel or threading.Event())
+        if numbers_of(built_by) != here.tensorrt:
+            own = ".".join(map(str, here.tensorrt))
+            raise EngineError(f"{part}: the build found TensorRT {built_by}, this process has {own}")
         if not built.is_file() or built.stat().st_size == 0:
             raise EngineError(f"{part}: the build ended well and left no plan")
         return cache.publish(built, _with_seconds(plan, time.monotonic() - started))
@@ -189,9 +193,9 @@ class _Child:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def run(self, order: Order, progress: Progress, cancel: threading.Event) -> None:
-        """Until the plan is written. Whatever happens, the process is gone afterwards."""
-        done, failed = False, ""
+    def run(self, order: Order, progress: Progress, cancel: threading.Event) -> str:
+        """Until the plan is written; the version of TensorRT that did. Whatever happens, the process is gone then."""
+        done, failed = "", ""
         try:
             assert self._process.stdin is not None
             with suppress(OSError):  # a child that is dead already says why below
@@ -200,7 +204,7 @@ class _Child:
             for event in self._events(cancel):
                 if event["event"] == "progress":
                     progress(self._part, float(event["share"]), str(event["phase"]))
-                done = done or event["event"] == "done"
+                done = str(event["tensorrt"]) if event["event"] == "done" else done
                 failed = str(event.get("reason", "")) if event["event"] == "failed" else failed
             while (code := self._process.poll()) is None:
                 self._watch(cancel)
@@ -212,6 +216,7 @@ class _Child:
         if code or not done:
             raise EngineError(f"{self._part}: the build {_how(code)}{self._last_words()}")
         progress(self._part, 1.0, "")
+        return done
 
     def _events(self, cancel: threading.Event) -> Any:
         while True:

@@ -36,10 +36,15 @@ def builder(ordinal: int) -> Here:
 def version(modules: tuple[str, ...] = MODULES) -> tuple[int, ...]:
     """Of the TensorRT that is installed; ``EngineError`` where there is none to be used."""
     found = str(module(modules).__version__)
-    numbers = tuple(int(v) for v in re.findall(r"[0-9]+", found)[:4])
+    numbers = numbers_of(found)
     if numbers < OLDEST:
         raise EngineError(f"TensorRT {found} is too old; edgediff needs {'.'.join(map(str, OLDEST))} or newer")
     return numbers
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """``10.13.3.9`` -> (10, 13, 3, 9)."""
+    return tuple(int(v) for v in re.findall(r"[0-9]+", version)[:4])
 
 
 def installed(modules: tuple[str, ...] = MODULES) -> bool:

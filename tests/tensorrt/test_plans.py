@@ -364,6 +364,16 @@ class TestBuilds:
         child.stdin.close()  # as when the parent dies
         assert child.wait(60) == 3
 
+    def test_another_tensorrt_in_the_child(
+        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("EDGEDIFF_STANDIN_VERSION", "11.4.0.106")
+        with pytest.raises(
+            EngineError, match=r"unet: the build found TensorRT 11\.4\.0\.106, this process has 10\.13\.3\.9"
+        ):
+            build(half_bundle, "unet", cache)
+        assert not [name for name in files(cache) if name.startswith("plans/")]
+
     def test_a_command_that_is_not_there(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
         with pytest.raises(EngineError, match="unet: the build cannot start /no/such/python"):
             build(half_bundle, "unet", cache, command=["/no/such/python"])
