@@ -28,8 +28,9 @@ class WordTable(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         assert self.extra is not None
-        known = self.table(ids.clamp(min=0))
-        return torch.where(ids.unsqueeze(-1) < 0, self.extra[(-1 - ids).clamp(min=0)], known)
+        zero = ids.new_zeros(())  # maximum, not clamp: TensorRT is documented to clip floats alone
+        known = self.table(torch.maximum(ids, zero))
+        return torch.where(ids.unsqueeze(-1) < 0, self.extra[torch.maximum(-1 - ids, zero)], known)
 
 
 class TextEncoder(torch.nn.Module):

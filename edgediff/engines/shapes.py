@@ -80,7 +80,7 @@ def profile(bundle: Bundle, part: str, ranges: Ranges) -> dict[str, tuple[Shape,
         "latent_width": tuple(w // factor for w, _ in sizes),
         "latent_height": tuple(h // factor for _, h in sizes),
         "tokens": (tokens, tokens, chunks * tokens),
-        "extra": (0, 1, EXTRA),
+        "extra": (1, 1, EXTRA),  # engines refuse empty inputs; there is always a row
     }
     out = {}
     for tensor in bundle.parts[part].inputs:
