@@ -16,8 +16,8 @@ from edgediff.engines import Provider
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.engines.parts import Wish
 from edgediff.engines.plans import Cache, default_folder
-from edgediff.kernels import require
 from edgediff.pipeline import Pipeline
+from edgediff.sampling.kernels import require_package
 
 PROMPT, SEED, GUIDANCE = "a red apple on a blue background", 7, 7.5
 BLOCK = 2 << 30  # bytes
@@ -139,7 +139,7 @@ class Place:
             "name": self.device.name,
             "compute_capability": f"{major}.{minor}",
             "multiprocessors": self.device.multiprocessors,
-            "kernels": require().facts(),
+            "kernels": require_package().facts(),
         }
 
     def close(self) -> None:

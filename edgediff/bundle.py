@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from .errors import ArgumentError, BundleError, BundleNotFoundError, choices
-from .levels import Schedule
-from .table import Plan, plan
+from .sampling.planning import Plan, plan
+from .sampling.schedule import Schedule
 
 FORMAT = 1
 MANIFEST = "bundle.json"

@@ -18,15 +18,15 @@ from .engines import DEVICES
 from .engines.building import Build
 from .engines.parts import ENGINES
 from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
-from .guidance import METHODS
 from .image import check_output, save
-from .levels import SPACINGS
 from .parse import add_plans, numbers, size
 from .pipeline import load
 from .progress import bar, progress
-from .rng import GENERATORS
-from .samplers import SAMPLERS
-from .table import GUIDANCES
+from .sampling.guidance import METHODS
+from .sampling.planning import GUIDANCES
+from .sampling.rng import GENERATORS
+from .sampling.samplers import SAMPLERS
+from .sampling.schedule import SPACINGS
 from .verify import prove
 from .version import __version__
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from .device import BYTES, Device, DeviceArray
 from .errors import ArgumentError, EngineError, choices
-from .kernels import HEADER, MAX_HISTORY, ROW, packed, require
-from .rng import Generator, TorchCudaGenerator
-from .table import Plan, Row
+from .sampling.kernels import HEADER, MAX_HISTORY, ROW, packed, require_package
+from .sampling.planning import Plan
+from .sampling.rng import Generator, TorchCudaGenerator
+from .sampling.update import Row
 
 Float32 = NDArray[np.float32]
 VALUES = ("float32", "float16", "bfloat16")
@@ -114,7 +115,7 @@ class DeviceLoop:
     _sampler: str = ""
 
     def __post_init__(self) -> None:
-        kernels = require()
+        kernels = require_package()
         whole = (int, np.integer)
         if len(self.shape) != 4 or not all(isinstance(v, whole) and v >= 1 for v in self.shape):
             raise ArgumentError(f"shape is {self.shape}; it must be (B, C, h, w), each at least 1")
@@ -413,7 +414,7 @@ class DevicePictures:
             return self._draw()
 
     def _draw(self) -> NDArray[np.uint8]:
-        loop, kernels = self.loop, require()
+        loop, kernels = self.loop, require_package()
         device, latents, pixels = loop.device, self._latents, self._pixels
         loop._launch(
             lambda stream: kernels.unscale(

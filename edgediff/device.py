@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArgumentError, EdgediffError, EngineError
-from .kernels import require
+from .sampling.kernels import require_package
 
 INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cuda-bindings"
 
@@ -193,7 +193,7 @@ def why_no_device(ordinal: int = 0) -> str:
 
 def _checked(ordinal: int) -> tuple[Any, Any]:
     """cuda-bindings' driver and cuda-core's Device; errors as ``CudaDevice``."""
-    kernels = require()
+    kernels = require_package()
     try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
         count = kernels.device_count()
     except kernels.CudaError as error:

@@ -11,8 +11,8 @@ from .engines import HASH_LIMIT, check_device, why_not
 from .engines.plans import Cache, default_folder
 from .engines.survey import survey
 from .errors import BundleError, EdgediffError
-from .kernels import describe
 from .parse import add_plans
+from .sampling.kernels import describe
 
 
 def add(commands: Any) -> None:

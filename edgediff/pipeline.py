@@ -21,14 +21,14 @@ from .engines.parts import Parts, Wish, check_engine
 from .engines.plans import Cache, Description, default_folder
 from .engines.preflight import builder
 from .errors import ArgumentError, BundleError, EngineError, choices
-from .guidance import Apg, Hook
 from .image import to_pil, to_uint8
 from .inpaint import channels
-from .loop import Denoise, LoopStep, run
 from .prompt import emphasise
 from .request import Arguments, Request, check, whole
 from .resident import DEPTH, ROWS, Runner, Runners
-from .rng import Generator
+from .sampling.guidance import Apg, Hook
+from .sampling.loop import Denoise, LoopStep, run
+from .sampling.rng import Generator
 from .texts import Chunk
 from .tokenizer import Tokenizer
 from .version import __version__
@@ -357,7 +357,7 @@ class Pipeline:
             on_x0: called once a U-Net call with the x0 estimates, latents (B, C, h, w) float32; what it returns is
                 used in their place.
             rng: torch-cpu or torch-cuda, whose noise the seeds give; or a function from a seed to a generator (see
-                ``edgediff.rng``).
+                ``edgediff.sampling.rng``).
             clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts
                 one more), for both prompts.
             original_size, crops_coords_top_left, target_size: SDXL's (height, width) and (top, left) in pixels; the

@@ -15,10 +15,10 @@ from .bundle import Bundle
 from .conditions import Sizes, check_sizes
 from .embeddings import Embeddings
 from .errors import ArgumentError, BundleError, PromptError, PromptWarning, choices
-from .guidance import METHODS, Apg, Combine, Hook, combiner
 from .inpaint import Masked, check_masked
-from .rng import Generator, find_generator
-from .table import Plan
+from .sampling.guidance import METHODS, Apg, Combine, Hook, combiner
+from .sampling.planning import Plan
+from .sampling.rng import Generator, find_generator
 from .texts import Text, tokenise
 from .tokenizer import Tokenizer
 

@@ -15,8 +15,8 @@ from .cuda import DeviceLoop, DevicePictures, DeviceStep
 from .device import Device, DeviceArray
 from .engines import StreamEngine
 from .errors import EngineError
-from .rng import Generator
-from .table import Plan
+from .sampling.planning import Plan
+from .sampling.rng import Generator
 
 Float32 = NDArray[np.float32]
 ROWS, DEPTH = 256, 8  # room for plans; longer ones get a loop of their own

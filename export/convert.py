@@ -15,7 +15,7 @@ import edgediff
 from edgediff import bundle as bundles
 from edgediff.engines import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
-from edgediff.names import from_config
+from edgediff.sampling.names import from_config
 
 from .altered import Altered
 from .embeddings import Carried, read_all, store

@@ -8,7 +8,7 @@ from typing import Any
 import edgediff
 from edgediff import bundle as bundles
 from edgediff.errors import ArgumentError, BundleError, choices
-from edgediff.names import from_config
+from edgediff.sampling.names import from_config
 
 from .source import Source
 

@@ -39,8 +39,8 @@ def test_exported_bundle_follows_the_schema(tiny_bundle: Path) -> None:
 
 
 def test_schema_names_what_the_reader_takes() -> None:
-    from edgediff.levels import BETAS, PREDICTIONS, SPACINGS
-    from edgediff.samplers import SAMPLERS
+    from edgediff.sampling.samplers import SAMPLERS
+    from edgediff.sampling.schedule import BETAS, PREDICTIONS, SPACINGS
 
     schedule = SCHEMA["properties"]["schedule"]["properties"]
     assert tuple(schedule["beta_schedule"]["enum"]) == tuple(BETAS)

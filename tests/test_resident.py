@@ -13,7 +13,7 @@ from edgediff.engines import open_part
 from edgediff.engines.parts import Wish
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
-from edgediff.samplers import SAMPLERS
+from edgediff.sampling.samplers import SAMPLERS
 
 from .families import FAMILIES
 from .kernels.host_device import HostDevice

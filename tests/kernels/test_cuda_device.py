@@ -96,7 +96,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
     kernels = SimpleNamespace(device_count=lambda: 1, CudaError=RuntimeError)
-    monkeypatch.setattr(devices, "require", lambda: kernels)
+    monkeypatch.setattr(devices, "require_package", lambda: kernels)
     return gpu
 
 

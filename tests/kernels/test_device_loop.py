@@ -11,11 +11,11 @@ import pytest
 from edgediff.cuda import DeviceArray, DeviceLoop, DevicePictures
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.image import to_uint8
-from edgediff.levels import Schedule
-from edgediff.loop import run
-from edgediff.names import SAMPLERS
-from edgediff.rng import TorchCpuGenerator, TorchCudaGenerator
-from edgediff.table import Plan, plan
+from edgediff.sampling.loop import run
+from edgediff.sampling.planning import Plan, plan
+from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
+from edgediff.sampling.samplers import SAMPLERS
+from edgediff.sampling.schedule import Schedule
 
 from .host_device import HostDevice, narrowed, view, widened
 

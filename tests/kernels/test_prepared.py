@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.kernels import HEADER, ROW
+from edgediff.sampling.kernels import HEADER, ROW
 
 from .host_device import narrowed, widened
 
