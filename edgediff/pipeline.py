@@ -15,7 +15,6 @@ from . import bundle as bundles
 from .conditions import Condition, embed_guidance, stacked
 from .cuda import DeviceStep
 from .device import CudaDevice, Device
-from .embeddings import Embeddings, read_embedding
 from .engines import Engine, Provider, check_device, finite, require_finite
 from .engines.parts import Parts, Wish, check_engine
 from .engines.plans import Cache, Description, default_folder
@@ -23,14 +22,15 @@ from .engines.preflight import builder
 from .errors import ArgumentError, BundleError, EngineError, choices
 from .image import to_pil, to_uint8
 from .inpaint import channels
-from .prompt import emphasise
+from .prompts.chunks import Chunk
+from .prompts.textual_inversion import Embeddings, read_embedding
+from .prompts.tokenizer import Tokenizer
+from .prompts.weights import emphasise
 from .request import Arguments, Request, check, whole
 from .resident import DEPTH, ROWS, Runner, Runners
 from .sampling.guidance import Apg, Hook
 from .sampling.loop import Denoise, LoopStep, run
 from .sampling.rng import Generator
-from .texts import Chunk
-from .tokenizer import Tokenizer
 from .version import __version__
 
 if TYPE_CHECKING:

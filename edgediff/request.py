@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from . import bundle as bundles
 from .bundle import Bundle
 from .conditions import Sizes, check_sizes
-from .embeddings import Embeddings
 from .errors import ArgumentError, BundleError, PromptError, PromptWarning, choices
 from .inpaint import Masked, check_masked
+from .prompts.chunks import PromptChunks, tokenise
+from .prompts.textual_inversion import Embeddings
+from .prompts.tokenizer import Tokenizer
 from .sampling.guidance import METHODS, Apg, Combine, Hook, combiner
 from .sampling.planning import Plan
 from .sampling.rng import Generator, find_generator
-from .texts import Text, tokenise
-from .tokenizer import Tokenizer
 
 Float32 = NDArray[np.float32]
 OUTPUT_TYPES = ("pil", "np", "latent")
@@ -70,7 +70,9 @@ class Request:
     arguments: Arguments
     prompts: tuple[str, ...]  # one an image
     negatives: tuple[str, ...]
-    texts: Mapping[str, tuple[Text, ...]]  # of every prompt above that the text encoders will read, one for each
+    texts: Mapping[
+        str, tuple[PromptChunks, ...]
+    ]  # of every prompt above that the text encoders will read, one for each
     sizes: Sizes
     masked: Masked | None
     embeddings: Embeddings
@@ -124,7 +126,7 @@ def check(
         raise PromptError(
             f"bundle {bundle.name!r} takes no prompt; it was given {next(filter(None, prompts + negatives))!r}"
         )
-    texts: dict[str, tuple[Text, ...]] = {}
+    texts: dict[str, tuple[PromptChunks, ...]] = {}
     for kind, some in (("prompt", prompts), ("negative prompt", negatives if table.guided else ())):
         unique = list(dict.fromkeys(some)) if tokenizers else []
         for k, prompt in enumerate(unique, 1):
