@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgediff import bundle as bundles
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines import Provider
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.engines.parts import Wish
@@ -58,7 +58,7 @@ class Place:
         plans: Path | None = None,
     ) -> Pipeline:
         """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
-        bundle = bundles.read(None if name is None else self.folder / name)
+        bundle = read_bundle(None if name is None else self.folder / name)
         wish = Wish(None, providers, engine, Cache(plans or default_folder()))
         return Pipeline(bundle, "cuda", wish, _device=self.device)
 

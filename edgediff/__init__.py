@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bundle import Bundle
+from .bundle.manifest import Bundle
 from .errors import (
     ArgumentError,
     BundleError,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import build_command, info_command
-from .bundle import read
+from .bundle.reading import read_bundle
 from .engines import DEVICES
 from .engines.building import Build
 from .engines.parts import ENGINES
@@ -114,7 +114,7 @@ def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_plan(args: argparse.Namespace) -> None:
-    bundle = read(args.model)
+    bundle = read_bundle(args.model)
     arguments = plan_arguments(args)
     if unfused := args.guidance in METHODS and args.guidance not in GUIDANCES:
         arguments["guidance"] = "cfg"
@@ -133,7 +133,7 @@ def show_plan(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    bundle = read(args.bundle)
+    bundle = read_bundle(args.bundle)
     broken = 0
     for name, file in bundle.files():
         try:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bundle as bundles
+from .bundle.manifest import Bundle
+from .bundle.reading import read_bundle
 from .conditions import Condition, embed_guidance, stacked
 from .cuda import DeviceStep
 from .device import CudaDevice, Device
@@ -105,7 +106,7 @@ class Result:
 class Pipeline:
     """A bundle with engines around it. Made by ``load``; calls from several threads do not disturb each other."""
 
-    bundle: bundles.Bundle
+    bundle: Bundle
     device: str = "cpu"
     wish: Wish = field(default_factory=Wish)
     build: Build | None = None  # of TensorRT plans, in the background; None where there is none
@@ -683,7 +684,7 @@ def load(
     for name, value in (("path", path), ("plans", plans)):
         if value is not None and not isinstance(value, (str, Path)):
             raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
-    bundle = bundles.read(path)
+    bundle = read_bundle(path)
     cache = Cache(Path(plans) if plans is not None else default_folder())
     wish = Wish(threads, providers, engine, cache)
     pipe = Pipeline(bundle, device, wish, _device=None if ordinal is None else CudaDevice(ordinal))

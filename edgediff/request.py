@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bundle as bundles
-from .bundle import Bundle
+from .bundle.manifest import MAX_SIZE, Bundle
 from .conditions import Sizes, check_sizes
 from .errors import ArgumentError, BundleError, PromptError, PromptWarning, choices
 from .inpaint import Masked, check_masked
@@ -225,8 +224,8 @@ def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:
     height = whole("height", defaults.height if given.height is None else given.height)
     width = whole("width", defaults.width if given.width is None else given.width)
     for name, value in (("height", height), ("width", width)):
-        if value > bundles.MAX_SIZE:
-            raise ArgumentError(f"{name} is {value}; it must be at most {bundles.MAX_SIZE}")
+        if value > MAX_SIZE:
+            raise ArgumentError(f"{name} is {value}; it must be at most {MAX_SIZE}")
         if value % multiple:
             below = value // multiple * multiple
             near = [str(v) for v in (below, below + multiple) if v]

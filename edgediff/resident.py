@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, Tensor
+from .bundle.manifest import Bundle, Tensor
 from .cuda import DeviceLoop, DevicePictures, DeviceStep
 from .device import Device, DeviceArray
 from .engines import StreamEngine

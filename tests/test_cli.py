@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import edgediff
 from edgediff import cli, progress
-from edgediff.bundle import sha256
+from edgediff.bundle.manifest import sha256
 from edgediff.sampling.samplers import SAMPLERS
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle, File, Tensor
+from ..bundle.manifest import Bundle, File, Tensor
 from ..device import Device, DeviceArray
 from ..errors import ArgumentError, EngineError, choices
 

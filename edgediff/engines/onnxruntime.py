@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Part
+from ..bundle.manifest import Part
 from ..device import Device, DeviceArray
 from ..errors import BundleError, EngineError, choices
 from . import INSTALL, Provider

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..bundle import Bundle
+from ..bundle.manifest import Bundle
 from ..device import Device
 from ..errors import ArgumentError, EngineError, choices
 from . import Engine, Provider, open_part

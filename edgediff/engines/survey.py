@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from ..bundle import Bundle
+from ..bundle.manifest import Bundle
 from ..device import why_no_device
 from ..errors import EdgediffError, EngineError
 from . import INSTALL, why_not
