@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.gpu_place import Place
 from benchmarks.sections import Findings
 from edgediff.bundle.reading import read_bundle
-from edgediff.device import DeviceArray
+from edgediff.device.base import DeviceArray
 from edgediff.engines import PLAIN
 from edgediff.engines.onnxruntime import CUDA, OnnxRuntimeStreamEngine
 from edgediff.verify import relative

@@ -43,10 +43,10 @@ class Place:
     def device(self) -> Any:
         """Opened when first asked for: diffusers' sections have no use for it."""
         if self.dry:
-            from tests.kernels.host_device import HostDevice
+            from edgediff.device.host import HostDevice
 
             return HostDevice()
-        from edgediff.device import CudaDevice
+        from edgediff.device.cuda import CudaDevice
 
         return CudaDevice()
 

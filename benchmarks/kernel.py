@@ -145,7 +145,7 @@ def install() -> float:
 
 def section(name: str, to: Path | None) -> bool:
     """One section, in this process; whether its checks hold."""
-    from edgediff.device import CudaDevice
+    from edgediff.device.cuda import CudaDevice
 
     findings, gpu = Findings(), dict[str, Any]()
 

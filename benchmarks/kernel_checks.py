@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.sections import Findings
-from edgediff.cuda import DeviceArray, DeviceLoop, DevicePictures
-from edgediff.device import CudaDevice
+from edgediff.device.base import DeviceArray
+from edgediff.device.cuda import CudaDevice
+from edgediff.device.loop import DeviceLoop
+from edgediff.device.pictures import DevicePictures
 from edgediff.sampling import loop as host
 from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.rng import Generator, TorchCpuGenerator, TorchCudaGenerator

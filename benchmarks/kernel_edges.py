@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.kernel_checks import EXACT, NOISY, ROWS, STEPS, Replay, Shape, on_host, relative
 from benchmarks.sections import Findings
-from edgediff.cuda import DeviceLoop
-from edgediff.device import CudaDevice
+from edgediff.device.cuda import CudaDevice
+from edgediff.device.loop import DeviceLoop
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.sampling.kernels import require_package
 from edgediff.sampling.planning import Plan, plan

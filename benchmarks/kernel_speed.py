@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.kernel_checks import Shape, relative
 from benchmarks.sections import Findings
-from edgediff.device import CudaDevice
+from edgediff.device.cuda import CudaDevice
 from edgediff.sampling.kernels import HEADER, ROW, require_package
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from .bundle.manifest import Bundle
 from .bundle.reading import read_bundle
 from .conditions import Condition, embed_guidance, stacked
-from .cuda import DeviceStep
-from .device import CudaDevice, Device
+from .device.base import Device
+from .device.cuda import CudaDevice
+from .device.loop import DeviceStep
 from .engines import Engine, Provider, check_device, finite, require_finite
 from .engines.parts import Parts, Wish, check_engine
 from .engines.plans import Cache, Description, default_folder

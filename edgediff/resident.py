@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle.manifest import Bundle, Tensor
-from .cuda import DeviceLoop, DevicePictures, DeviceStep
-from .device import Device, DeviceArray
+from .device.base import Device, DeviceArray
+from .device.loop import DeviceLoop, DeviceStep
+from .device.pictures import DevicePictures
 from .engines import StreamEngine
 from .errors import EngineError
 from .sampling.planning import Plan

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Bundle, File, Tensor
-from ..device import Device, DeviceArray
+from ..device.base import Device, DeviceArray
 from ..errors import ArgumentError, EngineError, choices
 
 HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Part
-from ..device import Device, DeviceArray
+from ..device.base import Device, DeviceArray
 from ..errors import BundleError, EngineError, choices
 from . import INSTALL, Provider
 

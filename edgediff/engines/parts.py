@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..bundle.manifest import Bundle
-from ..device import Device
+from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices
 from . import Engine, Provider, open_part
 from .plans import NO_PLAN, Cache, DamagedPlan, Description, Source, default_folder, source

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from ..bundle.manifest import Bundle
-from ..device import why_no_device
+from ..device.cuda import why_no_device
 from ..errors import EdgediffError, EngineError
 from . import INSTALL, why_not
 from .onnxruntime import CUDA, import_onnxruntime

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Part, Tensor, sha256
-from ..device import Device, DeviceArray
+from ..device.base import Device, DeviceArray
 from ..errors import EngineError
 from .plans import DamagedPlan, Description
 from .preflight import module

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff import device as devices
-from edgediff.device import CudaDevice
+from edgediff.device import cuda as devices
+from edgediff.device.cuda import CudaDevice
 from edgediff.errors import ArgumentError, EngineError
 
 

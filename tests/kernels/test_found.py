@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgediff
-from edgediff.device import CudaDevice
+from edgediff.device.cuda import CudaDevice
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.sampling import kernels
 from edgediff.sampling.kernels import HEADER, ROW, packed

@@ -17,7 +17,9 @@ import pytest
 
 import edgediff
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines import PLAIN, driver, preflight
+from edgediff.device import driver
+from edgediff.device.host import HostDevice
+from edgediff.engines import PLAIN, preflight
 from edgediff.engines.building import BuildCancelled, Recipe, build_part, environment
 from edgediff.engines.parts import Wish
 from edgediff.engines.plans import Cache, Description, Here, default_folder, source
@@ -26,7 +28,6 @@ from edgediff.errors import ArgumentError, BundleError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.verify import prove
 
-from ..kernels.host_device import HostDevice
 from .conftest import GPU
 
 PROMPT = "a cat"
