@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .bundle.reading import read_bundle
-from .engines import check_device
-from .engines.building import Recipe, build_part, describe_plan
-from .engines.plans import COMPATIBLE, Cache, default_folder
-from .engines.preflight import builder
-from .engines.shapes import CHUNKS, Ranges
+from .engines.base import check_device
+from .engines.tensorrt.build import BuildOptions, build_part, describe_plan
+from .engines.tensorrt.cache import COMPATIBLE, EngineCache, default_folder
+from .engines.tensorrt.installed import building_platform
+from .engines.tensorrt.profiles import CHUNKS, Ranges
 from .errors import ArgumentError, choices
 from .parse import add_plans, size
 from .progress import bar
@@ -53,7 +53,7 @@ def build(args: argparse.Namespace) -> None:
     if unknown := [part for part in parts if part not in bundle.parts]:
         raise ArgumentError(f"bundle {bundle.name!r} has no part {unknown[0]!r}; choose from {choices(bundle.parts)}")
     least, best, most = (None if t is None else size(t, n) for n, t in sizes_of(args))
-    recipe = Recipe(
+    recipe = BuildOptions(
         Ranges(args.images, least, best, most, args.chunks),
         workspace=None if args.workspace is None else args.workspace << 20,
         level=args.level,
@@ -62,8 +62,8 @@ def build(args: argparse.Namespace) -> None:
         stripped=args.stripped,
         memory_limit=None if args.memory is None else args.memory << 20,
     )
-    here = builder(ordinal)
-    cache = Cache(Path(args.plans) if args.plans else default_folder())
+    here = building_platform(ordinal)
+    cache = EngineCache(Path(args.plans) if args.plans else default_folder())
     wanted = [(part, *describe_plan(bundle, part, recipe, here)) for part in parts]  # all errors before any work
     for part, made_of, plan in wanted:
         there = [p for p in cache.find(made_of, part, here)[0] if p.key == plan.key]

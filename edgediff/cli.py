@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 from . import build_command, info_command
 from .bundle.reading import read_bundle
-from .engines import DEVICES
-from .engines.building import Build
-from .engines.parts import ENGINES
+from .engines.background_build import Build
+from .engines.base import DEVICES
+from .engines.choose import ENGINES
 from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
 from .image import check_output, save
 from .parse import add_plans, numbers, size

@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .bundle.manifest import Bundle, File
+from .bundle.manifest import HASH_LIMIT, Bundle, File
 from .bundle.reading import read_bundle
-from .engines import HASH_LIMIT, check_device, why_not
-from .engines.plans import Cache, default_folder
+from .engines.base import check_device
+from .engines.onnxruntime import why_not
 from .engines.survey import survey
+from .engines.tensorrt.cache import EngineCache, default_folder
 from .errors import BundleError, EdgediffError
 from .parse import add_plans
 from .sampling.kernels import describe
@@ -46,7 +47,9 @@ def info(args: argparse.Namespace) -> None:
         print(f"{name:<16}{file.path:<24}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
     print(f"{'total':<54}{total / 1e6:>9.2f} MB")
     print(f"updates    {describe()}")
-    print_survey(bundle, Cache(Path(args.plans) if args.plans else default_folder()), check_device(args.device) or 0)
+    print_survey(
+        bundle, EngineCache(Path(args.plans) if args.plans else default_folder()), check_device(args.device) or 0
+    )
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
@@ -60,7 +63,7 @@ def info(args: argparse.Namespace) -> None:
         raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
 
 
-def print_survey(bundle: Bundle, cache: Cache, ordinal: int) -> None:
+def print_survey(bundle: Bundle, cache: EngineCache, ordinal: int) -> None:
     """What would run each part on either device; parts of which the same is to be said, together."""
     said: dict[tuple[str, ...], list[str]] = {}
     for name in bundle.parts:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import finite, require_finite
 from .bundle.manifest import Bundle
 from .bundle.reading import read_bundle
 from .conditions import Condition, embed_guidance, stacked
 from .device.base import Device
 from .device.cuda import CudaDevice
 from .device.loop import DeviceStep
-from .engines import Engine, Provider, check_device, finite, require_finite
-from .engines.parts import Parts, Wish, check_engine
-from .engines.plans import Cache, Description, default_folder
-from .engines.preflight import builder
+from .engines.base import Engine, Provider, check_device
+from .engines.choose import EngineOptions, Parts, check_engine
+from .engines.tensorrt.cache import BuiltEngine, EngineCache, default_folder
+from .engines.tensorrt.installed import building_platform
 from .errors import ArgumentError, BundleError, EngineError, choices
 from .image import to_pil, to_uint8
 from .inpaint import channels
@@ -38,7 +39,9 @@ from .version import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .engines.building import Build, Progress, Recipe
+    from .engines.background_build import Build
+    from .engines.tensorrt.build import BuildOptions
+    from .engines.tensorrt.child import Progress
 
 Float32 = NDArray[np.float32]
 MAX_THREADS = 256
@@ -109,7 +112,7 @@ class Pipeline:
 
     bundle: Bundle
     device: str = "cpu"
-    wish: Wish = field(default_factory=Wish)
+    wish: EngineOptions = field(default_factory=EngineOptions)
     build: Build | None = None  # of TensorRT plans, in the background; None where there is none
     _device: Device | None = None
     _parts: Parts | None = None
@@ -165,7 +168,7 @@ class Pipeline:
                 self.build.wait()
         return replace(self, _parts=self.parts)
 
-    def build_plans(self, recipe: Recipe | None = None, command: Sequence[str] | None = None) -> Build | None:
+    def build_plans(self, recipe: BuildOptions | None = None, command: Sequence[str] | None = None) -> Build | None:
         """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
         next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those parts
         stay with ONNX Runtime.
@@ -173,18 +176,19 @@ class Pipeline:
         Raises:
             ArgumentError: not on a CUDA device.
         """
-        from .engines.building import COMMAND, Build, Recipe, build_part
+        from .engines.background_build import Build
+        from .engines.tensorrt.build import COMMAND, BuildOptions, build_part
 
         device, cache = self._device, self.wish.cache
         if device is None:
             raise ArgumentError(f"device is {self.device!r}; TensorRT plans need cuda")
 
-        def one(part: str, progress: Progress, cancel: threading.Event) -> Description:
+        def one(part: str, progress: Progress, cancel: threading.Event) -> BuiltEngine:
             return build_part(
                 self.bundle,
                 part,
-                recipe or Recipe(),
-                builder(device.ordinal),
+                recipe or BuildOptions(),
+                building_platform(device.ordinal),
                 cache,
                 device.ordinal,
                 progress=progress,
@@ -204,7 +208,7 @@ class Pipeline:
         except EngineError:
             return False  # building will say why there can be none
 
-    def _take(self, part: str, plan: Description) -> None:
+    def _take(self, part: str, plan: BuiltEngine) -> None:
         """Run a part by a plan that was built, from the next call on."""
         opened = self.parts.open_plan(part, plan)  # takes seconds; calls go on
         self._change(lambda parts: parts.with_plan(part, opened))
@@ -653,7 +657,7 @@ def load(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
     plans: str | Path | None = None,
-    recipe: Recipe | None = None,
+    recipe: BuildOptions | None = None,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -686,8 +690,8 @@ def load(
         if value is not None and not isinstance(value, (str, Path)):
             raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
     bundle = read_bundle(path)
-    cache = Cache(Path(plans) if plans is not None else default_folder())
-    wish = Wish(threads, providers, engine, cache)
+    cache = EngineCache(Path(plans) if plans is not None else default_folder())
+    wish = EngineOptions(threads, providers, engine, cache)
     pipe = Pipeline(bundle, device, wish, _device=None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":
         pipe.build_plans(recipe)

@@ -14,7 +14,7 @@ from .bundle.manifest import Bundle, Tensor
 from .device.base import Device, DeviceArray
 from .device.loop import DeviceLoop, DeviceStep
 from .device.pictures import DevicePictures
-from .engines import StreamEngine
+from .engines.base import StreamEngine
 from .errors import EngineError
 from .sampling.planning import Plan
 from .sampling.rng import Generator

@@ -10,8 +10,8 @@ import pytest
 
 import edgediff
 from edgediff.device.host import HostDevice
-from edgediff.engines import open_part
-from edgediff.engines.parts import Wish
+from edgediff.engines.choose import EngineOptions
+from edgediff.engines.onnxruntime import open_part
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.samplers import SAMPLERS
@@ -278,7 +278,7 @@ def test_providers_run_on_the_devices_stream() -> None:
 
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
     device = HostDevice()
-    ours = Pipeline(pipe.bundle, "cuda", Wish(providers=["CPUExecutionProvider"]), _device=device)
+    ours = Pipeline(pipe.bundle, "cuda", EngineOptions(providers=["CPUExecutionProvider"]), _device=device)
     assert not hasattr(ours.engine("unet"), "enqueue")
     np.testing.assert_array_equal(latents(ours), latents(pipe))
     assert device.calls["upload"] == 0

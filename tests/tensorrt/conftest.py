@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from edgediff.device import driver
-from edgediff.engines import preflight
-from edgediff.engines.plans import Cache
+from edgediff.engines.tensorrt import installed as preflight
+from edgediff.engines.tensorrt.cache import EngineCache
 
 STANDIN = Path(__file__).parent / "standin"
 GPU = driver.Gpu(0, "Stand-in GPU", (8, 7), 1 << 33, True, (12, 6))
@@ -25,19 +25,19 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(STANDIN))
     monkeypatch.setenv("PYTHONPATH", f"{STANDIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0")
-    for name in ("tensorrt", "edgediff.engines.tensorrt"):
+    for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     preflight.module.cache_clear()
     monkeypatch.setattr(preflight, "probe", lambda ordinal: GPU)
     yield importlib.import_module("tensorrt")
     preflight.module.cache_clear()
-    for name in ("tensorrt", "edgediff.engines.tensorrt"):
+    for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
         sys.modules.pop(name, None)
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

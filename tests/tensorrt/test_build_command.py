@@ -13,12 +13,12 @@ import pytest
 
 from edgediff import cli
 from edgediff.device import driver
-from edgediff.engines.plans import Cache
+from edgediff.engines.tensorrt.cache import EngineCache
 
 from .conftest import GPU
 
 
-def described(cache: Cache) -> dict[str, Any]:
+def described(cache: EngineCache) -> dict[str, Any]:
     return {
         facts["part"]: facts
         for facts in (json.loads(file.read_text(encoding="utf-8")) for file in cache.folder.rglob("*.json"))
@@ -26,7 +26,7 @@ def described(cache: Cache) -> dict[str, Any]:
 
 
 def test_builds_what_a_call_needs_once(
-    standin: Any, half_bundle: Path, cache: Cache, capsys: pytest.CaptureFixture[str]
+    standin: Any, half_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["build", str(half_bundle), "--plans", str(cache.folder)]
     assert cli.main(command) == 0
@@ -40,7 +40,7 @@ def test_builds_what_a_call_needs_once(
     assert capsys.readouterr().out.startswith("built ")
 
 
-def test_options(standin: Any, half_bundle: Path, cache: Cache) -> None:
+def test_options(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
     options = "--part vae_decoder --images 3 --sizes 16x16..64x64 --chunks 2 --workspace 64 --level 1 --stripped"
     options += " --hardware ampere_plus --version-compatible --device cuda:0"
     assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), *options.split()]) == 0
@@ -65,7 +65,7 @@ def test_options(standin: Any, half_bundle: Path, cache: Cache) -> None:
     ],
 )
 def test_bad_options_before_any_work(
-    standin: Any, half_bundle: Path, cache: Cache, capsys: pytest.CaptureFixture[str], options: str, message: str
+    standin: Any, half_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str], options: str, message: str
 ) -> None:
     assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), *options.split()]) == 2
     assert message in capsys.readouterr().err
@@ -73,7 +73,7 @@ def test_bad_options_before_any_work(
 
 
 def test_one_part_that_cannot_be_built_is_said_before_any_work(
-    standin: Any, tiny_bundle: Path, cache: Cache, capsys: pytest.CaptureFixture[str]
+    standin: Any, tiny_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["build", str(tiny_bundle), "--plans", str(cache.folder)]) == 2
     assert "TensorRT builds from graphs exported with --precision fp16" in capsys.readouterr().err
@@ -81,7 +81,7 @@ def test_one_part_that_cannot_be_built_is_said_before_any_work(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_bar(standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar(standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0.12")
     leader, follower = os.openpty()
     with os.fdopen(follower, "w") as terminal:
@@ -99,7 +99,7 @@ def test_bar(standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.
 def test_info(
     standin: Any,
     half_bundle: Path,
-    cache: Cache,
+    cache: EngineCache,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -121,21 +121,23 @@ def test_info(
 
 
 @pytest.mark.skipif(not driver.why_no_gpu(), reason="there is a driver here")
-def test_info_says_all_that_is_missing(tiny_bundle: Path, cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_says_all_that_is_missing(
+    tiny_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["info", str(tiny_bundle), "--plans", str(cache.folder)]) == 0
     text = capsys.readouterr().out
     for reason in ("no NVIDIA driver", "TensorRT is not installed", "exported with --precision fp16"):
         assert reason in text
 
 
-def test_gpu_is_described(standin: Any, half_bundle: Path, cache: Cache) -> None:
+def test_gpu_is_described(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
     assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), "--part", "vae_decoder"]) == 0
     facts = described(cache)["vae_decoder"]
     assert (facts["gpu"], tuple(facts["capability"]), facts["tensorrt"]) == (GPU.name, GPU.capability, [10, 13, 3, 9])
 
 
 def test_export_and_build_in_one(
-    standin: Any, tiny_source: Path, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    standin: Any, tiny_source: Path, cache: EngineCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from edgediff_export.__main__ import main
 
@@ -158,7 +160,7 @@ def test_export_says_before_any_work_that_it_cannot_build(tiny_source: Path, tmp
 
 
 def test_generate_stays_for_plans_that_are_being_built(capsys: pytest.CaptureFixture[str]) -> None:
-    from edgediff.engines.building import Build
+    from edgediff.engines.background_build import Build
     from edgediff.errors import EngineError
 
     def one(part: str, progress: Any, cancel: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, shape_inference
 
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines.plans import source
+from edgediff.engines.tensorrt.cache import source
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
 WHOLE = {TensorProto.INT32, TensorProto.INT64}

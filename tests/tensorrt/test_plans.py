@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 
 import edgediff
+from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
 from edgediff.device import driver
 from edgediff.device.host import HostDevice
-from edgediff.engines import PLAIN, preflight
-from edgediff.engines.building import BuildCancelled, Recipe, build_part, environment
-from edgediff.engines.parts import Wish
-from edgediff.engines.plans import Cache, Description, Here, default_folder, source
-from edgediff.engines.shapes import Ranges, profile, why_not_shapes
+from edgediff.engines.choose import EngineOptions
+from edgediff.engines.tensorrt import installed as preflight
+from edgediff.engines.tensorrt.build import BuildOptions, build_part
+from edgediff.engines.tensorrt.cache import BuiltEngine, EngineCache, Platform, default_folder, source
+from edgediff.engines.tensorrt.child import BuildCancelled, environment
+from edgediff.engines.tensorrt.profiles import Ranges, profile, why_not_shapes
 from edgediff.errors import ArgumentError, BundleError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.verify import prove
@@ -33,16 +35,18 @@ from .conftest import GPU
 PROMPT = "a cat"
 
 
-def build(bundle: Path, part: str, cache: Cache, recipe: Recipe | None = None, **more: Any) -> Description:
-    return build_part(read_bundle(bundle), part, recipe or Recipe(), preflight.builder(0), cache, **more)
+def build(bundle: Path, part: str, cache: EngineCache, recipe: BuildOptions | None = None, **more: Any) -> BuiltEngine:
+    return build_part(
+        read_bundle(bundle), part, recipe or BuildOptions(), preflight.building_platform(0), cache, **more
+    )
 
 
-def opened(bundle: Path, cache: Cache, engine: str | None = None) -> tuple[Pipeline, HostDevice]:
+def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, HostDevice]:
     device = HostDevice()
-    return Pipeline(read_bundle(bundle), "cuda", Wish(engine=engine, cache=cache), _device=device), device
+    return Pipeline(read_bundle(bundle), "cuda", EngineOptions(engine=engine, cache=cache), _device=device), device
 
 
-def files(cache: Cache) -> list[str]:
+def files(cache: EngineCache) -> list[str]:
     return sorted(p.relative_to(cache.folder).as_posix() for p in cache.folder.rglob("*") if p.is_file())
 
 
@@ -86,11 +90,11 @@ class TestProfiles:
         with pytest.raises(ArgumentError, match=r"images is 0; it must be 1 \.\. 64"):
             Ranges(images=0)
         with pytest.raises(ArgumentError, match="no hardware compatibility 'all'; choose from none, ampere_plus"):
-            Recipe(hardware="all")
+            BuildOptions(hardware="all")
         with pytest.raises(ArgumentError, match=r"level is 9; it must be 0 \.\. 5"):
-            Recipe(level=9)
+            BuildOptions(level=9)
         with pytest.raises(ArgumentError, match="workspace is -1; it must be a number of bytes"):
-            Recipe(workspace=-1)
+            BuildOptions(workspace=-1)
 
     def test_shapes_outside(self, half_bundle: Path) -> None:
         made = profile(read_bundle(half_bundle), "vae_decoder", Ranges())
@@ -122,7 +126,7 @@ class TestSources:
 
 
 class TestCache:
-    def described(self, **other: Any) -> Description:
+    def described(self, **other: Any) -> BuiltEngine:
         facts: dict[str, Any] = {
             "part": "unet",
             "graph": "ab" * 32,
@@ -133,9 +137,9 @@ class TestCache:
             "machine": "linux-aarch64",
             "profile": {"sample": ((1, 4), (2, 4), (2, 8))},
         }
-        return Description(**(facts | other))
+        return BuiltEngine(**(facts | other))
 
-    here = Here("Orin", (8, 7), (10, 3, 0, 30), "linux-aarch64")
+    here = Platform("Orin", (8, 7), (10, 3, 0, 30), "linux-aarch64")
 
     @pytest.mark.parametrize(
         "other",
@@ -186,17 +190,17 @@ class TestCache:
         plan = self.described(hardware="ampere_plus")
         assert "8.0 or above" in plan.why_not(replace(self.here, capability=(7, 5)))
 
-    def put(self, cache: Cache, **other: Any) -> Description:
+    def put(self, cache: EngineCache, **other: Any) -> BuiltEngine:
         with cache.scratch(1) as folder:
             (folder / "plan").write_bytes(b"a plan" * 100)
             return cache.publish(folder / "plan", self.described(**other))
 
-    def find(self, cache: Cache, plan: Description) -> tuple[list[Description], list[str]]:
-        from edgediff.engines.plans import Source
+    def find(self, cache: EngineCache, plan: BuiltEngine) -> tuple[list[BuiltEngine], list[str]]:
+        from edgediff.engines.tensorrt.cache import EngineSource
 
-        return cache.find(Source(Path(), plan.graph, plan.weights, 0), plan.part, self.here)
+        return cache.find(EngineSource(Path(), plan.graph, plan.weights, 0), plan.part, self.here)
 
-    def test_what_goes_in_comes_out(self, cache: Cache) -> None:
+    def test_what_goes_in_comes_out(self, cache: EngineCache) -> None:
         plan = self.put(cache, level=2, seconds=4.5)
         assert plan.path is not None
         assert (plan.size, plan.path.read_bytes()) == (600, b"a plan" * 100)
@@ -204,7 +208,7 @@ class TestCache:
         assert files(cache) == [f"plans/{'ab' * 8}/unet-{plan.key[:16]}.{e}" for e in ("json", "plan")]
         assert self.find(cache, replace(plan, weights=("ee",)))[0] == []
 
-    def test_newest_first(self, cache: Cache) -> None:
+    def test_newest_first(self, cache: EngineCache) -> None:
         first, second = self.put(cache), self.put(cache, level=5)
         for plan, age in ((first, 10), (second, 100)):
             assert plan.path is not None
@@ -212,7 +216,7 @@ class TestCache:
         assert self.find(cache, first)[0] == [first, second]
 
     @pytest.mark.parametrize("how", ["truncated", "changed", "missing", "description", "half a description", "format"])
-    def test_broken_plans_are_passed_over(self, cache: Cache, how: str) -> None:
+    def test_broken_plans_are_passed_over(self, cache: EngineCache, how: str) -> None:
         plan = self.put(cache)
         assert plan.path is not None
         description = plan.path.with_suffix(".json")
@@ -232,22 +236,22 @@ class TestCache:
         assert good == []
         assert len(reasons) == (how != "description")
 
-    def test_drop(self, cache: Cache) -> None:
+    def test_drop(self, cache: EngineCache) -> None:
         plan = self.put(cache)
         cache.drop(plan)
         assert files(cache) == []
 
-    def test_no_room(self, cache: Cache) -> None:
+    def test_no_room(self, cache: EngineCache) -> None:
         with pytest.raises(EngineError, match="GB free; a plan needs about 1000000000"), cache.scratch(10**18):
             pass
 
     def test_a_cache_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(EngineError, match=r"the cache of plans at .* cannot be written"):  # noqa: SIM117
-            with Cache(tmp_path / "file").scratch(1):
+            with EngineCache(tmp_path / "file").scratch(1):
                 pass
 
-    def test_what_a_killed_build_left_is_cleared_away(self, cache: Cache) -> None:
+    def test_what_a_killed_build_left_is_cleared_away(self, cache: EngineCache) -> None:
         old, new = cache.folder / ".building-old", cache.folder / ".building-new"
         for folder in (old, new):
             folder.mkdir(parents=True)
@@ -267,12 +271,12 @@ class TestCache:
 
 class TestBuilds:
     def test_progress_and_the_plan(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0.12")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 3")
         told: list[tuple[str, float, str]] = []
-        recipe = Recipe(workspace=1 << 28, level=4, hardware="ampere_plus", version_compatible=True)
+        recipe = BuildOptions(workspace=1 << 28, level=4, hardware="ampere_plus", version_compatible=True)
         plan = build(half_bundle, "unet", cache, recipe, ordinal=1, progress=lambda *event: told.append(event))
         assert told == [
             *(("unet", round((k + 1) / 8, 4), "Tactics") for k in range(4)),
@@ -293,11 +297,11 @@ class TestBuilds:
         assert plan.tensorrt == (10, 13, 3, 9)
         assert plan.seconds > 0
         assert (plan.gpu, plan.capability, plan.hardware) == (GPU.name, GPU.capability, "ampere_plus")
-        assert cache.find(made_of, "unet", preflight.here(0)) == ([plan], [])
+        assert cache.find(made_of, "unet", preflight.this_platform(0)) == ([plan], [])
         assert not list(cache.folder.glob(".building-*"))
 
-    def test_timings_are_kept(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
-        timing = cache.timing(preflight.builder(0))
+    def test_timings_are_kept(self, standin: Any, half_bundle: Path, cache: EngineCache) -> None:
+        timing = cache.timing(preflight.building_platform(0))
         for known in (b".", b".."):
             build(half_bundle, "vae_decoder", cache)
             assert timing.read_bytes() == known
@@ -319,7 +323,13 @@ class TestBuilds:
         ],
     )
     def test_failures_say_why_and_leave_nothing(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch, how: str, message: str
+        self,
+        standin: Any,
+        half_bundle: Path,
+        cache: EngineCache,
+        monkeypatch: pytest.MonkeyPatch,
+        how: str,
+        message: str,
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN", how)
         with pytest.raises(EngineError, match=message):
@@ -327,20 +337,20 @@ class TestBuilds:
         assert files(cache) == []
 
     def test_cap_on_memory(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN", "memory")
         with pytest.raises(EngineError, match=r"took 0\.\d GB of memory, above its limit of 0\.4 GB"):
-            build(half_bundle, "unet", cache, Recipe(memory_limit=4 * 10**8))
+            build(half_bundle, "unet", cache, BuildOptions(memory_limit=4 * 10**8))
         assert files(cache) == []
 
     @pytest.mark.parametrize("how", ["hang", "deaf"])
     def test_cancel(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch, how: str
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch, how: str
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN", how)
         monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0.15")
-        monkeypatch.setattr("edgediff.engines.building.GRACE", 0.5)
+        monkeypatch.setattr("edgediff.engines.tensorrt.child.GRACE", 0.5)
         cancel, told = threading.Event(), []
 
         def progress(*event: Any) -> None:
@@ -357,7 +367,7 @@ class TestBuilds:
     def test_a_child_ends_with_its_parent(self, standin: Any, half_bundle: Path, tmp_path: Path) -> None:
         import subprocess
 
-        from edgediff.engines.building import COMMAND
+        from edgediff.engines.tensorrt.build import COMMAND
 
         order = {"graph": str(source(read_bundle(half_bundle), "vae_decoder").path), "plan": str(tmp_path / "plan")}
         order |= {"profile": profile(read_bundle(half_bundle), "vae_decoder", Ranges())}  # type: ignore[dict-item]
@@ -369,7 +379,7 @@ class TestBuilds:
         assert child.wait(60) == 3
 
     def test_another_tensorrt_in_the_child(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN_VERSION", "11.4.0.106")
         with pytest.raises(
@@ -378,11 +388,11 @@ class TestBuilds:
             build(half_bundle, "unet", cache)
         assert not [name for name in files(cache) if name.startswith("plans/")]
 
-    def test_a_command_that_is_not_there(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
+    def test_a_command_that_is_not_there(self, standin: Any, half_bundle: Path, cache: EngineCache) -> None:
         with pytest.raises(EngineError, match="unet: the build cannot start /no/such/python"):
             build(half_bundle, "unet", cache, command=["/no/such/python"])
 
-    def test_a_command_that_knows_nothing(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
+    def test_a_command_that_knows_nothing(self, standin: Any, half_bundle: Path, cache: EngineCache) -> None:
         with pytest.raises(EngineError, match="unet: the build ended without a plan"):
             build(half_bundle, "unet", cache, command=[sys.executable, "-c", "print('[1]')"])
 
@@ -395,14 +405,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestPictures:
     @pytest.fixture
-    def plans(self, standin: Any, half_bundle: Path, cache: Cache, kept: Path) -> Cache:
+    def plans(self, standin: Any, half_bundle: Path, cache: EngineCache, kept: Path) -> EngineCache:
         """The cache, with plans of every part that a call needs."""
         if not kept.exists():
-            self.build_all(half_bundle, Cache(kept))
+            self.build_all(half_bundle, EngineCache(kept))
         shutil.copytree(kept, cache.folder)
         return cache
 
-    def build_all(self, bundle: Path, cache: Cache, recipe: Recipe | None = None) -> None:
+    def build_all(self, bundle: Path, cache: EngineCache, recipe: BuildOptions | None = None) -> None:
         for part in read_bundle(bundle).needed:
             build(bundle, part, cache, recipe)
 
@@ -429,7 +439,9 @@ class TestPictures:
         ],
         ids=str,
     )
-    def test_the_graphs_own(self, standin: Any, half_bundle: Path, plans: Cache, arguments: dict[str, Any]) -> None:
+    def test_the_graphs_own(
+        self, standin: Any, half_bundle: Path, plans: EngineCache, arguments: dict[str, Any]
+    ) -> None:
         call = {"prompt": PROMPT, "negative_prompt": "dog", "seed": 3, "num_inference_steps": 6} | arguments
         if len(call["prompt"]) > 100:
             call["negative_prompt"] = call["prompt"].replace("cat", "dog")
@@ -442,7 +454,7 @@ class TestPictures:
         if "guidance" not in arguments:  # apg runs by the host loop
             assert device.calls["launch"] >= 6  # captured, with a part whose memory is shared
 
-    def test_one_captured_graph_serves_every_request(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+    def test_one_captured_graph_serves_every_request(self, standin: Any, half_bundle: Path, plans: EngineCache) -> None:
         pipe, device = opened(half_bundle, plans, "tensorrt")
         for seed in range(2):
             pipe(PROMPT, seed=seed, num_inference_steps=5)
@@ -453,7 +465,7 @@ class TestPictures:
         assert standin.counts["contexts"] == contexts
 
     def test_requests_side_by_side_have_contexts_of_their_own(
-        self, standin: Any, half_bundle: Path, plans: Cache
+        self, standin: Any, half_bundle: Path, plans: EngineCache
     ) -> None:
         """A captured graph holds on to its context and its addresses."""
         pipe, _ = opened(half_bundle, plans, "tensorrt")
@@ -468,17 +480,17 @@ class TestPictures:
             np.testing.assert_array_equal(step.latents, wanted)
 
     def test_contexts_of_many_shapes(
-        self, standin: Any, half_bundle: Path, plans: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, plans: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pipe, _ = opened(half_bundle, plans, "tensorrt")
         pipe(PROMPT, seed=0, num_inference_steps=3)
-        monkeypatch.setattr(sys.modules["edgediff.engines.tensorrt"], "KEPT", 2)
+        monkeypatch.setattr(sys.modules["edgediff.engines.tensorrt.engine"], "KEPT", 2)
         reference = self.reference(half_bundle)
         for size in (16, 24, 32, 40, 32, 16):
             call = {"seed": 1, "num_inference_steps": 4, "height": size, "width": 32, "output_type": "latent"}
             np.testing.assert_array_equal(pipe(PROMPT, **call).latents, reference(PROMPT, **call).latents)
 
-    def test_threads(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+    def test_threads(self, standin: Any, half_bundle: Path, plans: EngineCache) -> None:
         pipe, _ = opened(half_bundle, plans)
         call = {"num_inference_steps": 4, "output_type": "latent"}
         wanted = [self.reference(half_bundle)(PROMPT, seed=k, **call).latents for k in range(4)]
@@ -494,8 +506,8 @@ class TestPictures:
         for k, latents in enumerate(wanted):
             np.testing.assert_array_equal(found[k], latents)
 
-    def test_plans_without_weights(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
-        self.build_all(half_bundle, cache, Recipe(stripped=True))
+    def test_plans_without_weights(self, standin: Any, half_bundle: Path, cache: EngineCache) -> None:
+        self.build_all(half_bundle, cache, BuildOptions(stripped=True))
         pipe, _ = opened(half_bundle, cache, "tensorrt")
         before = standin.counts["refits"]
         made = pipe(PROMPT, seed=1, num_inference_steps=2, output_type="latent")
@@ -504,13 +516,15 @@ class TestPictures:
         assert standin.counts["refits"] - before == 2  # latents were asked for: no decoder
 
     def test_version_compatible_plans_may_bring_their_runtime(
-        self, standin: Any, half_bundle: Path, cache: Cache
+        self, standin: Any, half_bundle: Path, cache: EngineCache
     ) -> None:
-        self.build_all(half_bundle, cache, Recipe(version_compatible=True))
+        self.build_all(half_bundle, cache, BuildOptions(version_compatible=True))
         pipe, _ = opened(half_bundle, cache, "tensorrt")
         assert pipe.engine("unet").capturable  # type: ignore[attr-defined]
 
-    def test_shapes_outside_the_plan_go_to_onnx_runtime(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+    def test_shapes_outside_the_plan_go_to_onnx_runtime(
+        self, standin: Any, half_bundle: Path, plans: EngineCache
+    ) -> None:
         pipe, _ = opened(half_bundle, plans)
         call: dict[str, Any] = {"seed": 1, "num_inference_steps": 3, "output_type": "latent", "height": 64}
         runs = standin.counts["runs"]
@@ -521,19 +535,19 @@ class TestPictures:
         with pytest.raises(EngineError, match=r"unet cannot run by TensorRT: sample is \[2, 4, 16, 8\], and the plan"):
             strict(PROMPT, **call)
 
-    def test_plans_are_proved_by_what_torch_gave(self, standin: Any, half_bundle: Path, plans: Cache) -> None:
+    def test_plans_are_proved_by_what_torch_gave(self, standin: Any, half_bundle: Path, plans: EngineCache) -> None:
         pipe, _ = opened(half_bundle, plans, "tensorrt")
         runs = standin.counts["runs"]
         found = {finding.what: finding for finding in prove(pipe)}
         assert all(finding.ok for finding in found.values() if finding.what != "vae_encoder")  # which has no plan
         assert standin.counts["runs"] > runs
-        narrow = Cache(plans.folder / "narrow")
-        build(half_bundle, "vae_decoder", narrow, Recipe(Ranges(1, (8, 8), (8, 8), (8, 8))))
+        narrow = EngineCache(plans.folder / "narrow")
+        build(half_bundle, "vae_decoder", narrow, BuildOptions(Ranges(1, (8, 8), (8, 8), (8, 8))))
         pipe, _ = opened(half_bundle, narrow)
         found = {finding.what: finding for finding in prove(pipe)}
         assert found["vae_decoder"].detail.startswith("not proved: no golden input fits the plan: latent_sample is [")
 
-    def test_no_plan(self, standin: Any, half_bundle: Path, tiny_bundle: Path, cache: Cache) -> None:
+    def test_no_plan(self, standin: Any, half_bundle: Path, tiny_bundle: Path, cache: EngineCache) -> None:
         pipe, _ = opened(half_bundle, cache, "tensorrt")
         with pytest.raises(EngineError, match="text_encoder cannot run by TensorRT: no plan was built; run: edgediff"):
             pipe(PROMPT)
@@ -541,7 +555,9 @@ class TestPictures:
         with pytest.raises(EngineError, match="unet cannot run by TensorRT: TensorRT builds from graphs"):
             pipe.engine("unet")
 
-    def test_a_plan_that_does_not_open_is_passed_over(self, standin: Any, half_bundle: Path, cache: Cache) -> None:
+    def test_a_plan_that_does_not_open_is_passed_over(
+        self, standin: Any, half_bundle: Path, cache: EngineCache
+    ) -> None:
         plan = build(half_bundle, "unet", cache)
         assert plan.path is not None
         other = plan.path.read_bytes().replace(b"standin", b"another")
@@ -557,12 +573,12 @@ class TestPictures:
         assert type(pipe.engine("unet")).__name__ == "OnnxRuntimeStreamEngine"
 
     def test_a_large_damaged_plan_leaves_the_cache(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plan = build(half_bundle, "unet", cache)
         assert plan.path is not None
         plan.path.write_bytes(plan.path.read_bytes().replace(b"standin", b"another"))
-        monkeypatch.setattr("edgediff.engines.plans.HASH_LIMIT", 0)  # as if it were too large to hash each time
+        monkeypatch.setattr("edgediff.engines.tensorrt.cache.HASH_LIMIT", 0)  # as if it were large
         pipe, _ = opened(half_bundle, cache, "tensorrt")
         with pytest.raises(EngineError, match=r"is damaged \(another sha256 than when it was built"):
             pipe.engine("unet")
@@ -571,11 +587,11 @@ class TestPictures:
 
 class TestAuto:
     def test_serves_at_once_and_swaps_between_calls(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0.5")
         pipe, _ = opened(half_bundle, cache, "auto")
-        work = pipe.build_plans(Recipe())
+        work = pipe.build_plans(BuildOptions())
         assert work is not None
         assert work.parts == ("unet", "text_encoder", "vae_decoder")
         call: dict[str, Any] = {"seed": 1, "num_inference_steps": 3, "output_type": "latent"}
@@ -590,16 +606,16 @@ class TestAuto:
         assert type(pipe.engine("unet")).__name__ == "TensorRTEngine"
         after = TestPictures().reference(half_bundle)(PROMPT, **call).latents
         np.testing.assert_array_equal(pipe(PROMPT, **call).latents, after)
-        assert pipe.build_plans(Recipe()) is work  # nothing is missing
+        assert pipe.build_plans(BuildOptions()) is work  # nothing is missing
         again, _ = opened(half_bundle, cache, "auto")
-        assert again.build_plans(Recipe()) is None
+        assert again.build_plans(BuildOptions()) is None
 
     def test_a_failed_build_leaves_onnx_runtime(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN", "crash")
         pipe, _ = opened(half_bundle, cache, "auto")
-        work = pipe.build_plans(Recipe())
+        work = pipe.build_plans(BuildOptions())
         assert work is not None
         assert work.wait(60)
         assert "killed by SIGSEGV" in str(work.errors["unet"])
@@ -607,7 +623,7 @@ class TestAuto:
         assert files(cache) == []
 
     def test_without_tensorrt_onnx_runtime_serves(
-        self, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(preflight, "probe", lambda ordinal: GPU)
         preflight.module.cache_clear()
@@ -619,32 +635,32 @@ class TestAuto:
         assert pipe(PROMPT, seed=0, num_inference_steps=2).images
 
     def test_cancel_ends_all(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EDGEDIFF_STANDIN", "hang")
         pipe, _ = opened(half_bundle, cache, "auto")
-        work = pipe.build_plans(Recipe())
+        work = pipe.build_plans(BuildOptions())
         assert work is not None
         work.cancel()
         assert work.wait(60)
         assert list(work.errors) == ["unet"]
 
     def test_where_onnx_runtime_cannot_serve_the_plan_is_waited_for(
-        self, standin: Any, half_bundle: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def none(*_: Any, **__: Any) -> Any:
             raise EngineError("ONNX Runtime has no CUDAExecutionProvider")
 
-        monkeypatch.setattr("edgediff.engines.parts.open_part", none)
+        monkeypatch.setattr("edgediff.engines.choose.open_part", none)
         pipe, _ = opened(half_bundle, cache, "auto")
-        pipe.build_plans(Recipe())
+        pipe.build_plans(BuildOptions())
         made = pipe(PROMPT, seed=1, num_inference_steps=2, output_type="latent")
         wanted = TestPictures().reference(half_bundle)(PROMPT, seed=1, num_inference_steps=2, output_type="latent")
         np.testing.assert_array_equal(made.latents, wanted.latents)
 
-    def test_nothing_to_build_from(self, standin: Any, tiny_bundle: Path, cache: Cache) -> None:
+    def test_nothing_to_build_from(self, standin: Any, tiny_bundle: Path, cache: EngineCache) -> None:
         pipe, _ = opened(tiny_bundle, cache, "auto")
-        work = pipe.build_plans(Recipe())
+        work = pipe.build_plans(BuildOptions())
         assert work is not None
         assert work.wait(60)
         assert "exported with --precision fp16" in str(work.errors["unet"])
@@ -668,7 +684,7 @@ class TestPreflight:
     def test_too_old(self, standin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(standin, "__version__", "8.6.1")
         with pytest.raises(EngineError, match=r"TensorRT 8\.6\.1 is too old; edgediff needs 10\.3 or newer"):
-            preflight.here(0)
+            preflight.this_platform(0)
 
     def test_cannot_be_loaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
@@ -680,9 +696,9 @@ class TestPreflight:
         preflight.module.cache_clear()
 
     @pytest.mark.skipif(not driver.why_no_gpu(), reason="there is a driver here")
-    def test_no_driver_is_said_before_tensorrt_is_touched(self, half_bundle: Path, cache: Cache) -> None:
+    def test_no_driver_is_said_before_tensorrt_is_touched(self, half_bundle: Path, cache: EngineCache) -> None:
         with pytest.raises(EngineError, match="no NVIDIA driver"):
-            preflight.here(0)
+            preflight.this_platform(0)
         assert "tensorrt" not in sys.modules
         pipe, _ = opened(half_bundle, cache, "tensorrt")
         with pytest.raises(EngineError, match="unet cannot run by TensorRT: no NVIDIA driver"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle.manifest import MAX_SIZE, Bundle
-from ..errors import ArgumentError, EngineError
+from ...bundle.manifest import MAX_SIZE, Bundle
+from ...errors import ArgumentError, EngineError
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # of each input: least, best and largest shape

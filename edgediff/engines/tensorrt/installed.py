@@ -8,9 +8,9 @@ import re
 from functools import cache
 from typing import Any
 
-from ..device.driver import probe
-from ..errors import EngineError
-from .plans import Here
+from ...device.driver import probe
+from ...errors import EngineError
+from .cache import Platform
 
 MODULES = ("tensorrt", "tensorrt_lean")  # the second runs plans and cannot build them
 BUILDERS = ("tensorrt",)
@@ -18,19 +18,19 @@ OLDEST = (10, 3)
 INSTALL = "TensorRT is not installed; run: pip install tensorrt (on a Jetson it comes with JetPack)"
 
 
-def here(ordinal: int, modules: tuple[str, ...] = MODULES) -> Here:
+def this_platform(ordinal: int, modules: tuple[str, ...] = MODULES) -> Platform:
     """What runs plans on this GPU.
 
     Raises:
         EngineError: no driver, no GPU of this number, no TensorRT, or one that is too old or cannot be loaded.
     """
     gpu = probe(ordinal)  # first: without a driver TensorRT segfaults
-    return Here(gpu.name, gpu.capability, version(modules))
+    return Platform(gpu.name, gpu.capability, version(modules))
 
 
-def builder(ordinal: int) -> Here:
-    """As ``here``, of a TensorRT that can build."""
-    return here(ordinal, BUILDERS)
+def building_platform(ordinal: int) -> Platform:
+    """As ``this_platform``, of a TensorRT that can build."""
+    return this_platform(ordinal, BUILDERS)
 
 
 def version(modules: tuple[str, ...] = MODULES) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ def module(modules: tuple[str, ...] = MODULES) -> Any:
 def why_no_tensorrt(ordinal: int = 0) -> str:
     """Why plans cannot run here, or an empty string."""
     try:
-        here(ordinal)
+        this_platform(ordinal)
     except EngineError as error:
         return str(error)
     return ""

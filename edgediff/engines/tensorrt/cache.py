@@ -19,10 +19,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..bundle.manifest import Bundle, File, sha256
-from ..errors import EngineError
-from . import HASH_LIMIT, PLAIN, WEIGHTS
-from .shapes import Profile
+from ...bundle.manifest import HASH_LIMIT, PLAIN, WEIGHTS, Bundle, File, sha256
+from ...errors import EngineError
+from .profiles import Profile
 
 FORMAT = 1
 NO_PLAN = "no plan was built; run: edgediff build"
@@ -32,12 +31,12 @@ STALE = 86_400.0  # seconds after which what a killed build left is cleared away
 TYPED = ("fp16", "fp32")  # precisions whose graphs carry their types, which TensorRT follows
 
 
-class DamagedPlan(EngineError):
+class DamagedEngineFile(EngineError):
     """A plan's file is not what was built."""
 
 
 @dataclass(frozen=True)
-class Here:
+class Platform:
     """What runs plans here."""
 
     gpu: str
@@ -47,7 +46,7 @@ class Here:
 
 
 @dataclass(frozen=True)
-class Description:
+class BuiltEngine:
     """What a plan was built from and for; ``size`` and ``sha256`` are of its file."""
 
     part: str
@@ -73,7 +72,7 @@ class Description:
         facts = {k: v for k, v in asdict(self).items() if k not in ("size", "sha256", "seconds", "path")}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def why_not(self, here: Here) -> str:
+    def why_not(self, here: Platform) -> str:
         """Why this plan may not run here, or an empty string."""
         if self.machine != here.machine:
             return f"was built on {self.machine}, this is {here.machine}"
@@ -89,7 +88,7 @@ class Description:
             return f"was built for {self.gpu}, this is {here.gpu}"
         return ""
 
-    def _why_not_version(self, here: Here) -> str:
+    def _why_not_version(self, here: Platform) -> str:
         own, found = (".".join(map(str, v)) for v in (self.tensorrt, here.tensorrt))
         if self.version_compatible:
             return "" if self.tensorrt <= here.tensorrt else f"was built by TensorRT {own}, which is newer than {found}"
@@ -97,7 +96,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Source:
+class EngineSource:
     """What a part's plan is built from."""
 
     path: Path
@@ -106,7 +105,7 @@ class Source:
     size: int  # bytes, with the weights
 
 
-def source(bundle: Bundle, part: str) -> Source:
+def source(bundle: Bundle, part: str) -> EngineSource:
     """The typed graph of a part, without fused attention; its files are there and of the right size.
 
     Raises:
@@ -127,7 +126,7 @@ def source(bundle: Bundle, part: str) -> Source:
         path = bundle.path(part, file, hashed=file.size <= HASH_LIMIT)
         if file is chosen:
             graph = path
-    return Source(graph, chosen.sha256, tuple(f.sha256 for f in weights), sum(f.size for f in (chosen, *weights)))
+    return EngineSource(graph, chosen.sha256, tuple(f.sha256 for f in weights), sum(f.size for f in (chosen, *weights)))
 
 
 def _stem(file: File) -> str:
@@ -157,12 +156,12 @@ def default_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Cache:
+class EngineCache:
     """A folder of plans."""
 
     folder: Path
 
-    def find(self, wanted: Source, part: str, here: Here) -> tuple[list[Description], list[str]]:
+    def find(self, wanted: EngineSource, part: str, here: Platform) -> tuple[list[BuiltEngine], list[str]]:
         """The plans of a part that may run here, the newest first, and why others may not."""
         good, reasons = [], []
         for file in sorted(self._of(wanted.graph).glob(f"{part}-*.json"), key=_age):
@@ -204,7 +203,7 @@ class Cache:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, built: Path, plan: Description) -> Description:
+    def publish(self, built: Path, plan: BuiltEngine) -> BuiltEngine:
         """Move a finished plan to its place, durably; what was there is replaced.
 
         Raises:
@@ -232,14 +231,14 @@ class Cache:
             raise EngineError(f"the plan cannot be kept in {folder}: {error}") from error
         return _read(description)
 
-    def drop(self, plan: Description) -> None:
+    def drop(self, plan: BuiltEngine) -> None:
         """Take a plan away that did not open."""
         if plan.path is not None:
             for file in (plan.path.with_suffix(".json"), plan.path):
                 with suppress(OSError):
                     file.unlink()
 
-    def timing(self, here: Here) -> Path:
+    def timing(self, here: Platform) -> Path:
         """Where timings of kernels are kept, which make the next build on this GPU faster."""
         text = "-".join([here.gpu, *map(str, here.capability), *map(str, here.tensorrt), here.machine])
         return self.folder / f"timing-{hashlib.sha256(text.encode()).hexdigest()[:16]}.bin"
@@ -254,7 +253,7 @@ def _age(file: Path) -> float:
     return 0.0
 
 
-def _damage(plan: Description) -> str:
+def _damage(plan: BuiltEngine) -> str:
     """Why the file is not the one that was built. Large ones are not hashed: TensorRT refuses what it cannot read."""
     assert plan.path is not None
     try:
@@ -268,16 +267,16 @@ def _damage(plan: Description) -> str:
     return ""
 
 
-def _described(built: Path, plan: Description) -> Description:
+def _described(built: Path, plan: BuiltEngine) -> BuiltEngine:
     facts = {f.name: getattr(plan, f.name) for f in fields(plan)}
-    return Description(**{**facts, "size": built.stat().st_size, "sha256": sha256(built), "path": None})
+    return BuiltEngine(**{**facts, "size": built.stat().st_size, "sha256": sha256(built), "path": None})
 
 
-def _plain(plan: Description) -> dict[str, Any]:
+def _plain(plan: BuiltEngine) -> dict[str, Any]:
     return {k: v for k, v in asdict(plan).items() if k != "path"}
 
 
-def _read(file: Path) -> Description:
+def _read(file: Path) -> BuiltEngine:
     """Raises what broken JSON raises: OSError, ValueError, TypeError or KeyError."""
     data = json.loads(file.read_text(encoding="utf-8"))
     if data.pop("format") != FORMAT:
@@ -286,4 +285,4 @@ def _read(file: Path) -> Description:
     data["profile"] = {name: tuple(tuple(map(int, s)) for s in three) for name, three in shapes.items()}
     for name in ("weights", "capability", "tensorrt"):
         data[name] = tuple(data[name])
-    return Description(**data, path=file.with_suffix(".plan"))
+    return BuiltEngine(**data, path=file.with_suffix(".plan"))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Part, Tensor, sha256
-from ..device.base import Device, DeviceArray
-from ..errors import EngineError
-from .plans import DamagedPlan, Description
-from .preflight import module
-from .shapes import Shape, why_not_shapes
+from ...bundle.manifest import Part, Tensor, sha256
+from ...device.base import Device, DeviceArray
+from ...errors import EngineError
+from .cache import BuiltEngine, DamagedEngineFile
+from .installed import module
+from .profiles import Shape, why_not_shapes
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -90,7 +90,7 @@ class TensorRTEngine:
     capturable = True
 
     def __init__(
-        self, name: str, part: Part, plan: Description, device: Device, scratch: Scratch, graph: Path | None = None
+        self, name: str, part: Part, plan: BuiltEngine, device: Device, scratch: Scratch, graph: Path | None = None
     ) -> None:
         self.name, self.inputs, self.outputs = name, part.inputs, part.outputs
         self._plan, self._device, self._scratch = plan, device, scratch
@@ -116,7 +116,7 @@ class TensorRTEngine:
             raise EngineError(f"{self.name}: the plan {path} cannot be read: {error}") from error
         if engine is None:
             if sha256(path) != self._plan.sha256:
-                raise DamagedPlan(
+                raise DamagedEngineFile(
                     f"{self.name}: the plan {path.name} is damaged (another sha256 than when it was built)"
                 )
             why = self._log.take()

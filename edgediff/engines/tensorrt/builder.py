@@ -1,4 +1,4 @@
-"""Builds one TensorRT plan, in a process of its own: ``python -m edgediff.engines.build_plan`` with an order on stdin.
+"""Builds one TensorRT plan, in a process of its own, which reads its order from stdin.
 
 It says how it goes in JSON lines on stdout, and ends itself when stdin is closed. TensorRT's own words go to stderr.
 """
@@ -25,7 +25,7 @@ ERRORS = 3  # of TensorRT's that are passed on
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildOrder:
     """What to build. ``profile`` is of ``shapes.profile``; sizes in bytes."""
 
     graph: str
@@ -77,7 +77,7 @@ class Phases:
         return self._open[-1][0] if self._open else ""
 
 
-def build(order: Order, say: Say) -> None:
+def build(order: BuildOrder, say: Say) -> None:
     """Build and write the plan. Raises ``BuildFailed``."""
     import tensorrt as trt
 
@@ -103,7 +103,7 @@ def build(order: Order, say: Say) -> None:
     say("done", tensorrt=trt.__version__, size=os.path.getsize(order.plan))
 
 
-def _configured(order: Order, builder: trt.Builder, network: trt.INetworkDefinition) -> trt.IBuilderConfig:
+def _configured(order: BuildOrder, builder: trt.Builder, network: trt.INetworkDefinition) -> trt.IBuilderConfig:
     import tensorrt as trt
 
     config = builder.create_builder_config()
@@ -132,7 +132,7 @@ def _configured(order: Order, builder: trt.Builder, network: trt.INetworkDefinit
     return config
 
 
-def _timing(order: Order, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
+def _timing(order: BuildOrder, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
     """Timings of earlier builds; of no weight where they cannot be read."""
     if order.timing is None:
         return None
@@ -211,7 +211,7 @@ def main() -> int:
             lines.write(json.dumps({"event": event, **facts}) + "\n")
             lines.flush()
 
-    order = Order(**json.loads(sys.stdin.readline()))
+    order = BuildOrder(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if order.background and hasattr(os, "nice"):
         os.nice(10)

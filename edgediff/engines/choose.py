@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from ..bundle.manifest import Bundle
 from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices
-from . import Engine, Provider, open_part
-from .plans import NO_PLAN, Cache, DamagedPlan, Description, Source, default_folder, source
-from .preflight import here
-from .shapes import Shape
+from .base import Engine, Provider
+from .onnxruntime import open_part
+from .tensorrt.cache import NO_PLAN, BuiltEngine, DamagedEngineFile, EngineCache, EngineSource, default_folder, source
+from .tensorrt.installed import this_platform
+from .tensorrt.profiles import Shape
 
 if TYPE_CHECKING:
-    from .tensorrt import Scratch, TensorRTEngine
+    from .tensorrt.engine import Scratch, TensorRTEngine
 
 ENGINES = ("onnx", "tensorrt", "auto")
 
@@ -30,13 +31,13 @@ def check_engine(engine: str | None, device: int | None) -> None:
 
 
 @dataclass(frozen=True)
-class Wish:
+class EngineOptions:
     """How a pipeline wants its parts run; see ``edgediff.load``."""
 
     threads: int | None = None
     providers: Sequence[Provider] | None = None
     engine: str | None = None
-    cache: Cache = field(default_factory=lambda: Cache(default_folder()))
+    cache: EngineCache = field(default_factory=lambda: EngineCache(default_folder()))
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Parts:
     """
 
     bundle: Bundle
-    wish: Wish = field(default_factory=Wish)
+    wish: EngineOptions = field(default_factory=EngineOptions)
     device: Device | None = None
     given: Mapping[str, Engine] = field(default_factory=dict)  # in place of what would be chosen
     planned: dict[str, TensorRTEngine | None] = field(default_factory=dict)
@@ -105,9 +106,9 @@ class Parts:
             onnx = {name: engine for name, engine in self._onnx.items() if name != part}  # give its memory back
             return replace(self, planned={**self.planned, part: opened}, _onnx=onnx)
 
-    def open_plan(self, part: str, plan: Description) -> TensorRTEngine:
+    def open_plan(self, part: str, plan: BuiltEngine) -> TensorRTEngine:
         """Open a plan. Raises ``EngineError``; a plan that is damaged leaves the cache."""
-        from .tensorrt import Scratch, TensorRTEngine
+        from .tensorrt.engine import Scratch, TensorRTEngine
 
         assert self.device is not None
         with self._lock:
@@ -116,17 +117,17 @@ class Parts:
         graph = source(self.bundle, part).path if plan.stripped else None
         try:
             return TensorRTEngine(part, self.bundle.parts[part], plan, self.device, self._scratch[0], graph)
-        except DamagedPlan:
+        except DamagedEngineFile:
             self.wish.cache.drop(plan)
             raise
 
-    def find(self, part: str) -> tuple[Source, list[Description], list[str]]:
+    def find(self, part: str) -> tuple[EngineSource, list[BuiltEngine], list[str]]:
         """What the part's plan is built from, the plans that may run here, and why others may not.
 
         Raises ``EngineError`` where there can be none.
         """
         assert self.device is not None
-        runs = here(self.device.ordinal)
+        runs = this_platform(self.device.ordinal)
         made_of = source(self.bundle, part)
         return made_of, *self.wish.cache.find(made_of, part, runs)
 
