@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from .errors import EngineError
 
+Float32 = NDArray[np.float32]
+
 
 def require_finite(name: str, array: NDArray[Any]) -> None:
     """Raise ``EngineError`` naming the part whose output is not finite (in fp16 an overflow shows as a black image)."""

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import finite, require_finite
+from .arrays import Float32, finite, require_finite
 from .bundle.manifest import Bundle
 from .bundle.reading import read_bundle
-from .conditions import Condition, embed_guidance, stacked
 from .device.base import Device
 from .device.cuda import CudaDevice
 from .device.loop import DeviceStep
@@ -23,14 +22,16 @@ from .engines.choose import EngineOptions, Parts, check_engine
 from .engines.tensorrt.cache import BuiltEngine, EngineCache, default_folder
 from .engines.tensorrt.installed import building_platform
 from .errors import ArgumentError, BundleError, EngineError, choices
+from .generation.arguments import Arguments
+from .generation.conditioning import Condition, embed_guidance, stacked
+from .generation.device_runner import DEPTH, ROWS, DeviceRunner, RunnerPool
+from .generation.masks import channels
+from .generation.request import Request, check, whole
 from .image import to_pil, to_uint8
-from .inpaint import channels
 from .prompts.chunks import Chunk
 from .prompts.textual_inversion import Embeddings, read_embedding
 from .prompts.tokenizer import Tokenizer
 from .prompts.weights import emphasise
-from .request import Arguments, Request, check, whole
-from .resident import DEPTH, ROWS, Runner, Runners
 from .sampling.guidance import Apg, Hook
 from .sampling.loop import Denoise, LoopStep, run
 from .sampling.rng import Generator
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from .engines.tensorrt.build import BuildOptions
     from .engines.tensorrt.child import Progress
 
-Float32 = NDArray[np.float32]
 MAX_THREADS = 256
 PREVIEWS = ("decoder", "matrix")
 
@@ -57,7 +57,7 @@ class Step:
     request: Request
     pipeline: Pipeline
     loop: LoopStep | DeviceStep
-    runner: Runner | None = None  # on a device
+    runner: DeviceRunner | None = None  # on a device
 
     def __repr__(self) -> str:
         return f"Step({self.index + 1} of {self.total})"
@@ -116,7 +116,7 @@ class Pipeline:
     build: Build | None = None  # of TensorRT plans, in the background; None where there is none
     _device: Device | None = None
     _parts: Parts | None = None
-    _runners: Runners = field(default_factory=Runners)
+    _runners: RunnerPool = field(default_factory=RunnerPool)
     _tokenizers: tuple[Tokenizer, ...] | None = None
     _embeddings: Embeddings | None = None
     _closed: bool = False
@@ -454,8 +454,8 @@ class Pipeline:
         room = max(ROWS, 1 << (len(table.rows) - 1).bit_length())
         unet: Any = self.engine("unet", self._shapes(request, both or conditional))
 
-        def make() -> Runner:
-            return Runner(device, self.bundle, unet, shape, room, DEPTH)
+        def make() -> DeviceRunner:
+            return DeviceRunner(device, self.bundle, unet, shape, room, DEPTH)
 
         told = self._guidance_input(request, len(streams))
         inputs = {**stacked(conditional), **told}
@@ -588,7 +588,7 @@ class Pipeline:
         factor = self.bundle.latent.factor
         return to_uint8(rgb).repeat(factor, axis=1).repeat(factor, axis=2)
 
-    def draw(self, runner: Runner, step: Any) -> NDArray[np.uint8] | None:
+    def draw(self, runner: DeviceRunner, step: Any) -> NDArray[np.uint8] | None:
         """The pictures of a runner's last step, drawn on the device; None where that cannot be, or not any more."""
         if self.bundle.latent.factor == 1:
             return None

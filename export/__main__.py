@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgediff import cli
+from edgediff.cli import main as cli
 from edgediff.engines.tensorrt.installed import building_platform
 from edgediff.errors import ArgumentError, EdgediffError
 

@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
-from edgediff import cli, progress
 from edgediff.bundle.manifest import sha256
+from edgediff.cli import main as cli
+from edgediff.cli import progress
 from edgediff.sampling.samplers import SAMPLERS
 
 
@@ -267,7 +268,7 @@ def test_export_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 def test_a_reader_that_leaves(tiny_bundle: Path) -> None:
-    command = f'"{sys.executable}" -m edgediff.cli info "{tiny_bundle}" | true'
+    command = f'"{sys.executable}" -m edgediff info "{tiny_bundle}" | true'
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert run.stderr == ""
 

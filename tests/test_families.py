@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
-from edgediff import ArgumentError, BundleError, cli
+from edgediff import ArgumentError, BundleError
 from edgediff.bundle.manifest import sha256
 from edgediff.bundle.reading import read_bundle
+from edgediff.cli import main as cli
 from edgediff.verify import prove
 from edgediff_export.convert import export
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError
 from .textual_inversion import Embeddings
 from .tokenizer import Tokenizer
-from .weights import Float32, parse
+from ..arrays import Float32
+from .weights import parse
 
 Int64 = NDArray[np.int64]
 

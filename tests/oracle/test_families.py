@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
-from edgediff.conditions import embed_guidance
+from edgediff.generation.conditioning import embed_guidance
 from edgediff_export.convert import export
 
 from ..families import FACTOR, FAMILIES, LATENT, SIDE, tiny_vae

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgediff import cli
+from edgediff.cli import main as cli
 from edgediff.device import driver
 from edgediff.engines.tensorrt.cache import EngineCache
 

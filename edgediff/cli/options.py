@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .errors import ArgumentError
+from ..errors import ArgumentError
 
 
 def size(text: str, name: str = "size") -> tuple[int, int]:

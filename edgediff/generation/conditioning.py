@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .bundle.manifest import SIZES_AND_SCORE, Bundle
-from .errors import ArgumentError
+from ..arrays import Float32
+from ..bundle.manifest import SIZES_AND_SCORE, Bundle
+from ..errors import ArgumentError
 
-Float32 = NDArray[np.float32]
 # What SDXL's refiner was trained to take for good and for bad pictures.
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 GUIDANCE_UNIT = 1000.0  # the guidance scale is embedded as timesteps are, in thousandths

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .bundle.reading import read_bundle
-from .engines.base import check_device
-from .engines.tensorrt.build import BuildOptions, build_part, describe_plan
-from .engines.tensorrt.cache import COMPATIBLE, EngineCache, default_folder
-from .engines.tensorrt.installed import building_platform
-from .engines.tensorrt.profiles import CHUNKS, Ranges
-from .errors import ArgumentError, choices
-from .parse import add_plans, size
+from ..bundle.reading import read_bundle
+from ..engines.base import check_device
+from ..engines.tensorrt.build import BuildOptions, build_part, describe_plan
+from ..engines.tensorrt.cache import COMPATIBLE, EngineCache, default_folder
+from ..engines.tensorrt.installed import building_platform
+from ..engines.tensorrt.profiles import CHUNKS, Ranges
+from ..errors import ArgumentError, choices
+from .options import add_plans, size
 from .progress import bar
 
 

@@ -12,23 +12,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import build_command, info_command
-from .bundle.reading import read_bundle
-from .engines.background_build import Build
-from .engines.base import DEVICES
-from .engines.choose import ENGINES
-from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
-from .image import check_output, save
-from .parse import add_plans, numbers, size
-from .pipeline import load
+from ..bundle.reading import read_bundle
+from ..engines.background_build import Build
+from ..engines.base import DEVICES
+from ..engines.choose import ENGINES
+from ..errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
+from ..image import check_output, save
+from ..pipeline import load
+from ..sampling.guidance import METHODS
+from ..sampling.planning import GUIDANCES
+from ..sampling.rng import GENERATORS
+from ..sampling.samplers import SAMPLERS
+from ..sampling.schedule import SPACINGS
+from ..verify import prove
+from ..version import __version__
+from . import build as build_command
+from . import info as info_command
+from .options import add_plans, numbers, size
 from .progress import bar, progress
-from .sampling.guidance import METHODS
-from .sampling.planning import GUIDANCES
-from .sampling.rng import GENERATORS
-from .sampling.samplers import SAMPLERS
-from .sampling.schedule import SPACINGS
-from .verify import prove
-from .version import __version__
 
 
 def numbered(path: Path, count: int) -> list[Path]:

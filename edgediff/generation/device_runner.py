@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.manifest import Bundle, Tensor
-from .device.base import Device, DeviceArray
-from .device.loop import DeviceLoop, DeviceStep
-from .device.pictures import DevicePictures
-from .engines.base import StreamEngine
-from .errors import EngineError
-from .sampling.planning import Plan
-from .sampling.rng import Generator
+from ..arrays import Float32
+from ..bundle.manifest import Bundle, Tensor
+from ..device.base import Device, DeviceArray
+from ..device.loop import DeviceLoop, DeviceStep
+from ..device.pictures import DevicePictures
+from ..engines.base import StreamEngine
+from ..errors import EngineError
+from ..sampling.planning import Plan
+from ..sampling.rng import Generator
 
-Float32 = NDArray[np.float32]
 ROWS, DEPTH = 256, 8  # room for plans; longer ones get a loop of their own
 AHEAD = 2  # steps that the host may be ahead: progress is true, and cancelling saves work
-KEPT = 2  # idle runners
+IDLE_RUNNERS = 2  # idle runners
 
 
-class Conditioned:
+class ConditionedUnet:
     """A U-Net with its conditions in device memory, unconditional half first. Conditions of one shape keep their place,
     so that a captured graph serves the next request.
     """
@@ -77,7 +77,7 @@ class _Decoder:
         self._engine.enqueue({"latent_sample": latents}, {"sample": pixels}, stream)
 
 
-class Runner:
+class DeviceRunner:
     """One size and number of pictures on a device; serves one request at a time.
 
     Args:
@@ -102,7 +102,7 @@ class Runner:
         if not isinstance(channels, int):
             raise EngineError(f"unet: its sample has {channels!r} channels; the device loop needs a number")
         self.device, self._bundle = device, bundle
-        self._model = Conditioned(device, unet, tuple(taken.values()), shape[0])
+        self._model = ConditionedUnet(device, unet, tuple(taken.values()), shape[0])
         self._pictures: tuple[StreamEngine, DevicePictures] | None = None
         with device.lock:  # memory comes from the stream, which another thread may be capturing
             self.loop = DeviceLoop(
@@ -163,15 +163,15 @@ class Runner:
             self._model.close()
 
 
-class Runners:
+class RunnerPool:
     """Runners to be had, made when there is none; a few that are idle are kept."""
 
     def __init__(self) -> None:
-        self._idle: list[tuple[Hashable, Runner]] = []
+        self._idle: list[tuple[Hashable, DeviceRunner]] = []
         self._lock = threading.RLock()  # the collector may close a generator, which gives its runner back, anywhere
 
     @contextmanager
-    def borrow(self, key: Hashable, make: Callable[[], Runner]) -> Iterator[Runner]:
+    def borrow(self, key: Hashable, make: Callable[[], DeviceRunner]) -> Iterator[DeviceRunner]:
         """A runner for ``key`` alone; one that failed is not used again."""
         runner = self._take(key) or self._made(make)
         try:
@@ -185,7 +185,7 @@ class Runners:
             raise
         self._give_back(key, runner)
 
-    def _made(self, make: Callable[[], Runner]) -> Runner:
+    def _made(self, make: Callable[[], DeviceRunner]) -> DeviceRunner:
         try:
             return make()
         except EngineError:
@@ -201,7 +201,7 @@ class Runners:
             runner.close()
         return len(idle)
 
-    def _take(self, key: Hashable) -> Runner | None:
+    def _take(self, key: Hashable) -> DeviceRunner | None:
         with self._lock:
             for entry in tuple(self._idle):
                 if entry[0] == key:
@@ -210,9 +210,9 @@ class Runners:
                         return entry[1]
         return None
 
-    def _give_back(self, key: Hashable, runner: Runner) -> None:
+    def _give_back(self, key: Hashable, runner: DeviceRunner) -> None:
         with self._lock:
             self._idle.append((key, runner))
-            over = [self._idle.pop(0) for _ in range(len(self._idle) - KEPT)]
+            over = [self._idle.pop(0) for _ in range(len(self._idle) - IDLE_RUNNERS)]
         for _, old in over:
             old.close()

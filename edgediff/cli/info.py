@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .bundle.manifest import HASH_LIMIT, Bundle, File
-from .bundle.reading import read_bundle
-from .engines.base import check_device
-from .engines.onnxruntime import why_not
-from .engines.survey import survey
-from .engines.tensorrt.cache import EngineCache, default_folder
-from .errors import BundleError, EdgediffError
-from .parse import add_plans
-from .sampling.kernels import describe
+from ..bundle.manifest import HASH_LIMIT, Bundle, File
+from ..bundle.reading import read_bundle
+from ..engines.base import check_device
+from ..engines.onnxruntime import why_not
+from ..engines.survey import survey
+from ..engines.tensorrt.cache import EngineCache, default_folder
+from ..errors import BundleError, EdgediffError
+from ..sampling.kernels import describe
+from .options import add_plans
 
 
 def add(commands: Any) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.manifest import Bundle, Latent
-from .errors import ArgumentError, EngineError
+from ..arrays import Float32
+from ..bundle.manifest import Bundle, Latent
+from ..errors import ArgumentError, EngineError
 
-Float32 = NDArray[np.float32]
 Encode = Callable[[Float32], tuple[Float32, Float32 | None]]
 THRESHOLD = 128  # of 255; brighter parts of the mask are drawn anew
 
