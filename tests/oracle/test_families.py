@@ -21,8 +21,8 @@ import edgediff
 from edgediff.generation.conditioning import embed_guidance
 from edgediff_export.convert import export
 
-from ..families import FACTOR, FAMILIES, LATENT, SIDE, tiny_vae
-from ..test_bundle import edit
+from ..bundle.test_reading import edit
+from ..support.families import FACTOR, FAMILIES, LATENT, SIDE, tiny_vae
 
 PROMPT, NEGATIVE = "a red apple on a blue background", "a green pear"
 PIXELS = SIDE * FACTOR

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MESSAGE = re.compile(r"(.+?):(\d+):(\d+):(\d+):(\d+): (error|note): (.+)")
 REVEALED = re.compile(r'Revealed type is "(.+)"')
 # Members that the untyped objects of CUDA's packages have as well.

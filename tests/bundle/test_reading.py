@@ -16,7 +16,7 @@ from edgediff import BundleError, BundleNotFoundError
 from edgediff.bundle.manifest import KINDS, PARTS, sha256
 from edgediff.bundle.reading import read_bundle
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "edgediff" / "bundle" / "bundle.schema.json").read_text(encoding="utf-8"))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tensorrt import bindings
+from tests.engines.tensorrt import bindings
 
 START = """
 import os, resource

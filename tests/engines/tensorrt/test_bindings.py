@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tensorrt import bindings
-from tests.tensorrt.sources import ROOT, Message, Source, Vocabulary, mypy, our_sources
+from tests.engines.tensorrt import bindings
+from tests.engines.tensorrt.sources import ROOT, Message, Source, Vocabulary, mypy, our_sources
 
 RELEASES = list(bindings.BINDINGS)
 SAMPLES = Path(__file__).resolve().with_name("samples")

@@ -22,8 +22,8 @@ from edgediff.cli import main as cli
 from edgediff.verify import prove
 from edgediff_export.convert import export
 
-from .families import FAMILIES
-from .test_bundle import SCHEMA, edit
+from ..bundle.test_reading import SCHEMA, edit
+from ..support.families import FAMILIES
 
 
 @pytest.fixture

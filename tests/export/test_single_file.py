@@ -24,8 +24,8 @@ from edgediff_export.single_file import SingleFile, _class_of
 from edgediff_export.source import Folder, model_class, open_source
 from edgediff_export.vae_file import load_vae
 from edgediff_export.words import clip_tokenizer
-from tests import families
-from tests.original import original, vae, write_original
+from tests.support import families
+from tests.support.original_layout import original, vae, write_original
 
 KINDS = {
     "sd15": "sd1",
