@@ -23,6 +23,7 @@ FLOORS = {
     4: ("pipeline",),
     5: ("verify",),
     6: ("cli", "build_command", "info_command", "parse", "progress", "__init__", "__main__"),
+    7: ("examples", "examples.batch", "examples.desktop", "examples.service"),
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # Rooms of one floor that lean on each other; everything else imports strictly downward.
