@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgediff"
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
-    *("cli", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
+    *("cli", "examples", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
     *("arrays", "image", "errors", "version"),
 )
 LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda"}
