@@ -23,11 +23,7 @@ MAX_HISTORY = 8
 INSTALL = "the package edgediff-kernels is not installed (pip install ./cpp_ext in the repository)"
 
 # How the types of Row's fields lie in memory.
-_FORMATS: dict[Any, Any] = {
-    float: np.float32,
-    bool: np.int32,
-    tuple[float, ...]: (np.float32, (MAX_HISTORY,)),
-}
+_FORMATS: dict[Any, Any] = {float: np.float32, bool: np.int32, tuple[float, ...]: (np.float32, (MAX_HISTORY,))}
 # A row as the kernels read it: the fields of Row, then rest, which is 1 - scale, and draw, the run's draws of noise so
 # far. Row is the list of columns; its twin is ROW_COLUMNS in cpp_ext/src/types.h.
 ROW = np.dtype(
@@ -75,10 +71,10 @@ def find() -> Found:
         ("row", ROW, module.ROW_FIELDS, module.ROW_BYTES),
         ("header", HEADER, module.HEADER_FIELDS, module.HEADER_BYTES),
     ):
-        ours = fields_of(dtype)
-        if (ours, dtype.itemsize) != (tuple(theirs), size):
-            fields = dict.fromkeys(field[0] for field in {*ours} ^ {*theirs}) or ["its size"]
-            return Found(None, f"{package} lays out a {name} otherwise ({', '.join(fields)}); install it again")
+        differing = sorted({field[0] for field in {*fields_of(dtype)} ^ {*theirs}})
+        if differing or dtype.itemsize != size:
+            fields = ", ".join(differing) or "its size"
+            return Found(None, f"{package} lays out a {name} otherwise ({fields}); install it again")
     return Found(module)
 
 
@@ -86,7 +82,7 @@ def fields_of(dtype: np.dtype[Any]) -> tuple[tuple[str, str, int], ...]:
     """The fields of a structure in memory order, each as (name, type, offset), as the package says its own."""
     fields = []
     for name, (kind, offset, *_) in (dtype.fields or {}).items():
-        count = "".join(str(n) for n in kind.shape)
+        count = "".join(map(str, kind.shape))
         fields.append((name, f"{count}{kind.base.kind}{kind.base.itemsize}", offset))
     return tuple(fields)
 

@@ -68,7 +68,7 @@ def swapped(fields):
     [
         ({"ROW_FIELDS": lambda fields: fields[:-1]}, r"a row otherwise \(draw\)"),
         ({"ROW_FIELDS": lambda fields: (*fields, ("kb", "f4", 96))}, r"a row otherwise \(kb\)"),
-        ({"ROW_FIELDS": swapped}, r"a row otherwise \((a, t|t, a)\)"),
+        ({"ROW_FIELDS": swapped}, r"a row otherwise \(a, t\)"),
         ({"ROW_FIELDS": lambda fields: (("t", "f8", 0), *fields[1:])}, r"a row otherwise \(t\)"),
         ({"ROW_FIELDS": lambda fields: (*fields[:-1], ("draw", "u4", 96))}, r"a row otherwise \(draw\)"),
         ({"ROW_BYTES": lambda size: size + 4}, r"a row otherwise \(its size\)"),
