@@ -62,15 +62,20 @@ def swapped(fields):
     return (("a", *fields[0][1:]), ("t", *fields[1][1:]), *fields[2:])
 
 
+def moved(fields):
+    *others, (name, kind, offset) = fields
+    return (*others, (name, kind, offset + 4))
+
+
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"ROW_FIELDS": lambda fields: fields[:-1]}, r"a row otherwise \(draw\)"),
-        ({"ROW_FIELDS": lambda fields: (*fields, ("kb", "f4", 96))}, r"a row otherwise \(kb\)"),
+        ({"ROW_FIELDS": lambda fields: (*fields, ("kb", "f4", ROW.itemsize))}, r"a row otherwise \(kb\)"),
         ({"ROW_FIELDS": swapped}, r"a row otherwise \(a, t\)"),
         ({"ROW_FIELDS": lambda fields: (("t", "f8", 0), *fields[1:])}, r"a row otherwise \(t\)"),
-        ({"ROW_FIELDS": lambda fields: (*fields[:-1], ("draw", "u4", 96))}, r"a row otherwise \(draw\)"),
+        ({"ROW_FIELDS": moved}, r"a row otherwise \(draw\)"),
         ({"ROW_BYTES": lambda size: size + 4}, r"a row otherwise \(its size\)"),
         ({"HEADER_FIELDS": lambda fields: (*fields[:-1], ("noise", "i8", 40))}, r"a header otherwise \(noise\)"),
         ({"HEADER_BYTES": lambda size: size + 8}, r"a header otherwise \(its size\)"),
