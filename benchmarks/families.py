@@ -21,6 +21,7 @@ import torch
 
 import edgediff
 from benchmarks.common import table, write
+from edgediff.bundle.reading import read_bundle
 from edgediff_export.convert import export
 from tests import families
 from tests.original import write_original
@@ -108,7 +109,7 @@ def measure(name: str, pipe: Any, source: Path, folder: Path, config: Path | Non
     began = time.monotonic()
     out = export(source, folder / "bundle", precision="fp32", config=config)
     seconds = time.monotonic() - began
-    bundle = edgediff.bundle.read(out)
+    bundle = read_bundle(out)
     return {
         "family": name,
         "as": "folder" if source.is_dir() else "file",

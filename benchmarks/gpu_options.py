@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_place import Place
 from benchmarks.sections import Findings
-from edgediff import bundle as bundles
-from edgediff.device import DeviceArray
+from edgediff.bundle.reading import read_bundle
+from edgediff.device.base import DeviceArray
 from edgediff.engines import PLAIN
 from edgediff.engines.onnxruntime import CUDA, OnnxRuntimeStreamEngine
 from edgediff.verify import relative
@@ -65,7 +65,7 @@ DRY = ("none", "plain", "fixed")
 
 def path_of(place: Place, graph: str) -> Path:
     """The U-Net's file; one of fixed shapes is written beside it, over the same weights."""
-    bundle = bundles.read(place.folder / "sd")
+    bundle = read_bundle(place.folder / "sd")
     part = bundle.parts["unet"]
     if graph == "plain":
         return place.folder / "sd" / next(f.path for f in part.files if f.engine == PLAIN)
@@ -89,13 +89,13 @@ def path_of(place: Place, graph: str) -> Path:
 def engine(place: Place, variant: Variant) -> OnnxRuntimeStreamEngine:
     """The U-Net as ``variant`` says, on the place's stream."""
     providers = None if place.dry else [(CUDA, dict(variant.options))]
-    part = bundles.read(place.folder / "sd").parts["unet"]
+    part = read_bundle(place.folder / "sd").parts["unet"]
     return OnnxRuntimeStreamEngine("unet", path_of(place, variant.graph), part, None, place.device, providers)
 
 
 def inputs(place: Place, seed: int = 0) -> dict[str, NDArray[Any]]:
     """One guided call of one picture."""
-    bundle = bundles.read(place.folder / "sd")
+    bundle = read_bundle(place.folder / "sd")
     rng, out = np.random.default_rng(seed), {}
     sizes = {"batch": 2, "tokens": TOKENS}
     sizes["latent_height"] = bundle.defaults.height // bundle.latent.factor
@@ -124,7 +124,7 @@ def option(findings: Findings, place: Place, name: str) -> None:
 
     device, first, second = place.device, inputs(place), inputs(place, 1)
     bound = {k: DeviceArray(device.allocate(v.nbytes), v.shape, str(v.dtype)) for k, v in first.items()}
-    made = np.zeros(first["sample"].shape, bundles.read(place.folder / "sd").parts["unet"].outputs[0].dtype)
+    made = np.zeros(first["sample"].shape, read_bundle(place.folder / "sd").parts["unet"].outputs[0].dtype)
     out = DeviceArray(device.allocate(made.nbytes), made.shape, str(made.dtype))
 
     def call() -> None:
@@ -177,7 +177,7 @@ def _compare(findings: Findings, place: Place, name: str, outputs: NDArray[np.fl
     if not base.exists():
         findings.check("held against the first variant", False, "which did not run")
         return
-    ceiling = float(bundles.read(place.folder / "sd").parity["unet"]["ceiling"])
+    ceiling = float(read_bundle(place.folder / "sd").parity["unet"]["ceiling"])
     error = relative(outputs, np.load(base))
     findings.figures["relative_error"] = float(f"{error:.3e}")
     findings.check("the first variant's values", error <= ceiling, f"{error:.1e} (relative), at most {ceiling:g}")

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgediff import bundle as bundles
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines import Provider
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.engines.parts import Wish
 from edgediff.engines.plans import Cache, default_folder
-from edgediff.kernels import require
 from edgediff.pipeline import Pipeline
+from edgediff.sampling.kernels import require_package
 
 PROMPT, SEED, GUIDANCE = "a red apple on a blue background", 7, 7.5
 BLOCK = 2 << 30  # bytes
@@ -43,10 +43,10 @@ class Place:
     def device(self) -> Any:
         """Opened when first asked for: diffusers' sections have no use for it."""
         if self.dry:
-            from tests.kernels.host_device import HostDevice
+            from edgediff.device.host import HostDevice
 
             return HostDevice()
-        from edgediff.device import CudaDevice
+        from edgediff.device.cuda import CudaDevice
 
         return CudaDevice()
 
@@ -58,7 +58,7 @@ class Place:
         plans: Path | None = None,
     ) -> Pipeline:
         """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
-        bundle = bundles.read(None if name is None else self.folder / name)
+        bundle = read_bundle(None if name is None else self.folder / name)
         wish = Wish(None, providers, engine, Cache(plans or default_folder()))
         return Pipeline(bundle, "cuda", wish, _device=self.device)
 
@@ -139,7 +139,7 @@ class Place:
             "name": self.device.name,
             "compute_capability": f"{major}.{minor}",
             "multiprocessors": self.device.multiprocessors,
-            "kernels": require().facts(),
+            "kernels": require_package().facts(),
         }
 
     def close(self) -> None:

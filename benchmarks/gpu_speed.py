@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.gpu_place import Place
 from benchmarks.sections import Findings
-from edgediff.device import DeviceArray
+from edgediff.device.base import DeviceArray
 from edgediff.pipeline import Pipeline
 
 AROUND = 0.01  # of the U-Net's time, at most

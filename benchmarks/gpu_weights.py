@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff import bundle as bundles
+from edgediff.bundle.manifest import MANIFEST, sha256
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines import WEIGHTS
 from edgediff.errors import BundleError
 
@@ -96,13 +97,13 @@ def hollow(source: Path, bundle: Path, out: Path) -> None:
             known.setdefault(_digest(place.of(values)), place)
     out.mkdir(parents=True)
     places, wanted = {}, set[str]()
-    for part, file in bundles.read(bundle).files():
+    for part, file in read_bundle(bundle).files():
         if file.engine == WEIGHTS:
             places[file.path] = _tensors(bundle / file.path, known, rest)
             wanted |= {place["parameter"] for place in places[file.path]}
         else:
             shutil.copy(bundle / file.path, out / file.path)
-    shutil.copy(bundle / bundles.MANIFEST, out)
+    shutil.copy(bundle / MANIFEST, out)
     shutil.copy(source / RECIPE, out)
     (out / PLACES).write_text(json.dumps(places), encoding="utf-8")
     save_file({name: rest[name] for name in sorted(wanted & set(rest))}, str(out / REST))
@@ -196,9 +197,9 @@ def fill(folder: Path) -> None:
         BundleError: a file is not what was exported (another NumPy may draw other numbers).
     """
     weights = Weights(folder)
-    files = {file.path: file for _, file in bundles.read(folder).files()}
+    files = {file.path: file for _, file in read_bundle(folder).files()}
     for name, tensors in json.loads((folder / PLACES).read_text(encoding="utf-8")).items():
-        if (folder / name).exists() and bundles.sha256(folder / name) == files[name].sha256:
+        if (folder / name).exists() and sha256(folder / name) == files[name].sha256:
             continue  # drawn by an earlier run
         new = folder / f"{name}.part"
         with new.open("wb") as f, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -211,7 +212,7 @@ def fill(folder: Path) -> None:
                 _write_at(number, memoryview(values.reshape(-1).view(np.uint8)), tensor["offset"])
 
             list(pool.map(write, tensors))
-        if (found := bundles.sha256(new)) != files[name].sha256:
+        if (found := sha256(new)) != files[name].sha256:
             raise BundleError(f"{name} was drawn with sha256 {found[:12]}, exported with {files[name].sha256[:12]}")
         new.replace(folder / name)
 

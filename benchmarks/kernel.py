@@ -31,9 +31,10 @@ import numpy as np
 
 from benchmarks.common import REPOSITORY, table, write
 from benchmarks.sections import Findings, all_hold, called, checks_and_goals, ended, guarded, slug
-from edgediff.kernels import HEADER, advance, find, packed, require
-from edgediff.levels import Schedule
-from edgediff.table import Plan, plan, remember, update
+from edgediff.sampling.kernels import HEADER, advance, find_package, packed, require_package
+from edgediff.sampling.planning import Plan, plan
+from edgediff.sampling.schedule import Schedule
+from edgediff.sampling.update import remember, update
 
 PACKAGES = (
     *("edgediff", "edgediff-kernels", "numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x"),
@@ -55,7 +56,7 @@ SHAPES = ((1, 4, 64, 64), (1, 4, 128, 128), (8, 4, 128, 128))
 
 def twin(findings: Findings) -> None:
     """A: one update by the host twin and by NumPy, bit for bit, and their times; what a prepared call costs."""
-    require()
+    require_package()
     rng = np.random.default_rng(0)
     plans = {name: plan(Schedule(), name, 20, 7.5) for name in ("euler", "dpmpp_2m")}
     for shape in SHAPES:
@@ -98,7 +99,7 @@ def _prepared_call(rows: Plan, shape: Sequence[int]) -> float:
     memory = {name: np.zeros(2 * batch * size, np.float32) for name in ("x", "history", "x0", "output", "input")}
     memory |= {"header": header, "rows": packed(rows), "seeds": np.zeros(batch, np.uint64)}
     memory["timestep"] = np.zeros(2 * batch, np.float32)
-    prepared = require().Update(
+    prepared = require_package().Update(
         device=-1,
         batch=batch,
         size=size,
@@ -122,7 +123,7 @@ def _prepared_call(rows: Plan, shape: Sequence[int]) -> float:
 
 def unusable() -> str:
     """Why the sections on the GPU cannot run; empty where they can."""
-    found = find()
+    found = find_package()
     if found.module is None:
         return found.why_not
     try:
@@ -144,7 +145,7 @@ def install() -> float:
 
 def section(name: str, to: Path | None) -> bool:
     """One section, in this process; whether its checks hold."""
-    from edgediff.device import CudaDevice
+    from edgediff.device.cuda import CudaDevice
 
     findings, gpu = Findings(), dict[str, Any]()
 
@@ -175,7 +176,7 @@ def _facts(device: Any) -> dict[str, Any]:
         "multiprocessors": device.multiprocessors,
         "threads_per_multiprocessor": device.threads_per_multiprocessor,
         "driver_cuda": int(driver.cuDriverGetVersion()[1]),
-        "kernels": require().facts(),
+        "kernels": require_package().facts(),
     }
 
 

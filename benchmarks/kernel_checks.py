@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.sections import Findings
-from edgediff import loop as host
-from edgediff.cuda import DeviceArray, DeviceLoop, DevicePictures
-from edgediff.device import CudaDevice
-from edgediff.levels import Schedule
-from edgediff.rng import Generator, TorchCpuGenerator, TorchCudaGenerator
-from edgediff.samplers import SAMPLERS
-from edgediff.table import Plan, plan
+from edgediff.device.base import DeviceArray
+from edgediff.device.cuda import CudaDevice
+from edgediff.device.loop import DeviceLoop
+from edgediff.device.pictures import DevicePictures
+from edgediff.sampling import loop as host
+from edgediff.sampling.planning import Plan, plan
+from edgediff.sampling.rng import Generator, TorchCpuGenerator, TorchCudaGenerator
+from edgediff.sampling.samplers import SAMPLERS
+from edgediff.sampling.schedule import Schedule
 
 Float32 = NDArray[np.float32]
 Shape = tuple[int, int, int, int]

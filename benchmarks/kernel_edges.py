@@ -9,13 +9,14 @@ import numpy as np
 
 from benchmarks.kernel_checks import EXACT, NOISY, ROWS, STEPS, Replay, Shape, on_host, relative
 from benchmarks.sections import Findings
-from edgediff.cuda import DeviceLoop
-from edgediff.device import CudaDevice
+from edgediff.device.cuda import CudaDevice
+from edgediff.device.loop import DeviceLoop
 from edgediff.errors import ArgumentError, EngineError
-from edgediff.kernels import require
-from edgediff.levels import CLEAN, Schedule
-from edgediff.rng import TorchCpuGenerator, TorchCudaGenerator
-from edgediff.table import Plan, Row, plan
+from edgediff.sampling.kernels import require_package
+from edgediff.sampling.planning import Plan, plan
+from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
+from edgediff.sampling.schedule import CLEAN, Schedule
+from edgediff.sampling.update import Row
 
 SEEDS = (0, 42, 2**40 + 5)
 
@@ -80,7 +81,7 @@ def _golden(torch: Any) -> list[dict[str, Any]]:
 
 def bad_input(findings: Findings, device: CudaDevice) -> None:
     """H: what is wrong is refused with a typed error, and the device goes on working."""
-    kernels = require()
+    kernels = require_package()
     shape: Shape = (1, 4, 16, 16)
     memory = np.zeros(1 << 16, np.uint8)
     room = {name: (device.allocate(1 << 16), 1 << 16) for name in ("header", "rows", "seeds", "x", "history", "output")}

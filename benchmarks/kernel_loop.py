@@ -12,12 +12,13 @@ import numpy as np
 from benchmarks.kernel_checks import EXACT, Float32, Shape, relative
 from benchmarks.kernel_speed import STEPS, on_device
 from benchmarks.sections import Findings
-from edgediff import loop as host
-from edgediff.cuda import DeviceArray, DeviceLoop
-from edgediff.device import CudaDevice
-from edgediff.levels import Schedule
-from edgediff.rng import TorchCpuGenerator, TorchCudaGenerator
-from edgediff.table import plan
+from edgediff.device.base import DeviceArray
+from edgediff.device.cuda import CudaDevice
+from edgediff.device.loop import DeviceLoop
+from edgediff.sampling import loop as host
+from edgediff.sampling.planning import plan
+from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
+from edgediff.sampling.schedule import Schedule
 
 
 class _Memory:

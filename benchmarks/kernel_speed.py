@@ -12,11 +12,12 @@ import numpy as np
 
 from benchmarks.kernel_checks import Shape, relative
 from benchmarks.sections import Findings
-from edgediff.device import CudaDevice
-from edgediff.kernels import HEADER, ROW, require
-from edgediff.levels import Schedule
-from edgediff.rng import TorchCudaGenerator
-from edgediff.table import Row, plan
+from edgediff.device.cuda import CudaDevice
+from edgediff.sampling.kernels import HEADER, ROW, require_package
+from edgediff.sampling.planning import plan
+from edgediff.sampling.rng import TorchCudaGenerator
+from edgediff.sampling.schedule import Schedule
+from edgediff.sampling.update import Row
 
 ROOM = 4096  # rows: how often an update may run before its header is set back
 CHAIN = 100  # updates in a captured graph
@@ -67,7 +68,7 @@ class Prepared:
         if previews:
             kept["x0"] = torch.zeros_like(self.x)
         self._kept = kept
-        self._update = require().Update(
+        self._update = require_package().Update(
             device=device.ordinal,
             batch=batch,
             size=size,

@@ -24,9 +24,9 @@ import torch
 import edgediff
 from benchmarks.common import REPOSITORY, table, write
 from benchmarks.schedulers import FLOW, K_DIFFUSION, SCHEDULERS, SIGMAS, TIMESTEPS, error, skipped, toy
-from edgediff.loop import run
-from edgediff.rng import TorchCpuGenerator
-from edgediff.samplers import SAMPLERS
+from edgediff.sampling.loop import run
+from edgediff.sampling.rng import TorchCpuGenerator
+from edgediff.sampling.samplers import SAMPLERS
 
 PIPELINE = REPOSITORY / "export" / "reference_model" / "pipeline"
 GOLDEN = REPOSITORY / "tests" / "oracle" / "k_diffusion.json"

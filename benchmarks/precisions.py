@@ -20,6 +20,8 @@ import edgediff
 from benchmarks.common import table, write
 from benchmarks.oracle import PIPELINE
 from benchmarks.quality import Judge, draw, measure, prompt, triples
+from edgediff.bundle.manifest import Bundle
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines.onnxruntime import OnnxRuntimeEngine
 from edgediff.verify import psnr
 from edgediff_export.convert import export
@@ -30,7 +32,7 @@ from edgediff_export.precision import PRECISIONS, seen_graph
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers")
 
 
-def as_computed(bundle: edgediff.bundle.Bundle, fp32: Path, folder: Path) -> edgediff.Pipeline:
+def as_computed(bundle: Bundle, fp32: Path, folder: Path) -> edgediff.Pipeline:
     """The bundle's pipeline with every part as its precision computes it."""
     pipe = edgediff.Pipeline(bundle)
     for name, part in bundle.parts.items():
@@ -56,7 +58,7 @@ def main() -> None:
         reference: Any = None
         for precision in PRECISIONS:
             out = export(PIPELINE, folder / precision, precision=precision, defaults={"guidance_scale": 2.0})
-            bundle = edgediff.bundle.read(out)
+            bundle = read_bundle(out)
             pipe = as_computed(bundle, folder / "fp32", folder)
             pictures = draw(pipe, words, seeds, sampler="dpmpp_2m")
             reference = pictures if reference is None else reference

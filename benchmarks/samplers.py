@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import edgediff
 from benchmarks.common import RESULTS, table, write
-from edgediff.samplers import SAMPLERS
+from edgediff.sampling.samplers import SAMPLERS
 
 PROMPTS = [
     "a red apple on a blue background",

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 import edgediff
-from edgediff.levels import Level
-from edgediff.loop import run
-from edgediff.rng import TorchCpuGenerator
-from edgediff.table import Plan, x0_from
+from edgediff.sampling.loop import run
+from edgediff.sampling.planning import Plan, x0_from
+from edgediff.sampling.rng import TorchCpuGenerator
+from edgediff.sampling.schedule import Level
 
 SHAPE = (2, 4, 9, 7)
 MULTISTEP = "DPMSolverMultistepScheduler"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bundle import Bundle
+from .bundle.manifest import Bundle
 from .errors import (
     ArgumentError,
     BundleError,
@@ -13,11 +13,12 @@ from .errors import (
     PromptError,
     PromptWarning,
 )
-from .guidance import Apg
 from .image import save
-from .levels import Schedule
 from .pipeline import Pipeline, Result, Step, load
-from .table import Plan, Row, plan
+from .sampling.guidance import Apg
+from .sampling.planning import Plan, plan
+from .sampling.schedule import Schedule
+from .sampling.update import Row
 from .version import __version__
 
 __all__ = [

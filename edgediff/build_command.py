@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .bundle import read
+from .bundle.reading import read_bundle
 from .engines import check_device
 from .engines.building import Recipe, build_part, describe_plan
 from .engines.plans import COMPATIBLE, Cache, default_folder
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 
 def build(args: argparse.Namespace) -> None:
-    bundle = read(args.bundle)
+    bundle = read_bundle(args.bundle)
     ordinal = check_device(args.device)
     if ordinal is None:
         raise ArgumentError(f"device is {args.device!r}; plans are built on cuda, or cuda:N")

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import build_command, info_command
-from .bundle import read
+from .bundle.reading import read_bundle
 from .engines import DEVICES
 from .engines.building import Build
 from .engines.parts import ENGINES
 from .errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
-from .guidance import METHODS
 from .image import check_output, save
-from .levels import SPACINGS
 from .parse import add_plans, numbers, size
 from .pipeline import load
 from .progress import bar, progress
-from .rng import GENERATORS
-from .samplers import SAMPLERS
-from .table import GUIDANCES
+from .sampling.guidance import METHODS
+from .sampling.planning import GUIDANCES
+from .sampling.rng import GENERATORS
+from .sampling.samplers import SAMPLERS
+from .sampling.schedule import SPACINGS
 from .verify import prove
 from .version import __version__
 
@@ -114,7 +114,7 @@ def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_plan(args: argparse.Namespace) -> None:
-    bundle = read(args.model)
+    bundle = read_bundle(args.model)
     arguments = plan_arguments(args)
     if unfused := args.guidance in METHODS and args.guidance not in GUIDANCES:
         arguments["guidance"] = "cfg"
@@ -133,7 +133,7 @@ def show_plan(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    bundle = read(args.bundle)
+    bundle = read_bundle(args.bundle)
     broken = 0
     for name, file in bundle.files():
         try:

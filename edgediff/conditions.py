@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import SIZES_AND_SCORE, Bundle
+from .bundle.manifest import SIZES_AND_SCORE, Bundle
 from .errors import ArgumentError
 
 Float32 = NDArray[np.float32]

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, File, read
+from .bundle.manifest import Bundle, File
+from .bundle.reading import read_bundle
 from .engines import HASH_LIMIT, check_device, why_not
 from .engines.plans import Cache, default_folder
 from .engines.survey import survey
 from .errors import BundleError, EdgediffError
-from .kernels import describe
 from .parse import add_plans
+from .sampling.kernels import describe
 
 
 def add(commands: Any) -> None:
@@ -25,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    bundle = read(args.model)
+    bundle = read_bundle(args.model)
     defaults = bundle.defaults
     print(f"{bundle.name}  {bundle.id}  {bundle.kind}  ({bundle.root})")
     if bundle.licence:

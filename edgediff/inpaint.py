@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, Latent
+from .bundle.manifest import Bundle, Latent
 from .errors import ArgumentError, EngineError
 
 Float32 = NDArray[np.float32]

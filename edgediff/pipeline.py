@@ -11,26 +11,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bundle as bundles
+from .bundle.manifest import Bundle
+from .bundle.reading import read_bundle
 from .conditions import Condition, embed_guidance, stacked
-from .cuda import DeviceStep
-from .device import CudaDevice, Device
-from .embeddings import Embeddings, read_embedding
+from .device.base import Device
+from .device.cuda import CudaDevice
+from .device.loop import DeviceStep
 from .engines import Engine, Provider, check_device, finite, require_finite
 from .engines.parts import Parts, Wish, check_engine
 from .engines.plans import Cache, Description, default_folder
 from .engines.preflight import builder
 from .errors import ArgumentError, BundleError, EngineError, choices
-from .guidance import Apg, Hook
 from .image import to_pil, to_uint8
 from .inpaint import channels
-from .loop import Denoise, LoopStep, run
-from .prompt import emphasise
+from .prompts.chunks import Chunk
+from .prompts.textual_inversion import Embeddings, read_embedding
+from .prompts.tokenizer import Tokenizer
+from .prompts.weights import emphasise
 from .request import Arguments, Request, check, whole
 from .resident import DEPTH, ROWS, Runner, Runners
-from .rng import Generator
-from .texts import Chunk
-from .tokenizer import Tokenizer
+from .sampling.guidance import Apg, Hook
+from .sampling.loop import Denoise, LoopStep, run
+from .sampling.rng import Generator
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class Result:
 class Pipeline:
     """A bundle with engines around it. Made by ``load``; calls from several threads do not disturb each other."""
 
-    bundle: bundles.Bundle
+    bundle: Bundle
     device: str = "cpu"
     wish: Wish = field(default_factory=Wish)
     build: Build | None = None  # of TensorRT plans, in the background; None where there is none
@@ -357,7 +359,7 @@ class Pipeline:
             on_x0: called once a U-Net call with the x0 estimates, latents (B, C, h, w) float32; what it returns is
                 used in their place.
             rng: torch-cpu or torch-cuda, whose noise the seeds give; or a function from a seed to a generator (see
-                ``edgediff.rng``).
+                ``edgediff.sampling.rng``).
             clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts
                 one more), for both prompts.
             original_size, crops_coords_top_left, target_size: SDXL's (height, width) and (top, left) in pixels; the
@@ -683,7 +685,7 @@ def load(
     for name, value in (("path", path), ("plans", plans)):
         if value is not None and not isinstance(value, (str, Path)):
             raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
-    bundle = bundles.read(path)
+    bundle = read_bundle(path)
     cache = Cache(Path(plans) if plans is not None else default_folder())
     wish = Wish(threads, providers, engine, cache)
     pipe = Pipeline(bundle, device, wish, _device=None if ordinal is None else CudaDevice(ordinal))

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bundle as bundles
-from .bundle import Bundle
+from .bundle.manifest import MAX_SIZE, Bundle
 from .conditions import Sizes, check_sizes
-from .embeddings import Embeddings
 from .errors import ArgumentError, BundleError, PromptError, PromptWarning, choices
-from .guidance import METHODS, Apg, Combine, Hook, combiner
 from .inpaint import Masked, check_masked
-from .rng import Generator, find_generator
-from .table import Plan
-from .texts import Text, tokenise
-from .tokenizer import Tokenizer
+from .prompts.chunks import PromptChunks, tokenise
+from .prompts.textual_inversion import Embeddings
+from .prompts.tokenizer import Tokenizer
+from .sampling.guidance import METHODS, Apg, Combine, Hook, combiner
+from .sampling.planning import Plan
+from .sampling.rng import Generator, find_generator
 
 Float32 = NDArray[np.float32]
 OUTPUT_TYPES = ("pil", "np", "latent")
@@ -70,7 +69,9 @@ class Request:
     arguments: Arguments
     prompts: tuple[str, ...]  # one an image
     negatives: tuple[str, ...]
-    texts: Mapping[str, tuple[Text, ...]]  # of every prompt above that the text encoders will read, one for each
+    texts: Mapping[
+        str, tuple[PromptChunks, ...]
+    ]  # of every prompt above that the text encoders will read, one for each
     sizes: Sizes
     masked: Masked | None
     embeddings: Embeddings
@@ -124,7 +125,7 @@ def check(
         raise PromptError(
             f"bundle {bundle.name!r} takes no prompt; it was given {next(filter(None, prompts + negatives))!r}"
         )
-    texts: dict[str, tuple[Text, ...]] = {}
+    texts: dict[str, tuple[PromptChunks, ...]] = {}
     for kind, some in (("prompt", prompts), ("negative prompt", negatives if table.guided else ())):
         unique = list(dict.fromkeys(some)) if tokenizers else []
         for k, prompt in enumerate(unique, 1):
@@ -223,8 +224,8 @@ def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:
     height = whole("height", defaults.height if given.height is None else given.height)
     width = whole("width", defaults.width if given.width is None else given.width)
     for name, value in (("height", height), ("width", width)):
-        if value > bundles.MAX_SIZE:
-            raise ArgumentError(f"{name} is {value}; it must be at most {bundles.MAX_SIZE}")
+        if value > MAX_SIZE:
+            raise ArgumentError(f"{name} is {value}; it must be at most {MAX_SIZE}")
         if value % multiple:
             below = value // multiple * multiple
             near = [str(v) for v in (below, below + multiple) if v]

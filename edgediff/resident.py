@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, Tensor
-from .cuda import DeviceLoop, DevicePictures, DeviceStep
-from .device import Device, DeviceArray
+from .bundle.manifest import Bundle, Tensor
+from .device.base import Device, DeviceArray
+from .device.loop import DeviceLoop, DeviceStep
+from .device.pictures import DevicePictures
 from .engines import StreamEngine
 from .errors import EngineError
-from .rng import Generator
-from .table import Plan
+from .sampling.planning import Plan
+from .sampling.rng import Generator
 
 Float32 = NDArray[np.float32]
 ROWS, DEPTH = 256, 8  # room for plans; longer ones get a loop of their own

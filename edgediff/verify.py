@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, Golden
+from .bundle.manifest import Bundle, Golden
 from .errors import BundleError, EdgediffError, EngineError
 from .pipeline import Pipeline
 

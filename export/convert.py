@@ -12,10 +12,10 @@ import onnx
 import torch
 
 import edgediff
-from edgediff import bundle as bundles
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
-from edgediff.names import from_config
+from edgediff.sampling.names import from_config
 
 from .altered import Altered
 from .embeddings import Carried, read_all, store
@@ -152,7 +152,7 @@ def _build(job: Job, manifest: dict[str, Any], carried: Sequence[Carried]) -> No
     manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
     manifest["parity"]["pictures"] = compare_pictures(job, manifest)
     write_manifest(job.work.bundle, manifest)
-    bundles.read(job.work.bundle)  # what is published must open
+    read_bundle(job.work.bundle)  # what is published must open
 
 
 def _bytes(source: Source, recipe: Recipe) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from edgediff.embeddings import A1111_KEY, SDXL_KEYS, Embeddings, read_embedding
 from edgediff.errors import ArgumentError
+from edgediff.prompts.textual_inversion import A1111_KEY, SDXL_KEYS, Embeddings, read_embedding
 
 from .facts import encoders_of
 from .source import Source

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 import edgediff
-from edgediff import bundle as bundles
+from edgediff.bundle.manifest import Defaults
+from edgediff.bundle.reading import FORMAT
 from edgediff.errors import ArgumentError, BundleError, choices
-from edgediff.names import from_config
+from edgediff.sampling.names import from_config
 
 from .source import Source
 
@@ -63,7 +64,7 @@ def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
         raise BundleError(f"the U-Net reads texts of width {unet.cross_attention_dim}, the text encoders give {width}")
     cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 64] * 2
     facts = {
-        "format": bundles.FORMAT,
+        "format": FORMAT,
         "name": "",
         "kind": "pixel" if latent["factor"] == 1 else "stable-diffusion-xl" if large else "stable-diffusion",
         "schedule": schedule_of(scheduler),
@@ -88,7 +89,7 @@ def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
 def _check_defaults(facts: dict[str, Any]) -> None:
     """Raise ``ArgumentError`` for defaults that no call could use."""
     given, multiple = facts["defaults"], facts["latent"]["size_multiple"]
-    known = [f.name for f in dataclasses.fields(bundles.Defaults)]
+    known = [f.name for f in dataclasses.fields(Defaults)]
     if unknown := [name for name in given if name not in known]:
         raise ArgumentError(f"no default {unknown[0]!r}; choose from {choices(known)}")
     for side in ("width", "height"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.bundle import Bundle
+from edgediff.bundle.manifest import Bundle
 from edgediff.pipeline import Pipeline
 from edgediff.verify import cases_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edgediff.bundle import TEXT_ENCODERS
+from edgediff.bundle.manifest import TEXT_ENCODERS
 
 from .attention import use_fused
 from .facts import encoders_of

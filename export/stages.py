@@ -15,8 +15,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from edgediff import bundle as bundles
-from edgediff.bundle import Bundle
+from edgediff.bundle.manifest import MANIFEST, Bundle, sha256
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines import PLAIN, WEIGHTS
 from edgediff.errors import EngineError
 from edgediff.verify import psnr
@@ -211,7 +211,7 @@ def drafted(job: Job, manifest: dict[str, Any]) -> Iterator[Bundle]:
             shutil.copy(job.work.bundle / text["file"]["path"], folder)
         # Pictures are proved without the words that travel along: torch drew them without.
         write_manifest(Path(folder), {k: v for k, v in manifest.items() if k != "embeddings"})
-        yield bundles.read(folder)
+        yield read_bundle(folder)
 
 
 def compare_pictures(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _opener(make_run: Callable[..., Run], *arguments: Any) -> Callable[[], Run]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / bundles.MANIFEST).write_text(text, encoding="utf-8")
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def _entries(files: list[Written], precision: str) -> list[dict[str, Any]]:
@@ -292,7 +292,7 @@ def entry(folder: Path, path: Path, engine: str, precision: str) -> dict[str, An
         "precision": precision,
         "path": path.relative_to(folder).as_posix(),
         "size": path.stat().st_size,
-        "sha256": bundles.sha256(path),
+        "sha256": sha256(path),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgediff.bundle import Bundle, Part
+from edgediff.bundle.manifest import Bundle, Part
 from edgediff.pipeline import Pipeline
 
 from .parts import Recipe

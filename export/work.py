@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgediff.bundle import MANIFEST
+from edgediff.bundle.manifest import MANIFEST
 from edgediff.errors import EdgediffError, EngineError, OutputError
 
 STATE = "state.json"

@@ -12,9 +12,12 @@ import jsonschema
 import pytest
 
 import edgediff
-from edgediff import BundleError, BundleNotFoundError, bundle
+from edgediff import BundleError, BundleNotFoundError
+from edgediff.bundle.manifest import KINDS, PARTS, sha256
+from edgediff.bundle.reading import read_bundle
 
-SCHEMA = json.loads((Path(bundle.__file__).parent / "bundle.schema.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[1]
+SCHEMA = json.loads((ROOT / "edgediff" / "bundle" / "bundle.schema.json").read_text(encoding="utf-8"))
 
 
 def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -26,7 +29,7 @@ def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 
 
 def test_built_in_model_follows_the_schema_and_fits() -> None:
-    found = bundle.read()
+    found = read_bundle()
     jsonschema.validate(json.loads((found.root / "bundle.json").read_text(encoding="utf-8")), SCHEMA)
     for part, file in found.files():
         found.path(part, file)
@@ -39,30 +42,30 @@ def test_exported_bundle_follows_the_schema(tiny_bundle: Path) -> None:
 
 
 def test_schema_names_what_the_reader_takes() -> None:
-    from edgediff.levels import BETAS, PREDICTIONS, SPACINGS
-    from edgediff.samplers import SAMPLERS
+    from edgediff.sampling.samplers import SAMPLERS
+    from edgediff.sampling.schedule import BETAS, PREDICTIONS, SPACINGS
 
     schedule = SCHEMA["properties"]["schedule"]["properties"]
     assert tuple(schedule["beta_schedule"]["enum"]) == tuple(BETAS)
     assert tuple(schedule["prediction_type"]["enum"]) == PREDICTIONS
     assert tuple(schedule["timestep_spacing"]["enum"]) == SPACINGS
     assert SCHEMA["properties"]["defaults"]["properties"]["sampler"]["enum"] == list(SAMPLERS)
-    assert tuple(SCHEMA["properties"]["parts"]["propertyNames"]["enum"]) == bundle.PARTS
-    assert tuple(SCHEMA["properties"]["kind"]["enum"]) == bundle.KINDS
+    assert tuple(SCHEMA["properties"]["parts"]["propertyNames"]["enum"]) == PARTS
+    assert tuple(SCHEMA["properties"]["kind"]["enum"]) == KINDS
 
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(BundleNotFoundError, match="is not a folder"):
-        bundle.read(tmp_path / "nowhere")
+        read_bundle(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no bundle\.json"):
-        bundle.read(tmp_path)
+        read_bundle(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "holds list"), ("{}", "format None")])
 def test_not_a_manifest(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bundle.json").write_text(text, encoding="utf-8")
     with pytest.raises(BundleError, match=message):
-        bundle.read(tmp_path)
+        read_bundle(tmp_path)
 
 
 def _drop(*keys: str) -> Callable[[dict[str, Any]], None]:
@@ -122,19 +125,19 @@ def _put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
 )
 def test_malformed(damaged: Callable[[], Path], change: Callable[[dict[str, Any]], None], message: str) -> None:
     with pytest.raises(BundleError, match=message):
-        bundle.read(edit(damaged(), change))
+        read_bundle(edit(damaged(), change))
 
 
 def test_unreadable(damaged: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     root = damaged()
-    found = bundle.read(root)
+    found = read_bundle(root)
 
     def refuse(self: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "is_file", refuse)
     with pytest.raises(BundleError, match=r"cannot be read: .*Permission denied"):
-        bundle.read(root)
+        read_bundle(root)
     with pytest.raises(BundleError, match=r"unet: unet\.onnx cannot be read: .*Permission denied"):
         found.path("unet", found.parts["unet"].files[0])
 
@@ -160,7 +163,7 @@ def test_a_file_that_hashes_right_but_is_no_model(damaged: Callable[[], Path]) -
     (root / "unet.onnx").write_bytes(b"not a model")
 
     def agree(data: dict[str, Any]) -> None:
-        data["parts"]["unet"]["files"][0] |= {"size": 11, "sha256": bundle.sha256(root / "unet.onnx")}
+        data["parts"]["unet"]["files"][0] |= {"size": 11, "sha256": sha256(root / "unet.onnx")}
 
     with pytest.raises(edgediff.EngineError, match=r"unet: ONNX Runtime .* cannot open unet\.onnx"):
         edgediff.load(edit(root, agree)).engine("unet")

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 
 import edgediff
 from edgediff import cli, progress
-from edgediff.bundle import sha256
-from edgediff.samplers import SAMPLERS
+from edgediff.bundle.manifest import sha256
+from edgediff.sampling.samplers import SAMPLERS
 
 
 def test_generate(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

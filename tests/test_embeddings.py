@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import edgediff
 from edgediff import ArgumentError, BundleError
-from edgediff.embeddings import Embeddings, read_embedding
+from edgediff.prompts.textual_inversion import Embeddings, read_embedding
 
 
 def ones(rows: int, width: int = 4) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_words_that_cannot_stand(word: object) -> None:
 
 def test_vectors_of_a_word_stay_in_one_chunk(tiny_bundle: Path, tmp_path: Path) -> None:
     """74 tokens, then a word of three: it begins the second chunk."""
-    from edgediff.texts import tokenise
+    from edgediff.prompts.chunks import tokenise
 
     save_file({"emb_params": ones(3, 32)}, tmp_path / "dotty.safetensors")
     pipe = edgediff.load(tiny_bundle)

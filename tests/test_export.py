@@ -16,6 +16,7 @@ import torch
 
 import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
+from edgediff.bundle.reading import read_bundle
 from edgediff_export import graph as graphs
 from edgediff_export.convert import export
 from edgediff_export.facts import schedule_of
@@ -33,7 +34,7 @@ def nothing_left(folder: Path) -> bool:
 
 
 def test_manifest(tiny_bundle: Path) -> None:
-    found = edgediff.bundle.read(tiny_bundle)
+    found = read_bundle(tiny_bundle)
     assert found.name == "tiny"
     assert found.schedule == edgediff.Schedule(
         beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False, timestep_spacing="leading"
@@ -132,7 +133,7 @@ def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:
     )
     scheduler.save_pretrained(source / "scheduler")
     edit(source / "model_index.json", lambda d: d.update(scheduler=["diffusers", "DPMSolverMultistepScheduler"]))
-    found = edgediff.bundle.read(export(source, source.parent / "a", precision="fp32", report=said.append))
+    found = read_bundle(export(source, source.parent / "a", precision="fp32", report=said.append))
     assert (found.defaults.sampler, found.schedule.timestep_spacing) == ("dpmpp_2m_sde", "karras")
     assert (found.plan().sampler, found.plan().spacing) == ("dpmpp_2m_sde", "karras")
     assert not [line for line in said if "no twin" in line]
@@ -140,7 +141,7 @@ def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:
         solver_order=3, rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"
     )
     scheduler.save_pretrained(source / "scheduler")
-    found = edgediff.bundle.read(export(source, source.parent / "b", precision="fp32", report=said.append))
+    found = read_bundle(export(source, source.parent / "b", precision="fp32", report=said.append))
     assert found.defaults.sampler == "ddim"
     assert found.plan().levels[0].alpha == 0
     assert [line for line in said if "no twin here; the bundle's default sampler is ddim" in line]
@@ -192,7 +193,7 @@ def test_large_weights_go_beside_the_graph(
 ) -> None:
     monkeypatch.setattr(graphs, "DATA_LIMIT", 1000)
     out = export(tiny_source, tmp_path / "out", precision="fp32")
-    found = edgediff.bundle.read(out)
+    found = read_bundle(out)
     assert [f.engine for f in found.parts["unet"].files] == ["onnx", "onnx-data"]
     a, b = (edgediff.load(root, threads=1)("a cat", seed=0, num_inference_steps=2) for root in (out, tiny_bundle))
     np.testing.assert_array_equal(a.latents, b.latents)
@@ -253,7 +254,7 @@ def test_embeddings_travel_in_the_bundle(tiny_source: Path, tiny_bundle: Path, t
     save_file({"emb_params": learned}, tmp_path / "dotty.safetensors")
     given = [(None, tmp_path / "dotty.safetensors"), ("striped", tmp_path / "dotty.safetensors")]
     out = export(tiny_source, tmp_path / "out", precision="fp32", embeddings=given)
-    assert [w.word for w in edgediff.bundle.read(out).embeddings] == ["dotty", "striped"]
+    assert [w.word for w in read_bundle(out).embeddings] == ["dotty", "striped"]
     loaded = edgediff.load(tiny_bundle)
     loaded.load_textual_inversion(tmp_path / "dotty.safetensors")
     latents = [pipe("a dotty cat", seed=0, num_inference_steps=2).latents for pipe in (edgediff.load(out), loaded)]
@@ -276,7 +277,7 @@ def test_other_autoencoders(tiny_source: Path, tmp_path: Path) -> None:
     small = AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths, **blocks).eval()
     small.save_pretrained(tmp_path / "taesd")
     out = export(tiny_source, tmp_path / "a", precision="fp32", vae=tmp_path / "taesd")
-    bundle = edgediff.bundle.read(out)
+    bundle = read_bundle(out)
     assert bundle.latent.scale == 1.0
     assert [t.name for t in bundle.parts["vae_encoder"].outputs] == ["latent_mean"]
     result = edgediff.load(out)("a cat", seed=0, num_inference_steps=2, output_type="np")

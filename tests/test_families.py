@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
-from edgediff import ArgumentError, BundleError, bundle, cli
+from edgediff import ArgumentError, BundleError, cli
+from edgediff.bundle.manifest import sha256
+from edgediff.bundle.reading import read_bundle
 from edgediff.verify import prove
 from edgediff_export.convert import export
 
@@ -59,7 +61,7 @@ UNET = {
 def test_manifest(family_bundle: Callable[[str], Path], name: str) -> None:
     root = family_bundle(name)
     jsonschema.validate(json.loads((root / "bundle.json").read_text(encoding="utf-8")), SCHEMA)
-    found = bundle.read(root)
+    found = read_bundle(root)
     assert tuple(found.parts) == PARTS[name]
     assert tuple(t.name for t in found.parts["unet"].inputs) == ("sample", "timestep", *UNET[name])
     assert found.needed == tuple(p for p in PARTS[name] if p != "vae_encoder" or name == "inpaint")
@@ -117,7 +119,7 @@ def test_malformed(
     message: str,
 ) -> None:
     with pytest.raises(BundleError, match=message):
-        bundle.read(changed(name, change))
+        read_bundle(changed(name, change))
 
 
 def test_carried_embeddings_of_two_text_encoders(family_bundle: Callable[[str], Path], tmp_path: Path) -> None:
@@ -135,11 +137,11 @@ def test_carried_embeddings_of_two_text_encoders(family_bundle: Callable[[str], 
     np.testing.assert_array_equal(carrying(**call).latents, plain(**call).latents)
     plain.unload_textual_inversion("dotty")
     assert np.abs(carrying(**call).latents - plain(**call).latents).max() > 1e-4
-    found = bundle.read(root).embeddings[0].file
+    found = read_bundle(root).embeddings[0].file
     (root / found.path).write_bytes(b"\0" * found.size)
     with pytest.raises(BundleError, match=r"embedding_0\.safetensors is damaged"):
         edgediff.load(root).embeddings()
-    other = edit(root, lambda d: d["embeddings"][0]["file"].update(sha256=bundle.sha256(root / found.path)))
+    other = edit(root, lambda d: d["embeddings"][0]["file"].update(sha256=sha256(root / found.path)))
     with pytest.raises(BundleError, match=r"embeddings: .* is not a safetensors file"):
         edgediff.load(other)("a dotty cat")
 

@@ -23,7 +23,8 @@ from benchmarks.gpu_weights import RECIPE, Weights, _digest, _places, _tensors, 
 from benchmarks.gpu_weights import Place as Form
 from benchmarks.kernel import unusable
 from benchmarks.sections import Findings
-from edgediff.bundle import read, sha256
+from edgediff.bundle.manifest import sha256
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines import WEIGHTS
 from edgediff.errors import ArgumentError, BundleError, OutputError
 from edgediff_export.graph import Graph, Weight
@@ -105,7 +106,7 @@ def test_parity_is_measured(report: dict[str, Any]) -> None:
 def test_parity_sees_other_weights(prepared: Path, report: dict[str, Any], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(prepared, tmp_path / "prepared"))
     root = folder / "sd"
-    file = next(f for f in read(root).parts["unet"].files if f.engine == WEIGHTS)
+    file = next(f for f in read_bundle(root).parts["unet"].files if f.engine == WEIGHTS)
     values = np.fromfile(root / file.path, np.float16)
     (values * np.float16(1.2)).tofile(root / file.path)
     manifest = (root / "bundle.json").read_text(encoding="utf-8")

@@ -12,10 +12,10 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normal
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from edgediff import Apg, ArgumentError, Schedule, plan
-from edgediff.guidance import combiner, dynamic_threshold, latent_threshold, rescale
-from edgediff.loop import run
-from edgediff.samplers import SAMPLERS
-from edgediff.table import estimate, guide, update
+from edgediff.sampling.guidance import combiner, dynamic_threshold, latent_threshold, rescale
+from edgediff.sampling.loop import run
+from edgediff.sampling.samplers import SAMPLERS
+from edgediff.sampling.update import estimate, guide, update
 
 SHAPE = (3, 4, 6, 5)
 

@@ -9,7 +9,7 @@ import pytest
 from diffusers import DDIMScheduler
 
 from edgediff import ArgumentError, Schedule
-from edgediff.levels import BETAS, CLEAN
+from edgediff.sampling.schedule import BETAS, CLEAN
 
 
 @pytest.mark.parametrize("betas", BETAS)

@@ -6,8 +6,8 @@ import diffusers
 import pytest
 
 from edgediff import ArgumentError, Schedule, plan
-from edgediff.names import DIFFUSERS, from_config, resolve
-from edgediff.samplers import SAMPLERS
+from edgediff.sampling.names import DIFFUSERS, from_config, resolve
+from edgediff.sampling.samplers import SAMPLERS
 
 # As A1111 1.10 lists them (DPM fast, DPM adaptive and Restart are other kinds of method).
 A1111 = {

@@ -17,6 +17,7 @@ import pytest
 
 import edgediff
 from edgediff import ArgumentError, EngineError, PromptError, PromptWarning
+from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +124,12 @@ def test_weights(pipe: edgediff.Pipeline) -> None:
 
 def test_noise_of_both_generators(pipe: edgediff.Pipeline) -> None:
     arguments: dict[str, Any] = {"num_inference_steps": 2, "sampler": "ddim", "output_type": "latent"}
-    for rng, made in (("torch-cpu", edgediff.rng.TorchCpuGenerator), ("torch-cuda", edgediff.rng.TorchCudaGenerator)):
+    for rng, made in (("torch-cpu", TorchCpuGenerator), ("torch-cuda", TorchCudaGenerator)):
         start = made(4).randn((1, 4, 8, 8))
         found = pipe("a cat", seed=4, rng=rng, **arguments)
         np.testing.assert_array_equal(found.latents, pipe("a cat", latents=start, **arguments).latents)
     assert "RNG: torch-cuda" in found.parameters[0]
-    small = pipe("a cat", seed=4, rng=lambda s: edgediff.rng.TorchCudaGenerator(s, 1, 256), **arguments)
+    small = pipe("a cat", seed=4, rng=lambda s: TorchCudaGenerator(s, 1, 256), **arguments)
     np.testing.assert_array_equal(small.latents, found.latents)  # so few values do not fill even that GPU
     assert "RNG: custom" in small.parameters[0]
 
@@ -214,7 +215,7 @@ def test_stream(pipe: edgediff.Pipeline) -> None:
 
 
 def test_starting_latents_and_outputs(pipe: edgediff.Pipeline) -> None:
-    start = edgediff.rng.TorchCpuGenerator(3).randn((1, 4, 8, 8))
+    start = TorchCpuGenerator(3).randn((1, 4, 8, 8))
     a = pipe("a cat", num_inference_steps=2, latents=start, output_type="latent")
     b = pipe("a cat", num_inference_steps=2, seed=3, output_type="np")
     np.testing.assert_array_equal(a.images, b.latents)

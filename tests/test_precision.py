@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 import edgediff
+from edgediff.bundle.reading import read_bundle
 from edgediff.verify import prove
 from edgediff_export.attention import FUSED, FusedAttention, plain
 from edgediff_export.convert import export
@@ -224,7 +225,7 @@ def test_fused_attention_is_diffusers(tiny_source: Path) -> None:
 def test_bundles(tiny_source: Path, tiny_bundle: Path, tmp_path: Path, precision: str) -> None:
     """Every precision exports, draws, and proves itself again from what is stored in it."""
     out = export(tiny_source, tmp_path / "out", precision=precision)
-    bundle = edgediff.bundle.read(out)
+    bundle = read_bundle(out)
     how = PRECISIONS[precision]
     for part in bundle.parts:
         facts = bundle.parity[part]
@@ -232,7 +233,7 @@ def test_bundles(tiny_source: Path, tiny_bundle: Path, tmp_path: Path, precision
         assert facts["relative"] <= facts["ceiling"] == how.ceiling
     assert min(bundle.parity["pictures"]["psnr"]) >= how.floor
     assert bundle.parity["unet"]["relative"] > 0
-    size, whole = (sum(f.size for n, f in edgediff.bundle.read(r).files() if n == "unet") for r in (out, tiny_bundle))
+    size, whole = (sum(f.size for n, f in read_bundle(r).files() if n == "unet") for r in (out, tiny_bundle))
     assert size < {"fp16": 0.9, "fp16-weights": 0.7, "int8": 0.6, "int8-dynamic": 0.9}[precision] * whole
     pipe = edgediff.load(out, threads=1)
     findings = list(prove(pipe))
@@ -243,7 +244,7 @@ def test_bundles(tiny_source: Path, tiny_bundle: Path, tmp_path: Path, precision
 
 def test_precision_by_part(tiny_source: Path, tmp_path: Path) -> None:
     out = export(tiny_source, tmp_path / "out", precision="int8", part_precision={"vae_decoder": "fp32"})
-    bundle = edgediff.bundle.read(out)
+    bundle = read_bundle(out)
     assert [p.files[0].precision for p in bundle.parts.values()] == ["int8", "int8", "fp32", "int8"]
     with pytest.raises(edgediff.ArgumentError, match=r"no part 'vae' in .*; choose from text_encoder, unet"):
         export(tiny_source, tmp_path / "b", part_precision={"vae": "fp32"})
@@ -265,7 +266,7 @@ def overflowing(tiny_source: Path, tmp_path: Path) -> Path:
 
 def test_overflow_is_rescued(overflowing: Path, tmp_path: Path) -> None:
     out = export(overflowing, tmp_path / "out", precision="fp16")
-    bundle = edgediff.bundle.read(out)
+    bundle = read_bundle(out)
     kept = bundle.parity["unet"]["kept_fp32"]
     conv = "/model/down_blocks.1/resnets.0/conv1/Conv"
     assert conv in kept

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgediff.errors import ArgumentError, PromptError
-from edgediff.prompt import MAX_WEIGHT, SYNTAXES, Span, Token, chunk, emphasise, limit, pack, parse
+from edgediff.prompts.chunks import Token, chunk, limit, pack
+from edgediff.prompts.weights import MAX_WEIGHT, SYNTAXES, Span, emphasise, parse
 
 SIZE = 75
 COMMA = 267

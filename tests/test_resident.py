@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import edgediff
+from edgediff.device.host import HostDevice
 from edgediff.engines import open_part
 from edgediff.engines.parts import Wish
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
-from edgediff.samplers import SAMPLERS
+from edgediff.sampling.samplers import SAMPLERS
 
 from .families import FAMILIES
-from .kernels.host_device import HostDevice
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
@@ -164,7 +164,7 @@ class Broken:
         return self.engine(**inputs)
 
     def enqueue(self, inputs: Any, outputs: Any, stream: int) -> None:
-        from .kernels.host_device import view
+        from edgediff.device.host import view
 
         self.engine.enqueue(inputs, outputs, stream)
         self.calls += 1
@@ -190,7 +190,7 @@ def test_engines_that_cannot_enqueue_run_by_the_host_loop(pipe: Pipeline) -> Non
 
 
 def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
-    from edgediff.device import DeviceArray
+    from edgediff.device.base import DeviceArray
 
     device = HostDevice()
     engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)
@@ -341,7 +341,7 @@ def test_every_family(family: str, family_bundle: Any) -> None:
 
 
 def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeline) -> None:
-    from edgediff.device import DeviceArray
+    from edgediff.device.base import DeviceArray
 
     device = HostDevice()
     engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)

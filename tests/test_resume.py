@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgediff import OutputError, bundle
+from edgediff import OutputError
+from edgediff.bundle.reading import read_bundle
 from edgediff_export.convert import export
 from edgediff_export.work import Work
 
@@ -25,7 +26,7 @@ class Cut:
 
 
 def hashes(root: Path) -> dict[str, str]:
-    return {f.path: f.sha256 for _, f in bundle.read(root).files()}
+    return {f.path: f.sha256 for _, f in read_bundle(root).files()}
 
 
 @pytest.mark.parametrize("at", ["vae_decoder: tracing", "pictures by torch", "unet: int8", "pictures compared"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgediff import ArgumentError
-from edgediff.rng import GENERATORS, TorchCpuGenerator, TorchCudaGenerator, find_generator, philox4x32
+from edgediff.sampling.rng import GENERATORS, TorchCpuGenerator, TorchCudaGenerator, find_generator, philox4x32
 
 # Without AVX2 (on Arm, say) torch takes the angle in double precision, and the last digits differ.
 VECTORISED = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -14,8 +14,8 @@ import torch
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from safetensors.torch import load_file, save_file
 
-import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError
+from edgediff.bundle.reading import read_bundle
 from edgediff_export import families as published
 from edgediff_export.convert import export
 from edgediff_export.facts import facts_of
@@ -78,7 +78,7 @@ def test_the_bundle_is_the_folders(sources: Path, tmp_path: Path, name: str) -> 
     a = export(sources / name, tmp_path / "a", precision="fp32")
     b = export(sources / f"{name}.safetensors", tmp_path / "b", precision="fp32", config=sources / name)
     # Torch's own outputs may differ in the last digit, by how weights lie in memory.
-    hashes = [{f.path: f.sha256 for n, f in edgediff.bundle.read(r).files() if n != "golden"} for r in (a, b)]
+    hashes = [{f.path: f.sha256 for n, f in read_bundle(r).files() if n != "golden"} for r in (a, b)]
     assert hashes[0] == hashes[1]
 
 
@@ -245,7 +245,7 @@ def test_a_vae_in_a_file(sources: Path, tmp_path: Path) -> None:
         export(sources / "sd15", tmp_path / name, precision="fp32", vae=path)
         for name, path in (("a", tmp_path / "ldm.safetensors"), ("b", inner), ("c", tmp_path / "vae"))
     ]
-    hashes = [{f.path: f.sha256 for _, f in edgediff.bundle.read(root).files()} for root in found]
+    hashes = [{f.path: f.sha256 for _, f in read_bundle(root).files()} for root in found]
     assert hashes[0] == hashes[1] == hashes[2]
 
 

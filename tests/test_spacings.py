@@ -9,8 +9,8 @@ import pytest
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from edgediff import ArgumentError, Schedule
-from edgediff.levels import SPACINGS
-from edgediff.spacings import from_sigmas, from_timesteps, spaced
+from edgediff.sampling.schedule import SPACINGS
+from edgediff.sampling.spacings import from_sigmas, from_timesteps, spaced
 
 FLOW = Schedule(prediction_type="flow_prediction")
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from edgediff import ArgumentError, Schedule, plan
-from edgediff.levels import PREDICTIONS
-from edgediff.loop import run
-from edgediff.samplers import SAMPLERS
-from edgediff.table import Plan, estimate, remember, update, x0_from
+from edgediff.sampling.loop import run
+from edgediff.sampling.planning import Plan, x0_from
+from edgediff.sampling.samplers import SAMPLERS
+from edgediff.sampling.schedule import PREDICTIONS
+from edgediff.sampling.update import estimate, remember, update
 
 SPACED = ("leading", "trailing", "linspace", "karras", "exponential", "ays", "normal", "simple", "lcm")
 CASES = list(product(SAMPLERS, PREDICTIONS))

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle, File, Tensor
-from ..device import Device, DeviceArray
+from ..bundle.manifest import Bundle, File, Tensor
+from ..device.base import Device, DeviceArray
 from ..errors import ArgumentError, EngineError, choices
 
 HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load

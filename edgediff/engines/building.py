@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ..bundle import Bundle
+from ..bundle.manifest import Bundle
 from ..errors import ArgumentError, EngineError, choices
 from .build_plan import Order
 from .plans import COMPATIBLE, Cache, Description, Here, Source, source

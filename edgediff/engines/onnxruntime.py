@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Part
-from ..device import Device, DeviceArray
+from ..bundle.manifest import Part
+from ..device.base import Device, DeviceArray
 from ..errors import BundleError, EngineError, choices
 from . import INSTALL, Provider
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..bundle import Bundle
-from ..device import Device
+from ..bundle.manifest import Bundle
+from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices
 from . import Engine, Provider, open_part
 from .plans import NO_PLAN, Cache, DamagedPlan, Description, Source, default_folder, source

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle, File, sha256
+from ..bundle.manifest import Bundle, File, sha256
 from ..errors import EngineError
 from . import HASH_LIMIT, PLAIN, WEIGHTS
 from .shapes import Profile

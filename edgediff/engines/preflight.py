@@ -8,8 +8,8 @@ import re
 from functools import cache
 from typing import Any
 
+from ..device.driver import probe
 from ..errors import EngineError
-from .driver import probe
 from .plans import Here
 
 MODULES = ("tensorrt", "tensorrt_lean")  # the second runs plans and cannot build them

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle import MAX_SIZE, Bundle
+from ..bundle.manifest import MAX_SIZE, Bundle
 from ..errors import ArgumentError, EngineError
 
 Shape = tuple[int, ...]

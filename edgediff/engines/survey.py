@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from ..bundle import Bundle
-from ..device import why_no_device
+from ..bundle.manifest import Bundle
+from ..device.cuda import why_no_device
 from ..errors import EdgediffError, EngineError
 from . import INSTALL, why_not
 from .onnxruntime import CUDA, import_onnxruntime

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Part, Tensor, sha256
-from ..device import Device, DeviceArray
+from ..bundle.manifest import Part, Tensor, sha256
+from ..device.base import Device, DeviceArray
 from ..errors import EngineError
 from .plans import DamagedPlan, Description
 from .preflight import module

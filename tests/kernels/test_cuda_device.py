@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff import device as devices
-from edgediff.device import CudaDevice
+from edgediff.device import cuda as devices
+from edgediff.device.cuda import CudaDevice
 from edgediff.errors import ArgumentError, EngineError
 
 
@@ -96,7 +96,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
     kernels = SimpleNamespace(device_count=lambda: 1, CudaError=RuntimeError)
-    monkeypatch.setattr(devices, "require", lambda: kernels)
+    monkeypatch.setattr(devices, "require_package", lambda: kernels)
     return gpu
 
 

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.cuda import DeviceArray, DeviceLoop, DevicePictures
+from edgediff.device.base import DeviceArray
+from edgediff.device.host import HostDevice, narrowed, view, widened
+from edgediff.device.loop import DeviceLoop
+from edgediff.device.pictures import DevicePictures
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.image import to_uint8
-from edgediff.levels import Schedule
-from edgediff.loop import run
-from edgediff.names import SAMPLERS
-from edgediff.rng import TorchCpuGenerator, TorchCudaGenerator
-from edgediff.table import Plan, plan
-
-from .host_device import HostDevice, narrowed, view, widened
+from edgediff.sampling.loop import run
+from edgediff.sampling.planning import Plan, plan
+from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
+from edgediff.sampling.samplers import SAMPLERS
+from edgediff.sampling.schedule import Schedule
 
 kernels = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 

@@ -11,30 +11,30 @@ import numpy as np
 import pytest
 
 import edgediff
-from edgediff import kernels
-from edgediff.device import CudaDevice
+from edgediff.device.cuda import CudaDevice
 from edgediff.errors import ArgumentError, EngineError
-from edgediff.kernels import HEADER, ROW, packed
-from edgediff.levels import Schedule
-from edgediff.table import plan
+from edgediff.sampling import kernels
+from edgediff.sampling.kernels import HEADER, ROW, packed
+from edgediff.sampling.planning import plan
+from edgediff.sampling.schedule import Schedule
 
 
 @pytest.fixture
 def fresh():
     """A search that has not been made, before and after."""
-    kernels.find.cache_clear()
+    kernels.find_package.cache_clear()
     yield
-    kernels.find.cache_clear()
+    kernels.find_package.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
 def test_without_the_package_numpy_does_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "edgediff_kernels", None)  # as if it were not installed
     monkeypatch.setattr(kernels.importlib, "import_module", missing)
-    assert kernels.find().module is None
+    assert kernels.find_package().module is None
     assert kernels.describe().startswith("NumPy; the package edgediff-kernels is not installed")
     with pytest.raises(EngineError, match="edgediff-kernels is not installed"):
-        kernels.require()
+        kernels.require_package()
     with pytest.raises(EngineError, match="edgediff-kernels is not installed"):
         CudaDevice()
     x = np.ones((1, 4, 8, 8), np.float32)
@@ -52,7 +52,7 @@ def missing(name: str):
 def test_another_abi_is_left_alone(monkeypatch, facts) -> None:
     other = types.SimpleNamespace(__version__="9.9", **facts)
     monkeypatch.setattr(kernels.importlib, "import_module", lambda name: other)
-    assert kernels.find().module is None
+    assert kernels.find_package().module is None
     assert "9.9 is of another ABI" in kernels.describe()
 
 
@@ -71,8 +71,8 @@ def test_pictures_are_the_same_with_and_without(monkeypatch) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pipe = edgediff.load()
     results = []
-    for module in (kernels.find().module, None):
-        monkeypatch.setattr(kernels, "find", lambda module=module: kernels.Found(module))
+    for module in (kernels.find_package().module, None):
+        monkeypatch.setattr(kernels, "find_package", lambda module=module: kernels.KernelPackage(module))
         results.append(
             pipe(
                 "a red apple",
@@ -89,7 +89,7 @@ def test_pictures_are_the_same_with_and_without(monkeypatch) -> None:
 def test_the_package_is_looked_for_only_when_needed() -> None:
     code = "import sys, edgediff; pipe = edgediff.load(); print([m for m in sys.modules if 'kernels' in m])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "['edgediff.kernels']"
+    assert run.stdout.strip() == "['edgediff.sampling.kernels']"
 
 
 def test_rows_are_packed_in_float32() -> None:

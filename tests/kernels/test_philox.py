@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgediff.rng import TorchCudaGenerator
+from edgediff.sampling.rng import TorchCudaGenerator
 
 kernels = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 

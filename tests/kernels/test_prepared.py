@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.kernels import HEADER, ROW
-
-from .host_device import narrowed, widened
+from edgediff.device.host import narrowed, widened
+from edgediff.sampling.kernels import HEADER, ROW
 
 kernels = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgediff.kernels import MAX_HISTORY, advance, find
-from edgediff.levels import Schedule
-from edgediff.names import SAMPLERS
-from edgediff.table import Row, plan, remember, update
+from edgediff.sampling.kernels import MAX_HISTORY, advance, find_package
+from edgediff.sampling.planning import plan
+from edgediff.sampling.samplers import SAMPLERS
+from edgediff.sampling.schedule import Schedule
+from edgediff.sampling.update import Row, remember, update
 
 kernels = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
@@ -46,7 +47,7 @@ def random_row(rng: np.random.Generator) -> Row:
 
 def both(row: Row, x, u, c, history, n) -> None:
     """The twin must be at work, and equal the reference."""
-    assert find().module is not None, find().why_not
+    assert find_package().module is not None, find_package().why_not
     copies = [v if v is None else v.copy() for v in (x, u, c, n, *history)]
     after, pushed = advance(row, x, u, c, history, n, True)
     np.testing.assert_array_equal(after, update(row, x, u, c, history, n))

@@ -20,7 +20,7 @@ import torch
 from benchmarks.oracle import GOLDEN, STEPS, golden_draws, golden_start
 from benchmarks.schedulers import BrownianPath, toy
 from edgediff import Schedule
-from edgediff.samplers import SAMPLERS
+from edgediff.sampling.samplers import SAMPLERS
 
 FUNCTIONS = {
     "euler": "sample_euler",

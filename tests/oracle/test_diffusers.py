@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.oracle import PIPELINE, PIPELINES, V_PIPELINES, cases, golden, goldens, latents_error
 from benchmarks.schedulers import FLOW, K_DIFFUSION, SCHEDULERS, error
-from edgediff.levels import BETAS
-from edgediff.samplers import SAMPLERS
+from edgediff.sampling.samplers import SAMPLERS
+from edgediff.sampling.schedule import BETAS
 
 
 @pytest.mark.parametrize(("sampler", "spacing", "prediction"), cases())

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgediff.engines import driver, preflight
+from edgediff.device import driver
+from edgediff.engines import preflight
 from edgediff.engines.plans import Cache
 
 STANDIN = Path(__file__).parent / "standin"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgediff import cli
-from edgediff.engines import driver
+from edgediff.device import driver
 from edgediff.engines.plans import Cache
 
 from .conftest import GPU

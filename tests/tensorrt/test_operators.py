@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, shape_inference
 
-from edgediff.bundle import read
+from edgediff.bundle.reading import read_bundle
 from edgediff.engines.plans import source
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -56,7 +56,7 @@ def refused(path: Path) -> list[str]:
 
 
 def test_half(half_bundle: Path) -> None:
-    bundle = read(half_bundle)
+    bundle = read_bundle(half_bundle)
     for part in bundle.parts:
         path = source(bundle, part).path
         assert refused(path) == []
@@ -68,5 +68,5 @@ def test_half(half_bundle: Path) -> None:
 def test_families(family_bundle: Callable[[str], Path], name: str) -> None:
     """Of their fp32 graphs; fp16 changes types of floats alone."""
     root = family_bundle(name)
-    for part in read(root).parts.values():
+    for part in read_bundle(root).parts.values():
         assert refused(root / part.files[0].path) == []

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 import edgediff
-from edgediff.bundle import read
-from edgediff.engines import PLAIN, driver, preflight
+from edgediff.bundle.reading import read_bundle
+from edgediff.device import driver
+from edgediff.device.host import HostDevice
+from edgediff.engines import PLAIN, preflight
 from edgediff.engines.building import BuildCancelled, Recipe, build_part, environment
 from edgediff.engines.parts import Wish
 from edgediff.engines.plans import Cache, Description, Here, default_folder, source
@@ -26,19 +28,18 @@ from edgediff.errors import ArgumentError, BundleError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.verify import prove
 
-from ..kernels.host_device import HostDevice
 from .conftest import GPU
 
 PROMPT = "a cat"
 
 
 def build(bundle: Path, part: str, cache: Cache, recipe: Recipe | None = None, **more: Any) -> Description:
-    return build_part(read(bundle), part, recipe or Recipe(), preflight.builder(0), cache, **more)
+    return build_part(read_bundle(bundle), part, recipe or Recipe(), preflight.builder(0), cache, **more)
 
 
 def opened(bundle: Path, cache: Cache, engine: str | None = None) -> tuple[Pipeline, HostDevice]:
     device = HostDevice()
-    return Pipeline(read(bundle), "cuda", Wish(engine=engine, cache=cache), _device=device), device
+    return Pipeline(read_bundle(bundle), "cuda", Wish(engine=engine, cache=cache), _device=device), device
 
 
 def files(cache: Cache) -> list[str]:
@@ -47,7 +48,7 @@ def files(cache: Cache) -> list[str]:
 
 class TestProfiles:
     def test_from_symbolic_shapes(self, half_bundle: Path) -> None:
-        bundle = read(half_bundle)
+        bundle = read_bundle(half_bundle)
         assert profile(bundle, "unet", Ranges()) == {
             "sample": ((1, 4, 4, 4), (2, 4, 8, 8), (2, 4, 12, 12)),
             "timestep": ((1,), (2,), (2,)),
@@ -59,15 +60,15 @@ class TestProfiles:
 
     def test_every_family(self, family_bundle: Any) -> None:
         for name in ("sdxl", "lcm", "inpaint", "pixel"):
-            bundle = read(family_bundle(name))
+            bundle = read_bundle(family_bundle(name))
             for part in bundle.needed:
                 made = profile(bundle, part, Ranges(images=2))
                 assert made.keys() == {t.name for t in bundle.parts[part].inputs}
                 for tensor in bundle.parts[part].inputs:
                     for shape in made[tensor.name]:
                         assert all(isinstance(s, str) or s == v for s, v in zip(tensor.shape, shape, strict=True))
-        assert profile(read(family_bundle("lcm")), "unet", Ranges(images=2))["timestep"] == ((1,), (2,), (2,))
-        assert profile(read(family_bundle("sdxl")), "unet", Ranges())["time_ids"] == ((1, 6), (2, 6), (2, 6))
+        assert profile(read_bundle(family_bundle("lcm")), "unet", Ranges(images=2))["timestep"] == ((1,), (2,), (2,))
+        assert profile(read_bundle(family_bundle("sdxl")), "unet", Ranges())["time_ids"] == ((1, 6), (2, 6), (2, 6))
 
     @pytest.mark.parametrize(
         ("ranges", "message"),
@@ -79,7 +80,7 @@ class TestProfiles:
     )
     def test_bad_sizes(self, half_bundle: Path, ranges: Any, message: str) -> None:
         with pytest.raises(ArgumentError, match=message):
-            profile(read(half_bundle), "unet", Ranges(**ranges))
+            profile(read_bundle(half_bundle), "unet", Ranges(**ranges))
 
     def test_bad_numbers(self) -> None:
         with pytest.raises(ArgumentError, match=r"images is 0; it must be 1 \.\. 64"):
@@ -92,7 +93,7 @@ class TestProfiles:
             Recipe(workspace=-1)
 
     def test_shapes_outside(self, half_bundle: Path) -> None:
-        made = profile(read(half_bundle), "vae_decoder", Ranges())
+        made = profile(read_bundle(half_bundle), "vae_decoder", Ranges())
         assert why_not_shapes(made, {"latent_sample": (1, 4, 8, 8)}) == ""
         for shape in ((2, 4, 8, 8), (1, 4, 13, 8), (1, 4, 8)):
             assert f"latent_sample is {list(shape)}" in why_not_shapes(made, {"latent_sample": shape})
@@ -100,7 +101,7 @@ class TestProfiles:
 
 class TestSources:
     def test_the_graph_without_fused_attention(self, half_bundle: Path) -> None:
-        bundle = read(half_bundle)
+        bundle = read_bundle(half_bundle)
         plain = next(f for f in bundle.parts["unet"].files if f.engine == PLAIN)
         made_of = source(bundle, "unet")
         assert (made_of.path.name, made_of.graph) == (plain.path, plain.sha256)
@@ -108,16 +109,16 @@ class TestSources:
 
     def test_other_precisions_are_named(self, tiny_bundle: Path) -> None:
         with pytest.raises(EngineError, match="unet: TensorRT builds from graphs exported with --precision fp16"):
-            source(read(tiny_bundle), "unet")  # fp32, and fused
+            source(read_bundle(tiny_bundle), "unet")  # fp32, and fused
         with pytest.raises(EngineError, match="bundle 'edgediff-emoji-core64' has fp16-weights"):
             source(edgediff.load().bundle, "unet")
 
     def test_a_damaged_graph(self, half_bundle: Path, tmp_path: Path) -> None:
         root = Path(shutil.copytree(half_bundle, tmp_path / "copy"))
-        graph = source(read(root), "unet").path
+        graph = source(read_bundle(root), "unet").path
         graph.write_bytes(graph.read_bytes()[:-1] + b"?")
         with pytest.raises(BundleError, match="is damaged"):
-            source(read(root), "unet")
+            source(read_bundle(root), "unet")
 
 
 class TestCache:
@@ -279,7 +280,7 @@ class TestBuilds:
         ]
         assert plan.path is not None
         facts = json.loads(plan.path.read_bytes()[len(standin.MAGIC) :])
-        made_of = source(read(half_bundle), "unet")
+        made_of = source(read_bundle(half_bundle), "unet")
         assert facts == {
             "graph": str(made_of.path),
             "profile": {name: [list(s) for s in three] for name, three in plan.profile.items()},
@@ -311,7 +312,10 @@ class TestBuilds:
             ("exit", r"unet: the build ended with code 5: .*the library; gives up"),
             ("none", r"unet: TensorRT 10\.13\.3\.9 made no plan: no kernel for node 7"),
             ("raise", r"unet: RuntimeError: out of luck"),
-            ("unreadable", r"unet: TensorRT 10\.13\.3\.9 cannot read unet\.plain\.onnx: conv_in: no such operator"),
+            (
+                "unreadable",
+                r"unet: TensorRT 10\.13\.3\.9 cannot read unet\.plain\.onnx: conv_in: no such operator",
+            ),
         ],
     )
     def test_failures_say_why_and_leave_nothing(
@@ -355,8 +359,8 @@ class TestBuilds:
 
         from edgediff.engines.building import COMMAND
 
-        order = {"graph": str(source(read(half_bundle), "vae_decoder").path), "plan": str(tmp_path / "plan")}
-        order |= {"profile": profile(read(half_bundle), "vae_decoder", Ranges())}  # type: ignore[dict-item]
+        order = {"graph": str(source(read_bundle(half_bundle), "vae_decoder").path), "plan": str(tmp_path / "plan")}
+        order |= {"profile": profile(read_bundle(half_bundle), "vae_decoder", Ranges())}  # type: ignore[dict-item]
         env = environment(0) | {"EDGEDIFF_STANDIN": "hang"}
         child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         assert child.stdin is not None
@@ -399,7 +403,7 @@ class TestPictures:
         return cache
 
     def build_all(self, bundle: Path, cache: Cache, recipe: Recipe | None = None) -> None:
-        for part in read(bundle).needed:
+        for part in read_bundle(bundle).needed:
             build(bundle, part, cache, recipe)
 
     def reference(self, bundle: Path) -> Pipeline:

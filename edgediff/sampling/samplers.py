@@ -1,4 +1,4 @@
-"""Samplers: each a small function from noise levels to linear steps in (x, x0); ``steps`` has their words.
+"""Samplers: each a small function from noise levels to linear steps in (x, x0); ``linear_step`` has their words.
 
 Where the start is pure noise (alpha 0) or the end is clean (sigma 0), methods of higher order have no finite step there
 and take DDIM's, as their origins do at the clean end.
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, zip_longest
 
-from .levels import Level, Schedule
-from .multistep import bh_factors, lagrange_integrals, log_integrals
-from .steps import Levels, Step, Steps, ancestral, by_noise, midway, noting_noise, straight, toward
+from .linear_step import Levels, LinearStep, Steps, ancestral, by_noise, midway, noting_noise, straight, toward
+from .polynomials import bh_factors, lagrange_integrals, log_integrals
+from .schedule import Level, Schedule
 
 
 def ddim(levels: Levels, _: Schedule, eta: float = 0.0) -> Steps:
@@ -38,7 +38,7 @@ def heun(levels: Levels, schedule: Schedule) -> Steps:
         half = to.alpha * (to.ratio - now.ratio) / 2  # of the mean of both slopes, which are eps
         base = to.alpha / now.alpha + half / now.sigma, -half * now.alpha / now.sigma
         yield replace(euler, hx=base[0], h0=base[1])
-        yield Step(to, half / to.sigma, -half * to.alpha / to.sigma, (1.0,), stage=1)
+        yield LinearStep(to, half / to.sigma, -half * to.alpha / to.sigma, (1.0,), stage=1)
 
 
 def dpm2(levels: Levels, schedule: Schedule, eta: float = 0.0) -> Steps:
@@ -51,7 +51,7 @@ def dpm2(levels: Levels, schedule: Schedule, eta: float = 0.0) -> Steps:
         mid = midway(now, to, kept, schedule)
         gain = kept - to.alpha * now.ratio  # alpha' (rho_down - rho)
         yield replace(toward(now, mid), hx=to.alpha / now.alpha, h0=0.0)
-        yield Step(mid, gain / mid.sigma, -gain * mid.alpha / mid.sigma, (1.0,), d, stage=1)
+        yield LinearStep(mid, gain / mid.sigma, -gain * mid.alpha / mid.sigma, (1.0,), d, stage=1)
 
 
 def dpmpp_2s(levels: Levels, schedule: Schedule, eta: float = 1.0) -> Steps:
@@ -63,7 +63,7 @@ def dpmpp_2s(levels: Levels, schedule: Schedule, eta: float = 1.0) -> Steps:
             continue
         mid = midway(now, to, kept, schedule)
         yield replace(toward(now, mid), hx=kept / now.sigma, h0=0.0)
-        yield Step(mid, 0.0, to.alpha - kept / now.ratio, (1.0,), d, stage=1)
+        yield LinearStep(mid, 0.0, to.alpha - kept / now.ratio, (1.0,), d, stage=1)
 
 
 def dpmpp_sde(levels: Levels, schedule: Schedule, eta: float = 1.0) -> Steps:
@@ -84,7 +84,7 @@ def dpmpp_sde(levels: Levels, schedule: Schedule, eta: float = 1.0) -> Steps:
         again = d * shared / d_mid if d_mid else 0.0
         yield replace(first, hx=kept / now.sigma - again * first.cx, h0=-again * first.c0)
         gain = to.alpha - kept / now.ratio
-        yield Step(mid, again, gain, (1.0,), d * math.sqrt(1 - shared**2), stage=1)
+        yield LinearStep(mid, again, gain, (1.0,), d * math.sqrt(1 - shared**2), stage=1)
 
 
 def lms(levels: Levels, schedule: Schedule, order: int = 4) -> Steps:
@@ -116,7 +116,7 @@ def plms(levels: Levels, schedule: Schedule) -> Steps:
         yield by_noise(now, to, [ratio * c for c in ADAMS_BASHFORTH[len(positions)]], positions)
         if not positions and to.sigma and k + 2 < len(levels):
             half = to.alpha * ratio / 2
-            yield noting_noise(Step(to, 1 + half / to.sigma, -half * to.alpha / to.sigma, (-half,), stage=1))
+            yield noting_noise(LinearStep(to, 1 + half / to.sigma, -half * to.alpha / to.sigma, (-half,), stage=1))
             positions = [1]  # the estimate of the second call is not used again
         else:
             positions = [0, *(p + 1 for p in positions)][:3]
@@ -144,10 +144,10 @@ def dpmpp_2m(levels: Levels, _: Schedule, eta: float = 0.0) -> Steps:
     for now, to in pairwise(levels):
         keep, gain, d = exponential(now, to, eta)
         if previous is None or to.sigma == 0:
-            yield Step(now, keep, gain, d=d)
+            yield LinearStep(now, keep, gain, d=d)
         else:
             r = (now.lam - previous.lam) / (to.lam - now.lam)
-            yield Step(now, keep, gain * (1 + 0.5 / r), (-gain * 0.5 / r,), d)
+            yield LinearStep(now, keep, gain * (1 + 0.5 / r), (-gain * 0.5 / r,), d)
         previous = now
 
 
@@ -180,7 +180,7 @@ def dpmpp_3m(levels: Levels, _: Schedule, eta: float = 1.0) -> Steps:
                 first, second = 1 / r0, (0.0 if math.isinf(r1) else 1 / r1)
                 slope, bend = phi_2, (phi_2 * r0 - phi_3) / (r0 + r1)
                 c = [gain + slope * first + bend * first, -(slope + bend) * first - bend * second, bend * second]
-        yield Step(now, keep, c[0], tuple(c[1:]), d)
+        yield LinearStep(now, keep, c[0], tuple(c[1:]), d)
         past = [h, *past][:2]
 
 
@@ -198,7 +198,7 @@ def unipc(levels: Levels, _: Schedule, order: int = 2) -> Steps:
         nodes = [(level.lam - now.lam) / h for level in past]
         predictor = bh_factors(h, nodes, to.alpha, None)
         total = [p + keep * c for p, c in zip_longest(predictor, correction, fillvalue=0.0)]
-        yield Step(now, keep, total[0], tuple(total[1:]))
+        yield LinearStep(now, keep, total[0], tuple(total[1:]))
         if to.sigma:
             at_end, *others = bh_factors(h, nodes, to.alpha, 1.0)
             correction = [at_end, *(c - p for c, p in zip(others, predictor, strict=True))]
@@ -211,7 +211,7 @@ def lcm(levels: Levels, _: Schedule) -> Steps:
     for now, to in pairwise(levels):
         scaled = now.t * 10 / 0.5  # timestep_scaling / sigma_data
         skip, out = 1 / (scaled**2 + 1), scaled / math.sqrt(scaled**2 + 1)
-        yield Step(now, to.alpha * skip, to.alpha * out, d=to.sigma)
+        yield LinearStep(now, to.alpha * skip, to.alpha * out, d=to.sigma)
 
 
 def tcd(levels: Levels, schedule: Schedule, eta: float = 0.3) -> Steps:

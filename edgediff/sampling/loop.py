@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from .guidance import Combine
 from .kernels import advance
-from .table import Plan, Row, estimate
+from .planning import Plan
+from .update import Row, estimate
 
 Array = NDArray[Any]
 # (x, t, guided) -> (u, c): the U-Net's unconditional (None unless guided) and conditional outputs, shaped like x.

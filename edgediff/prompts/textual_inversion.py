@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, EngineError, choices
+from ..errors import ArgumentError, EngineError, choices
 
 Float32 = NDArray[np.float32]
 A1111_KEY, SDXL_KEYS = "emb_params", ("clip_l", "clip_g")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import ArgumentError, choices
-from .levels import SPACINGS
+from ..errors import ArgumentError, choices
 from .samplers import SAMPLERS
+from .schedule import SPACINGS
 
 DIFFUSERS = {
     "DDIMScheduler": "ddim",
@@ -95,7 +95,7 @@ def resolve(name: str) -> tuple[str, str | None]:
 
 
 def resolve_spacing(name: str) -> str:
-    """One of ``levels.SPACINGS``, by our name or A1111's label; ``ArgumentError`` otherwise."""
+    """One of ``schedule.SPACINGS``, by our name or A1111's label; ``ArgumentError`` otherwise."""
     plain = _plain(name) if isinstance(name, str) else ""
     for spacing in SPACINGS:
         if plain == _plain(spacing) or (plain in ENDINGS and ENDINGS[plain] == spacing):

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, choices
+from ..errors import ArgumentError, choices
 
 Float64 = NDArray[np.float64]
 

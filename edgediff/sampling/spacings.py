@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ArgumentError, choices
-from .levels import SPACINGS, Float64, Level, Schedule
+from ..errors import ArgumentError, choices
+from .schedule import SPACINGS, Float64, Level, Schedule
 
 RHO = 7.0  # Karras et al. 2022, table 1
 DISTILLED_STEPS = 50  # LCM and TCD students were trained on this many timesteps

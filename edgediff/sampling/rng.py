@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, choices
+from ..errors import ArgumentError, choices
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""A CUDA device as the device loop needs it: memory, one stream, captured graphs. Drives cuda-core."""
+"""An NVIDIA GPU, driven by cuda-core."""
 
 from __future__ import annotations
 
@@ -6,72 +6,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, EdgediffError, EngineError
-from .kernels import require
+from ..errors import ArgumentError, EdgediffError, EngineError
+from ..sampling.kernels import require_package
 
 INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cuda-bindings"
-
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
-
-
-@dataclass(frozen=True)
-class DeviceArray:
-    """Values in device memory, in C order."""
-
-    address: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * BYTES[self.dtype]
-
-
-class Device(Protocol):
-    """What the device loop runs on. Everything is ordered on one stream; only ``download``, ``wait`` and ``close``
-    let the host wait.
-    """
-
-    ordinal: int  # of the CUDA device, as edgediff_kernels counts; -1 is the host
-    stream: int  # the stream's address
-    lock: threading.RLock  # held while work is enqueued that belongs together; the methods below take it themselves
-
-    def use(self) -> None:
-        """Make this the calling thread's device, for libraries that take the current one."""
-
-    def allocate(self, size: int) -> int:
-        """The address of ``size`` fresh bytes, zero, aligned to 256; they live until ``free`` or ``close``."""
-
-    def free(self, address: int) -> None:
-        """Give memory back, once what is enqueued has run."""
-
-    def upload(self, address: int, values: NDArray[Any]) -> None:
-        """Copy to the device; ``values`` may be changed afterwards."""
-
-    def download(self, address: int, values: NDArray[Any]) -> None:
-        """Copy from the device into ``values`` and wait for it."""
-
-    def capture(self, work: Callable[[], None]) -> Any:
-        """The graph of what ``work`` enqueues on the stream; nothing runs."""
-
-    def launch(self, graph: Any) -> None:
-        """Enqueue a captured graph."""
-
-    def mark(self) -> Any:
-        """A point in the stream, for ``wait``."""
-
-    def wait(self, mark: Any) -> None:
-        """Wait until the stream has passed ``mark``."""
-
-    def close(self) -> None:
-        """Wait for the stream and free the memory."""
 
 
 class CudaDevice:
@@ -86,7 +29,7 @@ class CudaDevice:
     """
 
     def __init__(self, ordinal: int = 0) -> None:
-        driver, CoreDevice = _checked(ordinal)
+        driver, CoreDevice = _open_driver(ordinal)
         self.ordinal = ordinal
         self._driver = driver
         self._buffers: dict[int, Any] = {}
@@ -185,15 +128,15 @@ class CudaDevice:
 def why_no_device(ordinal: int = 0) -> str:
     """Why this CUDA device cannot be opened, or an empty string. Opens nothing."""
     try:
-        _checked(ordinal)
+        _open_driver(ordinal)
     except EdgediffError as error:
         return str(error)
     return ""
 
 
-def _checked(ordinal: int) -> tuple[Any, Any]:
+def _open_driver(ordinal: int) -> tuple[Any, Any]:
     """cuda-bindings' driver and cuda-core's Device; errors as ``CudaDevice``."""
-    kernels = require()
+    kernels = require_package()
     try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
         count = kernels.device_count()
     except kernels.CudaError as error:

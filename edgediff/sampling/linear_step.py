@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .levels import Level, Schedule
+from .schedule import Level, Schedule
 
 
 @dataclass(frozen=True)
-class Step:
+class LinearStep:
     """Coefficients of one linear step (see the module); ``at`` is the level at which the model is asked.
 
     ``stage`` is above 0 for the further U-Net calls of one interval between levels.
@@ -32,16 +32,16 @@ class Step:
 
 
 Levels = Sequence[Level]
-Steps = Iterator[Step]
+Steps = Iterator[LinearStep]
 
 
-def toward(now: Level, to: Level, keep: float | None = None, d: float = 0.0) -> Step:
+def toward(now: Level, to: Level, keep: float | None = None, d: float = 0.0) -> LinearStep:
     """DDIM's step: put the estimates of x0 and of the noise together again at ``to``.
 
     ``keep`` is the factor of x; less than ``sigma' / sigma`` leaves room for fresh noise ``d``.
     """
     keep = to.sigma / now.sigma if keep is None else keep
-    return Step(now, keep, to.alpha - keep * now.alpha, d=d)
+    return LinearStep(now, keep, to.alpha - keep * now.alpha, d=d)
 
 
 def ancestral(now: Level, to: Level, eta: float = 1.0) -> tuple[float, float]:
@@ -51,7 +51,7 @@ def ancestral(now: Level, to: Level, eta: float = 1.0) -> tuple[float, float]:
     return math.sqrt(max(0.0, to.sigma**2 - d * d)), d
 
 
-def by_noise(now: Level, to: Level, gains: Sequence[float], positions: Sequence[int] = ()) -> Step:
+def by_noise(now: Level, to: Level, gains: Sequence[float], positions: Sequence[int] = ()) -> LinearStep:
     """``x' = (alpha'/alpha)*x + alpha'*sum gains[k]*eps_k``, newest first; eps_k (k > 0) lies in the history at
     ``positions[k - 1]``. The history holds eps.
     """
@@ -60,10 +60,10 @@ def by_noise(now: Level, to: Level, gains: Sequence[float], positions: Sequence[
     for place, value in zip(positions, e[1:], strict=False):
         w[place] = value
     cx, c0 = to.alpha / now.alpha + e[0] / now.sigma, -e[0] * now.alpha / now.sigma
-    return noting_noise(Step(now, cx, c0, tuple(w)))
+    return noting_noise(LinearStep(now, cx, c0, tuple(w)))
 
 
-def noting_noise(step: Step) -> Step:
+def noting_noise(step: LinearStep) -> LinearStep:
     """The step, with eps as what the history keeps of it."""
     return replace(step, hx=1 / step.at.sigma, h0=-step.at.alpha / step.at.sigma)
 

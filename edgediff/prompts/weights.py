@@ -8,21 +8,20 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentione
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, PromptError, choices
+from ..errors import ArgumentError, PromptError, choices
 
 Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 SYNTAXES = ("a1111", "plain")
 MAX_WEIGHT = 100
-STEP = 1.1  # what one pair of brackets multiplies or divides by
+BRACKET_FACTOR = 1.1  # what one pair of brackets multiplies or divides by
 DIGITS = 9  # weights are rounded, so that (([[x]])) weighs exactly 1 again and is one span with its neighbours
 
 CLOSES = {")": "(", "]": "["}
@@ -45,18 +44,6 @@ class Span:
     def start(self) -> int:
         """The index in the prompt of the first character."""
         return self.offsets[0]
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of a prompt. ``start`` is the index in the prompt of the first character that it came from; ``joined``
-    tokens stay in one chunk with the one before.
-    """
-
-    id: int
-    weight: float
-    start: int
-    joined: bool = False
 
 
 Piece = tuple[str, int, int]  # a mark, or "" for text; where it begins and ends in the prompt
@@ -139,7 +126,7 @@ def _pieces(prompt: str, what: str) -> tuple[list[Piece], dict[int, float]]:
             # Text begins at a colon where no other mark stands between that and the bracket.
             if mark == ")" and prompt.startswith(":", last, at):
                 factor = _factor(prompt[last + 1 : at], last + 1, what)
-            factors[opener] = factor if factor is not None else STEP if mark == ")" else 1 / STEP
+            factors[opener] = factor if factor is not None else BRACKET_FACTOR if mark == ")" else 1 / BRACKET_FACTOR
         if last < at and factor is None:
             pieces.append(("", last, at))
         if mark == ":":
@@ -188,57 +175,6 @@ def _factor(tail: str, at: int, what: str) -> float | None:
             f"it must be {-MAX_WEIGHT} .. {MAX_WEIGHT}"
         )
     return factor
-
-
-def chunk(
-    sections: Sequence[Sequence[Token]], size: int, comma: int | None = None, backtrack: int = 20
-) -> list[list[Token]]:
-    """Chunks of 1 .. ``size`` tokens; a section begins a new one, and a prompt without tokens is one empty chunk.
-
-    Where a section overflows a chunk whose last ``comma`` is among its last ``backtrack`` tokens, what follows that
-    comma moves to the next chunk, so that a phrase stays whole. If the next token is itself a comma, the phrase ends
-    with the chunk and nothing moves (both as in AUTOMATIC1111). Joined tokens move together, unless they are longer
-    than a chunk. Empty sections make no chunks (AUTOMATIC1111 reads them as empty ones).
-    """
-    if size < 1:
-        raise ArgumentError(f"size is {size}; a chunk must take at least 1 token")
-    chunks = []
-    for section in sections:
-        start = 0
-        while start < len(section):
-            end = start + size
-            if end < len(section) and section[end].id != comma:
-                nearest = range(end - 1, max(start, end - backtrack) - 1, -1)
-                end = next((i + 1 for i in nearest if section[i].id == comma), end)
-            whole = next((i for i in range(min(end, len(section) - 1), start, -1) if not section[i].joined), start)
-            if end < len(section) and whole > start:
-                end = whole
-            chunks.append(list(section[start:end]))
-            start = end
-    return chunks or [[]]
-
-
-def limit(chunks: Sequence[list[Token]], max_chunks: int | None) -> tuple[list[list[Token]], int | None]:
-    """At most ``max_chunks`` chunks, and where in the prompt the first token begins that was cut (None: none was)."""
-    if max_chunks is None:
-        return list(chunks), None
-    if max_chunks < 1:
-        raise ArgumentError(f"max_chunks is {max_chunks}; it must be at least 1, or None for no limit")
-    cut = (token.start for rest in chunks[max_chunks:] for token in rest)
-    return list(chunks[:max_chunks]), next(cut, None)
-
-
-def pack(chunk: Sequence[Token], size: int, begin: int, end: int, pad: int) -> tuple[Int64, Float32]:
-    """Ids, int64 (size + 2,): begin, at most ``size`` tokens, end, padding; and weights, float32 (size + 2,)."""
-    if len(chunk) > size:
-        raise ArgumentError(f"the chunk has {len(chunk)} tokens; it must have at most {size}")
-    ids = np.full(size + 2, pad, np.int64)
-    weights = np.ones(size + 2, np.float32)
-    after = len(chunk) + 1
-    ids[0], ids[after] = begin, end
-    ids[1:after] = [token.id for token in chunk]
-    weights[1:after] = [token.weight for token in chunk]
-    return ids, weights
 
 
 def emphasise(hidden: Float32, weights: Float32) -> Float32:

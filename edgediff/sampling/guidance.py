@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError
-from .table import GUIDANCES, Plan, Row, estimate, guide
+from ..errors import ArgumentError
+from .planning import GUIDANCES, Plan
+from .update import Row, estimate, guide
 
 Array = NDArray[Any]
 Combine = Callable[[Row, Array, "Array | None", Array], Array]

@@ -1,4 +1,4 @@
-"""The device loop's device in host memory: the kernels' CPU twin does the work, and every call is counted."""
+"""A device in host memory: the kernels' CPU twin does the work, where there is no GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.cuda import DeviceArray
+from edgediff.device.base import DeviceArray
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int64": np.int64, "int32": np.int32}
 

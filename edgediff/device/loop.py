@@ -14,15 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import BYTES, Device, DeviceArray
-from .errors import ArgumentError, EngineError, choices
-from .kernels import HEADER, MAX_HISTORY, ROW, packed, require
-from .rng import Generator, TorchCudaGenerator
-from .table import Plan, Row
+from ..errors import ArgumentError, EngineError, choices
+from ..sampling.kernels import HEADER, MAX_HISTORY, ROW, packed, require_package
+from ..sampling.planning import Plan
+from ..sampling.rng import Generator, TorchCudaGenerator
+from ..sampling.update import Row
+from .base import BYTES, Device, DeviceArray
 
 Float32 = NDArray[np.float32]
-VALUES = ("float32", "float16", "bfloat16")
-GUIDED = 2  # halves of the model's batch
+FLOAT_TYPES = ("float32", "float16", "bfloat16")
+HALVES = 2  # halves of the model's batch
 
 
 class Model(Protocol):
@@ -114,7 +115,7 @@ class DeviceLoop:
     _sampler: str = ""
 
     def __post_init__(self) -> None:
-        kernels = require()
+        kernels = require_package()
         whole = (int, np.integer)
         if len(self.shape) != 4 or not all(isinstance(v, whole) and v >= 1 for v in self.shape):
             raise ArgumentError(f"shape is {self.shape}; it must be (B, C, h, w), each at least 1")
@@ -122,7 +123,11 @@ class DeviceLoop:
         channels = own if self.channels is None else self.channels
         if channels < own:
             raise ArgumentError(f"channels is {channels}; the state alone has {own}")
-        for name, allowed in (("sample_type", VALUES), ("output_type", VALUES), ("timestep_type", tuple(BYTES))):
+        for name, allowed in (
+            ("sample_type", FLOAT_TYPES),
+            ("output_type", FLOAT_TYPES),
+            ("timestep_type", tuple(BYTES)),
+        ):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; choose from {choices(allowed)}")
         if not 0 <= self.depth <= MAX_HISTORY:
@@ -137,7 +142,7 @@ class DeviceLoop:
             raise
 
     def _lay_out(self, kernels: Any, batch: int, own: int, channels: int, height: int, width: int) -> None:
-        size, most = own * height * width, GUIDED * batch
+        size, most = own * height * width, HALVES * batch
         self.sample = self._array((most, channels, height, width), self.sample_type)
         self.output = self._array((most, own, height, width), self.output_type)
         self.timestep = self._array((most,), self.timestep_type)
@@ -161,7 +166,7 @@ class DeviceLoop:
                 stride=channels * height * width,
                 depth=self.depth,
                 rows=self.rows,
-                copies=GUIDED,
+                copies=HALVES,
                 input=self.sample_type,
                 output=self.output_type,
                 timestep=self.timestep_type,
@@ -261,7 +266,7 @@ class DeviceLoop:
         header = self._header
         header[:] = np.zeros(1, HEADER)
         header["steps"], header["depth"] = len(plan.rows), plan.depth
-        header["copies"] = GUIDED if plan.guided else 1
+        header["copies"] = HALVES if plan.guided else 1
         header["bad_step"] = self._not_bad
         header["start"] = plan.start
         header["noise"] = noise
@@ -289,7 +294,7 @@ class DeviceLoop:
             self._warm.add(key)
 
     def _enqueue(self, guided: bool) -> None:
-        batch = self.shape[0] * (GUIDED if guided else 1)
+        batch = self.shape[0] * (HALVES if guided else 1)
         sample, timestep, output = (
             DeviceArray(a.address, (batch, *a.shape[1:]), a.dtype) for a in (self.sample, self.timestep, self.output)
         )
@@ -364,83 +369,3 @@ def _on_device(streams: Sequence[Generator], size: int) -> tuple[list[TorchCudaG
         return None
     threads, draws = places.pop()
     return None if draws is None else (generators, threads, draws)
-
-
-class Decoder(Protocol):
-    """A VAE decoder that can enqueue itself on a stream."""
-
-    def enqueue(self, latents: DeviceArray, pixels: DeviceArray, stream: int) -> None:
-        """Enqueue one call that reads ``latents`` (B, C, h, w) and writes ``pixels`` (B, 3, H, W)."""
-
-
-@dataclass
-class DevicePictures:
-    """From a loop's final state to pictures, on the device: scaling, decoder, uint8 in one download.
-
-    Args:
-        loop: whose state is drawn.
-        decoder: the VAE decoder.
-        factor: pixels a latent, on each side.
-        scale, shift: of the latents; the decoder takes ``x/scale + shift``.
-        latent_type, pixel_type: of the decoder's tensors.
-    """
-
-    loop: DeviceLoop
-    decoder: Decoder
-    factor: int
-    scale: float
-    shift: float = 0.0
-    latent_type: str = "float32"
-    pixel_type: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("latent_type", "pixel_type"):
-            if getattr(self, name) not in VALUES:
-                raise ArgumentError(f"{name} is {getattr(self, name)!r}; choose from {choices(VALUES)}")
-        batch, _, height, width = self.loop.shape
-        self._size = (batch, height * self.factor, width * self.factor)
-        self._latents = self.loop._array(self.loop.shape, self.latent_type)
-        self._pixels = self.loop._array((batch, 3, *self._size[1:]), self.pixel_type)
-        self._bytes = self.loop.allocate(3 * int(np.prod(self._size)))
-
-    def draw(self) -> NDArray[np.uint8]:
-        """The pictures, uint8 (B, H, W, 3). Waits for the device.
-
-        Raises:
-            EngineError: the loop or the decoder gave values that are not finite, or the device failed.
-        """
-        with self.loop.device.lock:
-            return self._draw()
-
-    def _draw(self) -> NDArray[np.uint8]:
-        loop, kernels = self.loop, require()
-        device, latents, pixels = loop.device, self._latents, self._pixels
-        loop._launch(
-            lambda stream: kernels.unscale(
-                device=device.ordinal,
-                x=(loop.state.address, loop.state.nbytes),
-                z=(latents.address, latents.nbytes),
-                type=latents.dtype,
-                count=int(np.prod(latents.shape)),
-                scale=self.scale,
-                shift=self.shift,
-                stream=stream,
-            )
-        )
-        self.decoder.enqueue(latents, pixels, device.stream)
-        out = np.empty((*self._size, 3), np.uint8)
-        loop._launch(
-            lambda stream: kernels.to_uint8(
-                device=device.ordinal,
-                decoded=(pixels.address, pixels.nbytes),
-                pixels=(self._bytes, out.nbytes),
-                header=(loop._at["header"], HEADER.itemsize),
-                type=pixels.dtype,
-                images=self._size[0],
-                area=self._size[1] * self._size[2],
-                stream=stream,
-            )
-        )
-        device.download(self._bytes, out)
-        loop.check()
-        return out

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, EngineError
-from .table import Plan, Row, remember, update
+from ..errors import ArgumentError, EngineError
+from .planning import Plan
+from .update import Row, remember, update
 
 Array = NDArray[np.floating[Any]]
 ABI = 1  # of the structures below and of the package's functions
 MAX_HISTORY = 8
 INSTALL = "the package edgediff-kernels is not installed (pip install ./cpp_ext in the repository)"
 
-# A row in float32 (see table.Row); draw counts the run's draws of noise, rest is 1 - scale.
+# A row in float32 (see ``update.Row``); draw counts the run's draws of noise, rest is 1 - scale.
 ROW = np.dtype(
     [(name, np.float32) for name in ("t", "a", "bu", "bc", "d", "p", "qu", "qc", "scale", "rest", "x0_x", "x0_m")]
     + [("guided", np.int32), ("draw", np.uint32), ("w", np.float32, (MAX_HISTORY,))]
@@ -46,7 +47,7 @@ HEADER = np.dtype(
 
 
 @dataclass(frozen=True)
-class Found:
+class KernelPackage:
     """The package, or None and why not."""
 
     module: Any
@@ -54,23 +55,25 @@ class Found:
 
 
 @cache
-def find() -> Found:
+def find_package() -> KernelPackage:
     """Look for the package; once a process."""
     try:
         module = importlib.import_module("edgediff_kernels")
     except ModuleNotFoundError as error:
-        return Found(None, INSTALL if error.name == "edgediff_kernels" else f"edgediff-kernels: {error}")
+        return KernelPackage(None, INSTALL if error.name == "edgediff_kernels" else f"edgediff-kernels: {error}")
     except ImportError as error:
-        return Found(None, f"edgediff-kernels cannot be loaded: {error}")
+        return KernelPackage(None, f"edgediff-kernels cannot be loaded: {error}")
     facts = (getattr(module, "ABI", None), getattr(module, "ROW_BYTES", None), getattr(module, "HEADER_BYTES", None))
     if facts != (ABI, ROW.itemsize, HEADER.itemsize):
-        return Found(None, f"edgediff-kernels {getattr(module, '__version__', '')} is of another ABI; install it again")
-    return Found(module)
+        return KernelPackage(
+            None, f"edgediff-kernels {getattr(module, '__version__', '')} is of another ABI; install it again"
+        )
+    return KernelPackage(module)
 
 
-def require() -> Any:
+def require_package() -> Any:
     """The package; ``EngineError`` with the reason where it cannot be used."""
-    found = find()
+    found = find_package()
     if found.module is None:
         raise EngineError(found.why_not)
     return found.module
@@ -78,7 +81,7 @@ def require() -> Any:
 
 def describe() -> str:
     """One line for people: which kernels run here."""
-    found = find()
+    found = find_package()
     if found.module is None:
         return f"NumPy; {found.why_not}"
     facts = found.module.facts()
@@ -94,11 +97,11 @@ def describe() -> str:
 def advance(
     row: Row, x: Array, u: Array | None, c: Array, history: Sequence[Array], n: Array | None, keep: bool
 ) -> tuple[Array, Array | None]:
-    """``x'`` and, where ``keep``, ``h'``: ``table.update`` and ``table.remember``, in one pass with the package.
+    """``x'`` and, where ``keep``, ``h'``: ``update.update`` and ``update.remember``, in one pass with the package.
 
-    Arguments are those of ``table.update``. Other arrays than float32 in C order go to NumPy.
+    Arguments are those of ``update.update``. Other arrays than float32 in C order go to NumPy.
     """
-    module = find().module
+    module = find_package().module
     used = list(history[: len(row.w)])
     arrays = [x, c, *used, *(v for v in (u, n) if v is not None)]
     if (

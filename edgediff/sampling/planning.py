@@ -1,10 +1,4 @@
-"""A sampler is a table: one row of numbers per U-Net call, with prediction type and guidance folded in.
-
-With ``u`` and ``c`` the U-Net's unconditional and conditional outputs, ``h_k`` the history and ``n`` fresh noise::
-
-    x' = a*x + bu*u + bc*c + sum_k w_k*h_k + d*n
-    h' = p*x + qu*u + qc*c                         (pushed to the front of the history)
-"""
+"""A sampler is a table: ``plan()`` makes the rows of a run, with prediction type and guidance folded in."""
 
 from __future__ import annotations
 
@@ -15,47 +9,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .errors import ArgumentError, choices
-from .levels import CLEAN, Level, Schedule
+from ..errors import ArgumentError, choices
+from .linear_step import LinearStep
 from .names import resolve, resolve_spacing
 from .samplers import SAMPLERS, Sampler
+from .schedule import CLEAN, Level, Schedule
 from .spacings import K_DIFFUSION, from_sigmas, from_timesteps, spaced
-from .steps import Step
+from .update import Row
 
 MAX_GUIDANCE = 1000.0  # float32 latents mean nothing long before
 GUIDANCES = ("cfg", "cfg++")
-
-Array = NDArray[np.floating]
 Scale = float | Sequence[float]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One U-Net call. Python floats, so that float32 arrays stay float32. ``t`` is the timestep the U-Net is told.
-
-    Where ``guided`` is False there is no ``u`` and the U-Net runs on the conditional half alone. ``scale`` is the
-    guidance g (1 without), and ``(x0_x, x0_m)`` gives the estimate ``x0 = x0_x*x + x0_m*m`` of ``m = u + g*(c - u)``.
-    """
-
-    t: float
-    a: float
-    bu: float
-    bc: float
-    w: tuple[float, ...]
-    d: float
-    p: float
-    qu: float
-    qc: float
-    guided: bool
-    scale: float
-    x0_x: float
-    x0_m: float
-
-    def merged(self) -> Row:
-        """The row for one output ``m`` in place of both; for plain guidance alone (see ``Plan.mergeable``)."""
-        return replace(self, bu=0.0, bc=self.bu + self.bc, qu=0.0, qc=self.qu + self.qc, guided=False, scale=1.0)
 
 
 @dataclass(frozen=True)
@@ -159,7 +124,7 @@ def plan(
         steps: intervals between noise levels; 20 when None. Heun, DPM2, 2S a and SDE call the U-Net twice in most.
         guidance_scale: g of classifier-free guidance, ``m = u + g*(c - u)`` (Ho & Salimans 2022), or one g a step; off
             where it is 1 or below. With CFG++ it is the paper's lambda, 0 .. 1.
-        spacing: one of ``levels.SPACINGS``; the sampler's or the schedule's own when None.
+        spacing: one of ``schedule.SPACINGS``; the sampler's or the schedule's own when None.
         eta: 0 .. 1, the share of fresh noise, for samplers that take it; their own when None.
         guidance: cfg, or cfg++ (Chung et al. 2024, https://arxiv.org/abs/2406.08070), which puts the unconditional
             noise back; for samplers without history.
@@ -210,7 +175,7 @@ def plan(
     )
 
 
-def _steps(key: str, levels: Sequence[Level], schedule: Schedule, eta: float | None) -> list[Step]:
+def _steps(key: str, levels: Sequence[Level], schedule: Schedule, eta: float | None) -> list[LinearStep]:
     function = SAMPLERS[key].steps
     if eta is not None:
         if not SAMPLERS[key].eta:
@@ -224,7 +189,7 @@ def _steps(key: str, levels: Sequence[Level], schedule: Schedule, eta: float | N
         raise ArgumentError(f"sampler {key} has no finite steps on these levels: {error}") from error
 
 
-def _row(step: Step, prediction: str, g: float | None, guidance: str) -> Row:
+def _row(step: LinearStep, prediction: str, g: float | None, guidance: str) -> Row:
     """A step with x0 = P*x + Q*m and m = u + g*(c - u) put in; without guidance when ``g`` is None."""
     p, q = x0_from(prediction, step.at)
     guided = g is not None and (guidance == "cfg++" or g > 1)
@@ -311,50 +276,3 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     if not low <= value <= high:  # NaN too
         raise ArgumentError(f"{name} is {value}; it must be {low:g} .. {high:g}")
     return float(value)
-
-
-def guide(row: Row, u: Array | None, c: Array) -> Array:
-    """``m = u + g*(c - u)``; a new array, or ``c`` itself without guidance."""
-    return c if u is None else row.scale * c + (1 - row.scale) * u
-
-
-def estimate(row: Row, x: Array, u: Array | None, c: Array) -> Array:
-    """The x0 estimate of this step, same shape and dtype as ``x``."""
-    out = row.x0_m * guide(row, u, c)
-    if row.x0_x:
-        out += row.x0_x * x
-    return out
-
-
-def remember(row: Row, x: Array, u: Array | None, c: Array) -> Array:
-    """``h'``: what the history keeps of this step, same shape and dtype as ``x``."""
-    h = row.qc * c
-    if row.p:
-        h += row.p * x
-    if u is not None:
-        h += row.qu * u
-    return h
-
-
-def update(
-    row: Row, x: Array, u: Array | None, c: Array, history: Sequence[Array] = (), n: Array | None = None
-) -> Array:
-    """``x'``: the plain NumPy twin that every kernel is held against. Inputs are not changed.
-
-    Args:
-        x: state, (B, C, h, w) float32 or float64; ``u`` (None when the row is not guided), ``c``, ``n`` alike.
-        history: past ``h``, newest first, at least ``len(row.w)`` of them.
-        n: fresh unit noise; read only when ``row.d`` is not 0.
-    """
-    out = row.a * x
-    out += row.bc * c
-    if u is not None:
-        out += row.bu * u
-    for weight, h in zip(row.w, history, strict=False):
-        if weight:
-            out += weight * h
-    if row.d:
-        if n is None:
-            raise ArgumentError("this row adds noise (d != 0) but none was given")
-        out += row.d * n
-    return out

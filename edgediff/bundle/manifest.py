@@ -1,0 +1,303 @@
+"""What a bundle says: a folder with ``bundle.json`` and one set of files a part (see ``bundle.schema.json``)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, BundleError, BundleNotFoundError
+from ..sampling.planning import Plan, plan
+from ..sampling.schedule import Schedule
+
+MANIFEST = "bundle.json"
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+PARTS = (*TEXT_ENCODERS, "unet", "vae_decoder", "vae_encoder", "preview_decoder")
+KINDS = ("stable-diffusion", "stable-diffusion-xl", "pixel")
+# What the runtime feeds each part and reads from it.
+TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "text_encoder": (("input_ids",), ("last_hidden_state",)),
+    "text_encoder_2": (("input_ids",), ("last_hidden_state",)),
+    "unet": (("sample", "timestep"), ("out_sample",)),
+    "vae_decoder": (("latent_sample",), ("sample",)),
+    "vae_encoder": (("sample",), ("latent_mean",)),
+    "preview_decoder": (("latent_sample",), ("sample",)),
+}
+# Patterns of what a part may take and give besides. A text encoder: vectors for textual inversion; the states that
+# clip_skip 1, 2, ... read, and the pooled state. A U-Net: texts, SDXL's pooled text and sizes, LCM's guidance scale. A
+# VAE encoder: what its latents spread by.
+EXTRA_INPUT, SKIPPED_OUTPUT = re.compile("extra_embeddings"), re.compile("hidden_state_([1-9][0-9]?)")
+NOTHING = re.compile("(?!)")
+OPTIONAL = {
+    **{name: (EXTRA_INPUT, re.compile(f"{SKIPPED_OUTPUT.pattern}|text_embeds")) for name in TEXT_ENCODERS},
+    "unet": (re.compile("encoder_hidden_states|text_embeds|time_ids|timestep_cond"), NOTHING),
+    "vae_encoder": (NOTHING, re.compile("latent_logvar")),
+}
+# Numbers in time_ids: original height and width, crop's top and left, then the target's height and width (SDXL) or an
+# aesthetic score (its refiner).
+SIZES, SIZES_AND_SCORE = 6, 5
+MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
+
+CFG_PLUS_PLUS = 0.6  # default guidance_scale of cfg++ (the paper's lambda)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a part: which engine opens it, how its weights are stored, and what it must hash to."""
+
+    engine: str
+    precision: str
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named input or output; symbolic dimensions are strings (``batch``, ``height``)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    files: tuple[File, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """``picture = decode(latent / scale + shift)``; a latent cell covers ``factor`` pixels a side. With factor 1 there
+    is no decoder: the U-Net works on pixels.
+    """
+
+    channels: int
+    factor: int
+    scale: float
+    shift: float
+    size_multiple: int  # height and width in pixels must divide by it (the U-Net halves latents too)
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """One text encoder's tokenizer."""
+
+    file: File
+    max_length: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """``rgb = latent @ weight + bias`` in [-1, 1], fitted at export; weight is (channels, 3)."""
+
+    weight: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A textual inversion that comes with the bundle."""
+
+    word: str
+    file: File
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What torch gave at export: tensors in a file, the calls whose ``pictures`` are among them, and how near (PSNR in
+    dB) these must come.
+    """
+
+    file: File
+    pictures: tuple[Mapping[str, Any], ...]
+    floor: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A manifest that was read and checked. ``id`` is the start of the manifest's own sha256."""
+
+    root: Path
+    id: str
+    name: str
+    kind: str
+    schedule: Schedule
+    latent: Latent
+    defaults: Defaults
+    text: tuple[TokenizerFile, ...]
+    parts: Mapping[str, Part]
+    preview: Preview | None = None
+    golden: Golden | None = None
+    embeddings: tuple[Word, ...] = ()
+    zero_negative: bool = False  # no negative prompt means embeddings of zeros, as SDXL was trained
+    clip_sample: float | None = None  # x0 estimates stay within plus or minus this, and noise estimates follow
+    licence: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def plan(
+        self,
+        sampler: str | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        spacing: str | None = None,
+        *,
+        eta: float | None = None,
+        guidance: str = "cfg",
+        guidance_interval: tuple[float, float] | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> Plan:
+        """The table of a run on this model; what is None is the bundle's default. Raises ``ArgumentError``.
+
+        See ``edgediff.plan``. CFG++ has its own default scale, since its lambda is another quantity. Where the U-Net
+        takes the scale as an input, there is no guidance in the table; where it reads no text, there is none at all.
+        """
+        default = self.defaults
+        if self.embeds_guidance:
+            guidance_scale = 1.0
+        scale: float | Sequence[float] = CFG_PLUS_PLUS if guidance == "cfg++" else default.guidance_scale
+        scale = scale if guidance_scale is None else guidance_scale
+        steps = default.num_inference_steps if timesteps is None and sigmas is None else None
+        table = plan(
+            self.schedule,
+            default.sampler if sampler is None else sampler,
+            steps if num_inference_steps is None else num_inference_steps,
+            scale,
+            spacing,
+            eta=eta,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            timesteps=timesteps,
+            sigmas=sigmas,
+        )
+        if table.guided and not self.text:
+            raise ArgumentError(
+                f"guidance_scale is {scale}; bundle {self.name!r} takes no prompt to guide by: leave it 1"
+            )
+        return table
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The parts that read the prompt, one for each of ``text``."""
+        return TEXT_ENCODERS[: len(self.text)]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The parts that every call runs."""
+        return needed_parts(len(self.text), self.latent, self.inpaints)
+
+    def unet_input(self, name: str) -> Tensor | None:
+        """The U-Net's input of that name; None where it takes none."""
+        return next((t for t in self.parts["unet"].inputs if t.name == name), None)
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the U-Net reads a mask and a masked picture beside the latents."""
+        return sample_channels(self.parts["unet"]) not in (None, self.latent.channels)
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the U-Net takes the guidance scale as an input (LCM) and is never called without the prompt."""
+        return self.unet_input("timestep_cond") is not None
+
+    @property
+    def clip_skips(self) -> tuple[int, ...]:
+        """The values of ``clip_skip`` that every text encoder offers besides 0."""
+        offered = []
+        for part in self.text_encoders:
+            names = (SKIPPED_OUTPUT.fullmatch(t.name) for t in self.parts[part].outputs)
+            offered.append({int(found[1]) for found in names if found})
+        return tuple(sorted(set.intersection(*offered))) if offered else ()
+
+    @property
+    def embedding_widths(self) -> tuple[int, ...] | None:
+        """Widths of the vectors that textual inversions must have, one a text encoder; None where one takes none."""
+        widths = []
+        for part in self.text_encoders:
+            shapes = [t.shape for t in self.parts[part].inputs if EXTRA_INPUT.fullmatch(t.name)]
+            if not shapes or not isinstance(width := shapes[0][-1], int):
+                return None
+            widths.append(width)
+        return tuple(widths) or None
+
+    @property
+    def max_chunks(self) -> int | None:
+        """How many chunks of text the U-Net takes; None where its input is of any length."""
+        t = self.unet_input("encoder_hidden_states")
+        if t is not None and len(t.shape) == 3 and isinstance(tokens := t.shape[1], int):
+            return max(1, tokens // self.text[0].max_length)
+        return None
+
+    def files(self) -> list[tuple[str, File]]:
+        """Every file with the name of the part it belongs to."""
+        out = [("tokenizer", text.file) for text in self.text]
+        out += [(name, file) for name, part in self.parts.items() for file in part.files]
+        out += [("embedding", word.file) for word in self.embeddings]
+        return out + ([("golden", self.golden.file)] if self.golden else [])
+
+    def path(self, part: str, file: File, *, hashed: bool = True) -> Path:
+        """The file's path, after its size (and, when ``hashed``, its sha256) was found to be right.
+
+        Raises:
+            BundleNotFoundError: no such file.
+            BundleError: another size or checksum than the manifest's.
+        """
+        try:
+            return self._checked(part, file, hashed)
+        except BundleError:
+            raise
+        except OSError as error:
+            raise BundleError(f"bundle {self.name!r}: {part}: {file.path} cannot be read: {error}") from error
+
+    def _checked(self, part: str, file: File, hashed: bool) -> Path:
+        path = self.root / file.path
+        if not path.is_file():
+            raise BundleNotFoundError(f"bundle {self.name!r}: {part} needs {file.path}, which is not in {self.root}")
+        size = path.stat().st_size
+        if size != file.size:
+            raise BundleError(
+                f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
+            )
+        if hashed and (found := sha256(path)) != file.sha256:
+            raise BundleError(
+                f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {found[:16]}..., "
+                f"the manifest says {file.sha256[:16]}..."
+            )
+        return path
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while piece := f.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def needed_parts(encoders: int, latent: Latent, inpaints: bool) -> tuple[str, ...]:
+    decoder = ("vae_decoder",) if latent.factor > 1 else ()
+    return (*TEXT_ENCODERS[:encoders], "unet", *decoder, *(("vae_encoder",) if inpaints else ()))
+
+
+def sample_channels(unet: Part) -> int | None:
+    """Of the U-Net's sample, where they are fixed."""
+    shape = next(t.shape for t in unet.inputs if t.name == "sample")
+    return channels if len(shape) == 4 and isinstance(channels := shape[1], int) else None
