@@ -98,12 +98,14 @@ def megabytes(folder: Path) -> float:
     return sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) / 1e6
 
 
-def install(folder: Path, packages: Sequence[str]) -> float:
-    """Make a fresh environment with these packages, and say how many megabytes they added to it."""
-    venv.create(folder, with_pip=True, clear=True)
-    before = megabytes(folder)
-    subprocess.run([python(folder), "-m", "pip", "install", "--quiet", *packages], check=True)
-    return megabytes(folder) - before
+def install(folder: Path, packages: Sequence[str]) -> None:
+    """Make an environment with these packages, where it is not there yet."""
+    done = folder / "installed"
+    if not done.is_file():
+        venv.create(folder, with_pip=True, clear=True)
+        if packages:
+            subprocess.run([python(folder), "-m", "pip", "install", "--quiet", *packages], check=True)
+        done.write_text("\n".join(packages), encoding="utf-8")
 
 
 def convert(work: Path) -> Path:
@@ -144,7 +146,11 @@ def versions(interpreter: str) -> dict[str, str]:
 
 def measure(work: Path, runs: int) -> dict[str, Any]:
     """Everything, by rival."""
-    sizes = {name: install(work / name.replace(" ", "-"), rival.packages) for name, rival in RIVALS.items()}
+    install(work / "empty", ())
+    for name, rival in RIVALS.items():
+        install(work / name.replace(" ", "-"), rival.packages)
+    empty = megabytes(work / "empty")
+    sizes = {name: megabytes(work / name.replace(" ", "-")) - empty for name in RIVALS}
     models = {"edgediff": "", "diffusers": str(PIPELINE), "OpenVINO GenAI": str(convert(work))}
     found: dict[str, dict[str, list[float]]] = {name: {} for name in RIVALS}
 
@@ -179,7 +185,7 @@ def measure(work: Path, runs: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--work", type=Path, help="keep the environments here (3 GB; default: a temporary folder)")
+    parser.add_argument("--work", type=Path, help="keep the environments here, for the next run (3 GB)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()

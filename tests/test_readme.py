@@ -1,4 +1,4 @@
-"""The READMEs say what is so: their code runs, their links lead somewhere, their figures are those that were measured."""
+"""The READMEs say what is so: their code runs, their links lead somewhere, their figures are the measured ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +42,9 @@ class Block:
 def blocks(document: str) -> list[Block]:
     """The fenced blocks of a document, in order."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    found = [(match["language"], match["note"] or "", textwrap.dedent(match["code"])) for match in FENCE.finditer(text)]
-    after = [*(code for _, _, code in found[1:]), ""]
-    return [Block(*block, following) for block, following in zip(found, after, strict=True)]
+    found = [(m["language"], m["note"] or "", textwrap.dedent(m["code"])) for m in FENCE.finditer(text)]
+    following = [code for _, _, code in found[1:]] + [""]
+    return [Block(*block, after) for block, after in zip(found, following, strict=False)]
 
 
 def outside_fences(document: str) -> str:
@@ -61,30 +60,25 @@ def anchors(document: Path) -> set[str]:
     return set(plain)
 
 
-def runnable() -> Iterator[str]:
-    for document in DOCUMENTS:
-        if any(b.language in RUN and not b.note.startswith(NOT_RUN) for b in blocks(document)):
-            yield document
+def is_run(block: Block) -> bool:
+    return block.language in RUN and not block.note.startswith(NOT_RUN)
 
 
-def not_run() -> Iterator[tuple[str, str]]:
-    for document in DOCUMENTS:
-        for block in blocks(document):
-            if block.language in RUN and block.note.startswith(NOT_RUN):
-                yield document, block.note.removeprefix(NOT_RUN)
+RUNNABLE = [document for document in DOCUMENTS if any(map(is_run, blocks(document)))]
+LEFT_OUT = [(d, b.note.removeprefix(NOT_RUN)) for d in DOCUMENTS for b in blocks(d) if b.note.startswith(NOT_RUN)]
 
 
-@pytest.mark.parametrize("document", runnable())
+@pytest.mark.parametrize("document", RUNNABLE)
 def test_code_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python blocks in one namespace, and every line of the shell's: the command ``edgediff`` and nothing else."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "readme"}
     for block in blocks(document):
-        if block.note.startswith(NOT_RUN):
+        if not is_run(block):
             continue
         if block.language == "python":
             exec(compile(block.code, document, "exec"), names)
-        elif block.language == "sh":
+        else:
             printed = ""
             for line in block.code.splitlines():
                 command = shlex.split(line, comments=True)
@@ -98,7 +92,7 @@ def test_code_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 assert printed == block.following
 
 
-@pytest.mark.parametrize(("document", "reason"), not_run())
+@pytest.mark.parametrize(("document", "reason"), LEFT_OUT)
 def test_code_that_is_not_run(document: str, reason: str) -> None:
     """Counted, by a skip with its reason."""
     pytest.skip(f"{document}: {reason}")
