@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import edgediff
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -139,3 +142,20 @@ def test_the_commands_that_ci_runs() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(re.findall(r"^pip install .*edgediff generate .*apple\.png$", text, re.MULTILINE)) == 1
     assert len(re.findall(r"^pip install .*pytest$", text, re.MULTILINE)) == 1
+
+
+def test_every_name_is_explained() -> None:
+    """Samplers, spacings, arguments and commands: each stands in the README of its folder."""
+    from edgediff.sampling.samplers import SAMPLERS
+    from edgediff.sampling.schedule import SPACINGS
+
+    sampling, runtime = (
+        (ROOT / "edgediff" / name).read_text(encoding="utf-8") for name in ("sampling/README.md", "README.md")
+    )
+    assert [name for name in (*SAMPLERS, *SPACINGS) if f"`{name}`" not in sampling] == []
+    arguments = list(inspect.signature(edgediff.Pipeline.stream).parameters)[1:]
+    assert [name for name in arguments if f"`{name}`" not in runtime + sampling] == []
+    shown = subprocess.run([sys.executable, "-m", "edgediff", "--help"], capture_output=True, text=True, check=True)
+    commands = re.findall(r"^    (\w+) ", shown.stdout, re.MULTILINE)
+    assert "generate" in commands
+    assert [name for name in commands if not re.search(rf"`{name}\b", runtime)] == []
