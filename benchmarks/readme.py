@@ -175,11 +175,16 @@ RIVAL_ROWS: dict[str, tuple[str, str]] = {  # label, and how a value is written
 def rivals(results: dict[str, Any], rows: int | None = None) -> str:
     """edgediff beside other ways to the same picture; the best of each row is bold."""
     found = results["rivals"]
+
+    def cell(key: str, form: str, value: float | None) -> str:
+        if value is None:
+            return "not measured"
+        best = value == min(r[key] for r in found.values())
+        return f"**{form.format(value)}**" if best else form.format(value)
+
     out = []
     for key, (label, form) in list(RIVAL_ROWS.items())[:rows]:
-        least = min(r[key] for r in found.values())
-        cells = [form.format(r[key]) for r in found.values()]
-        out.append([label, *(f"**{c}**" if r[key] == least else c for c, r in zip(cells, found.values(), strict=True))])
+        out.append([label, *(cell(key, form, r[key]) for r in found.values())])
     return table(["", *found], out)
 
 

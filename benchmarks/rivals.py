@@ -1,11 +1,12 @@
 """edgediff beside diffusers and OpenVINO GenAI: from nothing installed to a picture on disk.
 
-    python -m benchmarks.rivals [--runs 5] [--work FOLDER]
+    python -m benchmarks.rivals [--runs 5] [--work FOLDER] [--no-times]
 
 Each is installed into a fresh environment of its own and draws the same prompt with the same weights: the built-in
 model, 64 pixels, 20 DDIM steps at guidance 4, on the CPU. Per rival: what the installation takes on disk, the time and
 the peak memory of a process from its start to a PNG, the time of the import alone, and the time of a picture in a
 process that is warm. Rounds go over the rivals in turn, and the first, which fills the file cache, is not counted.
+Times are worth something on a machine that does nothing else; where it is busy, ``--no-times`` leaves them out.
 
 OpenVINO GenAI reads the model as ``optimum-cli export openvino`` writes it, which is done once, in an environment of
 its own, and counted nowhere. Torch is the one for CPUs; where the package index has none, PyTorch's own has:
@@ -144,8 +145,8 @@ def versions(interpreter: str) -> dict[str, str]:
     return {p["name"]: p["version"] for p in json.loads(listing.stdout) if p["name"] not in ("pip", "setuptools")}
 
 
-def measure(work: Path, runs: int) -> dict[str, Any]:
-    """Everything, by rival."""
+def measure(work: Path, runs: int, timed: bool) -> dict[str, Any]:
+    """Everything, by rival; no times unless ``timed``."""
     install(work / "empty", ())
     for name, rival in RIVALS.items():
         install(work / name.replace(" ", "-"), rival.packages)
@@ -160,24 +161,28 @@ def measure(work: Path, runs: int) -> dict[str, Any]:
     for turn in range(runs + 1):
         for name, rival in RIVALS.items():
             interpreter, folder = python(work / name.replace(" ", "-")), work
-            bare, _, _ = run([interpreter, "-c", "pass"], folder)
-            imported, _, _ = run([interpreter, "-c", f"import {rival.module}"], folder)
             program = [interpreter, "-c", HEAD + rival.program + TAIL, models[name], PROMPT, f"{name}.png"]
             seconds, peak, _ = run([*program, "cold"], folder)
+            if turn:
+                note(name, "peak_mb", peak)
+            if not timed:
+                continue
+            bare, _, _ = run([interpreter, "-c", "pass"], folder)
+            imported, _, _ = run([interpreter, "-c", f"import {rival.module}"], folder)
             _, _, warm = run([*program, "warm"], folder)
             if turn:
                 note(name, "picture_s", seconds)
                 note(name, "import_s", imported - bare)
-                note(name, "peak_mb", peak)
                 note(name, "warm_s", float(warm.split()[-1]))
     out: dict[str, Any] = {}
     for name, values in found.items():
-        packages = versions(python(work / name.replace(" ", "-")))
+        middle = {what: statistics.median(v) for what, v in values.items()}
         out[name] = {
-            **{what: round(statistics.median(v), 1 if what == "peak_mb" else 3) for what, v in values.items()},
-            "picture_range_s": [round(min(values["picture_s"]), 3), round(max(values["picture_s"]), 3)],
+            **{what: round(middle[what], 3) if timed else None for what in ("picture_s", "import_s", "warm_s")},
+            "picture_range_s": [round(f(values["picture_s"]), 3) for f in (min, max)] if timed else None,
+            "peak_mb": round(middle["peak_mb"], 1),
             "installed_mb": round(sizes[name], 1),
-            "packages": packages,
+            "packages": versions(python(work / name.replace(" ", "-"))),
         }
     return out
 
@@ -186,11 +191,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--work", type=Path, help="keep the environments here, for the next run (3 GB)")
+    parser.add_argument("--no-times", action="store_true", help="sizes and memory alone, on a busy machine")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        results = measure(work, args.runs)
+        results = measure(work, args.runs, not args.no_times)
     head = ["picture_s", "import_s", "installed_mb", "peak_mb", "warm_s"]
     print(table(["", *head], [[name, *(row[k] for k in head)] for name, row in results.items()]))
     write("rivals", {"runs": args.runs, "rivals": results}, ("edgediff",))
