@@ -22,7 +22,7 @@ import threading
 import onnxruntime
 
 import edgediff
-from edgediff.engines import open_part
+from edgediff.engines.onnxruntime import open_part
 
 
 class Device:

@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         picture = str(Path(folder) / "out.png")
         commands = {
-            "edgediff": [sys.executable, "-m", "edgediff.cli", "generate", PROMPT, "--steps", "20", "--seed", "7",
+            "edgediff": [sys.executable, "-m", "edgediff", "generate", PROMPT, "--steps", "20", "--seed", "7",
                          "--sampler", "ddim", "--guidance-scale", "4",
                          "-o", picture],
             "import numpy": [sys.executable, "-c", "import numpy"],

@@ -23,8 +23,8 @@ import edgediff
 from benchmarks.common import table, write
 from edgediff.bundle.reading import read_bundle
 from edgediff_export.convert import export
-from tests import families
-from tests.original import write_original
+from tests.support import families
+from tests.support.original_layout import write_original
 
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers", "transformers", "onnx")
 FILES = {

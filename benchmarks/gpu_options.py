@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_place import Place
 from benchmarks.sections import Findings
+from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
 from edgediff.device.base import DeviceArray
-from edgediff.engines import PLAIN
 from edgediff.engines.onnxruntime import CUDA, OnnxRuntimeStreamEngine
 from edgediff.verify import relative
 

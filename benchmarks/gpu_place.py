@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines import Provider
+from edgediff.engines.base import Provider
+from edgediff.engines.choose import EngineOptions
 from edgediff.engines.onnxruntime import import_onnxruntime
-from edgediff.engines.parts import Wish
-from edgediff.engines.plans import Cache, default_folder
+from edgediff.engines.tensorrt.cache import EngineCache, default_folder
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.kernels import require_package
 
@@ -59,7 +59,7 @@ class Place:
     ) -> Pipeline:
         """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
         bundle = read_bundle(None if name is None else self.folder / name)
-        wish = Wish(None, providers, engine, Cache(plans or default_folder()))
+        wish = EngineOptions(None, providers, engine, EngineCache(plans or default_folder()))
         return Pipeline(bundle, "cuda", wish, _device=self.device)
 
     def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:

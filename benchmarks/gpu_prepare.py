@@ -54,7 +54,7 @@ def _save(reduced: bool, folder: Path) -> None:
     """A diffusers folder of Stable Diffusion 1.5, random weights."""
     shutil.rmtree(folder, ignore_errors=True)
     if reduced:
-        from tests.families import make
+        from tests.support.families import make
 
         make("sd15", folder)
     else:

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.bundle.manifest import MANIFEST, sha256
+from edgediff.bundle.manifest import MANIFEST, WEIGHTS, sha256
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines import WEIGHTS
 from edgediff.errors import BundleError
 
 RECIPE, REST, PLACES = "weights.json", "rest.safetensors", "places.json"

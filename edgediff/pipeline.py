@@ -11,25 +11,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import Float32, finite, require_finite
 from .bundle.manifest import Bundle
 from .bundle.reading import read_bundle
-from .conditions import Condition, embed_guidance, stacked
 from .device.base import Device
 from .device.cuda import CudaDevice
 from .device.loop import DeviceStep
-from .engines import Engine, Provider, check_device, finite, require_finite
-from .engines.parts import Parts, Wish, check_engine
-from .engines.plans import Cache, Description, default_folder
-from .engines.preflight import builder
+from .engines.base import Engine, Provider, check_device
+from .engines.choose import EngineOptions, Parts, check_engine
+from .engines.tensorrt.cache import BuiltEngine, EngineCache, default_folder
+from .engines.tensorrt.installed import building_platform
 from .errors import ArgumentError, BundleError, EngineError, choices
+from .generation.arguments import Arguments
+from .generation.conditioning import Condition, embed_guidance, stacked
+from .generation.device_runner import DEPTH, ROWS, DeviceRunner, RunnerPool
+from .generation.masks import channels
+from .generation.request import Request, check, whole
 from .image import to_pil, to_uint8
-from .inpaint import channels
 from .prompts.chunks import Chunk
 from .prompts.textual_inversion import Embeddings, read_embedding
 from .prompts.tokenizer import Tokenizer
 from .prompts.weights import emphasise
-from .request import Arguments, Request, check, whole
-from .resident import DEPTH, ROWS, Runner, Runners
 from .sampling.guidance import Apg, Hook
 from .sampling.loop import Denoise, LoopStep, run
 from .sampling.rng import Generator
@@ -38,9 +40,10 @@ from .version import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .engines.building import Build, Progress, Recipe
+    from .engines.background_build import Build
+    from .engines.tensorrt.build import BuildOptions
+    from .engines.tensorrt.child import Progress
 
-Float32 = NDArray[np.float32]
 MAX_THREADS = 256
 PREVIEWS = ("decoder", "matrix")
 
@@ -54,7 +57,7 @@ class Step:
     request: Request
     pipeline: Pipeline
     loop: LoopStep | DeviceStep
-    runner: Runner | None = None  # on a device
+    runner: DeviceRunner | None = None  # on a device
 
     def __repr__(self) -> str:
         return f"Step({self.index + 1} of {self.total})"
@@ -109,11 +112,11 @@ class Pipeline:
 
     bundle: Bundle
     device: str = "cpu"
-    wish: Wish = field(default_factory=Wish)
+    wish: EngineOptions = field(default_factory=EngineOptions)
     build: Build | None = None  # of TensorRT plans, in the background; None where there is none
     _device: Device | None = None
     _parts: Parts | None = None
-    _runners: Runners = field(default_factory=Runners)
+    _runners: RunnerPool = field(default_factory=RunnerPool)
     _tokenizers: tuple[Tokenizer, ...] | None = None
     _embeddings: Embeddings | None = None
     _closed: bool = False
@@ -165,7 +168,7 @@ class Pipeline:
                 self.build.wait()
         return replace(self, _parts=self.parts)
 
-    def build_plans(self, recipe: Recipe | None = None, command: Sequence[str] | None = None) -> Build | None:
+    def build_plans(self, recipe: BuildOptions | None = None, command: Sequence[str] | None = None) -> Build | None:
         """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
         next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those parts
         stay with ONNX Runtime.
@@ -173,18 +176,19 @@ class Pipeline:
         Raises:
             ArgumentError: not on a CUDA device.
         """
-        from .engines.building import COMMAND, Build, Recipe, build_part
+        from .engines.background_build import Build
+        from .engines.tensorrt.build import COMMAND, BuildOptions, build_part
 
         device, cache = self._device, self.wish.cache
         if device is None:
             raise ArgumentError(f"device is {self.device!r}; TensorRT plans need cuda")
 
-        def one(part: str, progress: Progress, cancel: threading.Event) -> Description:
+        def one(part: str, progress: Progress, cancel: threading.Event) -> BuiltEngine:
             return build_part(
                 self.bundle,
                 part,
-                recipe or Recipe(),
-                builder(device.ordinal),
+                recipe or BuildOptions(),
+                building_platform(device.ordinal),
                 cache,
                 device.ordinal,
                 progress=progress,
@@ -204,7 +208,7 @@ class Pipeline:
         except EngineError:
             return False  # building will say why there can be none
 
-    def _take(self, part: str, plan: Description) -> None:
+    def _take(self, part: str, plan: BuiltEngine) -> None:
         """Run a part by a plan that was built, from the next call on."""
         opened = self.parts.open_plan(part, plan)  # takes seconds; calls go on
         self._change(lambda parts: parts.with_plan(part, opened))
@@ -450,8 +454,8 @@ class Pipeline:
         room = max(ROWS, 1 << (len(table.rows) - 1).bit_length())
         unet: Any = self.engine("unet", self._shapes(request, both or conditional))
 
-        def make() -> Runner:
-            return Runner(device, self.bundle, unet, shape, room, DEPTH)
+        def make() -> DeviceRunner:
+            return DeviceRunner(device, self.bundle, unet, shape, room, DEPTH)
 
         told = self._guidance_input(request, len(streams))
         inputs = {**stacked(conditional), **told}
@@ -584,7 +588,7 @@ class Pipeline:
         factor = self.bundle.latent.factor
         return to_uint8(rgb).repeat(factor, axis=1).repeat(factor, axis=2)
 
-    def draw(self, runner: Runner, step: Any) -> NDArray[np.uint8] | None:
+    def draw(self, runner: DeviceRunner, step: Any) -> NDArray[np.uint8] | None:
         """The pictures of a runner's last step, drawn on the device; None where that cannot be, or not any more."""
         if self.bundle.latent.factor == 1:
             return None
@@ -653,7 +657,7 @@ def load(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
     plans: str | Path | None = None,
-    recipe: Recipe | None = None,
+    recipe: BuildOptions | None = None,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -686,8 +690,8 @@ def load(
         if value is not None and not isinstance(value, (str, Path)):
             raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
     bundle = read_bundle(path)
-    cache = Cache(Path(plans) if plans is not None else default_folder())
-    wish = Wish(threads, providers, engine, cache)
+    cache = EngineCache(Path(plans) if plans is not None else default_folder())
+    wish = EngineOptions(threads, providers, engine, cache)
     pipe = Pipeline(bundle, device, wish, _device=None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":
         pipe.build_plans(recipe)

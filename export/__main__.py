@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgediff import cli
-from edgediff.engines.preflight import builder
+from edgediff.cli import main as cli
+from edgediff.engines.tensorrt.installed import building_platform
 from edgediff.errors import ArgumentError, EdgediffError
 
 CLEAR = "\r\x1b[K"
@@ -60,7 +60,7 @@ def check_build(args: argparse.Namespace) -> None:
     """That plans can be built afterwards, before hours of work."""
     if args.precision != "fp16":
         raise ArgumentError(f"--build needs --precision fp16, which TensorRT follows; precision is {args.precision!r}")
-    builder(0)
+    building_platform(0)
 
 
 def parser() -> argparse.ArgumentParser:

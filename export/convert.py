@@ -13,7 +13,7 @@ import torch
 
 import edgediff
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines import INSTALL
+from edgediff.engines.onnxruntime import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.sampling.names import from_config
 

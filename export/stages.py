@@ -15,9 +15,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from edgediff.bundle.manifest import MANIFEST, Bundle, sha256
+from edgediff.bundle.manifest import MANIFEST, PLAIN, WEIGHTS, Bundle, sha256
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines import PLAIN, WEIGHTS
 from edgediff.errors import EngineError
 from edgediff.verify import psnr
 

@@ -92,7 +92,7 @@ def family_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     """The fp32 bundle of a family of models, made when it is first asked for, with ``source`` beside it. Read-only."""
     from edgediff_export.convert import export
 
-    from .families import make
+    from .support.families import make
 
     @functools.cache
     def find(name: str) -> Path:

@@ -23,9 +23,8 @@ from benchmarks.gpu_weights import RECIPE, Weights, _digest, _places, _tensors, 
 from benchmarks.gpu_weights import Place as Form
 from benchmarks.kernel import unusable
 from benchmarks.sections import Findings
-from edgediff.bundle.manifest import sha256
+from edgediff.bundle.manifest import WEIGHTS, sha256
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines import WEIGHTS
 from edgediff.errors import ArgumentError, BundleError, OutputError
 from edgediff_export.graph import Graph, Weight
 from edgediff_export.graph import write as write_graph

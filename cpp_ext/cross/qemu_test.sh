@@ -50,5 +50,5 @@ export PYTHONPATH=$work/site:$root PYTHONDONTWRITEBYTECODE=1
 target=(qemu-aarch64 -L "$SYSROOT" "$SYSROOT/usr/bin/python$version")
 "${target[@]}" -c 'import platform, numpy, edgediff_kernels as kernels
 print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__, kernels.facts())'
-"${target[@]}" -m pytest --noconftest -p no:cacheprovider -q tests/kernels \
-  --deselect tests/kernels/test_found.py::test_the_package_is_looked_for_only_when_needed "$@"
+"${target[@]}" -m pytest --noconftest -p no:cacheprovider -q tests/device tests/sampling/test_kernels.py tests/sampling/test_update.py \
+  --deselect tests/sampling/test_kernels.py::test_the_package_is_looked_for_only_when_needed "$@"

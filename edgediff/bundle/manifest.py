@@ -301,3 +301,8 @@ def sample_channels(unet: Part) -> int | None:
     """Of the U-Net's sample, where they are fixed."""
     shape = next(t.shape for t in unet.inputs if t.name == "sample")
     return channels if len(shape) == 4 and isinstance(channels := shape[1], int) else None
+
+
+HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
+WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
+PLAIN = "onnx-plain"  # a graph without fused attention, for building engines

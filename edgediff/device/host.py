@@ -76,10 +76,11 @@ class HostDevice:
 
 def view(array: DeviceArray) -> NDArray[Any]:
     """The values of a ``DeviceArray`` of host memory; bfloat16 as uint16."""
-    dtype = np.dtype(DTYPES[array.dtype])
+    dtype: np.dtype[Any] = np.dtype(DTYPES[array.dtype])
     count = int(np.prod(array.shape))
     buffer = (ctypes.c_char * (count * dtype.itemsize)).from_address(array.address)
-    return np.frombuffer(buffer, dtype).reshape(array.shape)
+    values: NDArray[Any] = np.frombuffer(buffer, dtype)  # type: ignore[call-overload]
+    return values.reshape(array.shape)
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

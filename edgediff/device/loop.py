@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Float32
 from ..errors import ArgumentError, EngineError, choices
 from ..sampling.kernels import HEADER, MAX_HISTORY, ROW, packed, require_package
 from ..sampling.planning import Plan
@@ -21,7 +22,6 @@ from ..sampling.rng import Generator, TorchCudaGenerator
 from ..sampling.update import Row
 from .base import BYTES, Device, DeviceArray
 
-Float32 = NDArray[np.float32]
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
 HALVES = 2  # halves of the model's batch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Part
+from ..bundle.manifest import HASH_LIMIT, PLAIN, WEIGHTS, Bundle, File, Part
 from ..device.base import Device, DeviceArray
 from ..errors import BundleError, EngineError, choices
-from . import INSTALL, Provider
+from .base import Engine, Provider
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -256,3 +257,47 @@ def import_onnxruntime() -> Any:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+INSTALL = "no engine is installed; install edgediff with its cpu extra (edgediff[cpu]), or run: pip install onnxruntime"
+
+
+def why_not(file: File) -> str:
+    """Why this file cannot run here, or an empty string. Nothing is imported."""
+    if file.engine == WEIGHTS:
+        return "holds weights of the file before it"
+    if file.engine == PLAIN:
+        return "a graph for building TensorRT engines, which fuse attention by themselves"
+    if file.engine != "onnx":
+        return f"no backend for engine {file.engine!r}"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return INSTALL
+    return ""
+
+
+def open_part(
+    bundle: Bundle,
+    name: str,
+    threads: int | None = None,
+    device: Device | None = None,
+    providers: Sequence[Provider] | None = None,
+) -> Engine:
+    """Open the first runnable file of a part, on the CPU when ``device`` is None; ``providers`` are ONNX Runtime's.
+
+    Raises:
+        EngineError: no file can run here; the message holds the reason for each.
+        BundleError: a file is missing or damaged.
+    """
+    reasons = []
+    for file in bundle.parts[name].files:
+        if reason := why_not(file):
+            reasons.append(f"{file.path}: {reason}")
+            continue
+        path = bundle.path(name, file, hashed=file.size <= HASH_LIMIT)
+        for data in bundle.parts[name].files:
+            if data.engine == WEIGHTS and data.path.startswith(file.path):
+                bundle.path(name, data, hashed=data.size <= HASH_LIMIT)
+        pass
+
+        return open_session(name, path, bundle.parts[name], threads, device, providers)
+    raise EngineError(f"{name} cannot run here: {'; '.join(dict.fromkeys(reasons))}")

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from ..bundle.manifest import Bundle
 from ..device.cuda import why_no_device
 from ..errors import EdgediffError, EngineError
-from . import INSTALL, why_not
-from .onnxruntime import CUDA, import_onnxruntime
-from .plans import NO_PLAN, Cache, source
-from .preflight import INSTALL as INSTALL_TENSORRT
-from .preflight import here, installed, why_no_tensorrt
+from .onnxruntime import CUDA, INSTALL, import_onnxruntime, why_not
+from .tensorrt.cache import NO_PLAN, EngineCache, source
+from .tensorrt.installed import INSTALL as INSTALL_TENSORRT
+from .tensorrt.installed import installed, this_platform, why_no_tensorrt
 
 CUDA_INSTALL = "install onnxruntime-gpu in place of onnxruntime"
 
 
 @dataclass(frozen=True)
-class Chance:
+class Availability:
     """One engine's for one part on one device."""
 
     device: str
@@ -27,17 +26,17 @@ class Chance:
     reasons: tuple[str, ...]  # why it would not
 
 
-def survey(bundle: Bundle, part: str, cache: Cache, ordinal: int = 0) -> list[Chance]:
+def survey(bundle: Bundle, part: str, cache: EngineCache, ordinal: int = 0) -> list[Availability]:
     """The engines of a part in the order in which they are tried, first those of the GPU."""
     device, file = why_no_device(ordinal), _why_no_file(bundle, part)
     return [
-        Chance("cuda", "TensorRT", *_plan(bundle, part, cache, ordinal)),
-        Chance("cuda", "ONNX Runtime", _version(), _all(device, _why_no_cuda(), *file)),
-        Chance("cpu", "ONNX Runtime", _version(), file),
+        Availability("cuda", "TensorRT", *_plan(bundle, part, cache, ordinal)),
+        Availability("cuda", "ONNX Runtime", _version(), _all(device, _why_no_cuda(), *file)),
+        Availability("cpu", "ONNX Runtime", _version(), file),
     ]
 
 
-def _plan(bundle: Bundle, part: str, cache: Cache, ordinal: int) -> tuple[str, tuple[str, ...]]:
+def _plan(bundle: Bundle, part: str, cache: EngineCache, ordinal: int) -> tuple[str, tuple[str, ...]]:
     reason, no_source, found = why_no_tensorrt(ordinal), "", None
     try:
         found = source(bundle, part)
@@ -45,10 +44,10 @@ def _plan(bundle: Bundle, part: str, cache: Cache, ordinal: int) -> tuple[str, t
         no_source = str(error).removeprefix(f"{part}: ")
     if found is None or reason or (reason := why_no_device(ordinal)):
         return "", _all(reason, "" if installed() else INSTALL_TENSORRT, no_source)
-    plans, reasons = cache.find(found, part, here(ordinal))
+    plans, reasons = cache.find(found, part, this_platform(ordinal))
     if not plans:
         return "", tuple(reasons) or (NO_PLAN,)
-    return f"{'.'.join(map(str, here(ordinal).tensorrt))}, {plans[0].path}", ()
+    return f"{'.'.join(map(str, this_platform(ordinal).tensorrt))}, {plans[0].path}", ()
 
 
 def _all(*reasons: str) -> tuple[str, ...]:

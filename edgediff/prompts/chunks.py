@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Float32
 from ..errors import ArgumentError
 from .textual_inversion import Embeddings
 from .tokenizer import Tokenizer
-from .weights import Float32, parse
+from .weights import parse
 
 Int64 = NDArray[np.int64]
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import Float32
 from ..errors import ArgumentError, EngineError, choices
 
-Float32 = NDArray[np.float32]
 A1111_KEY, SDXL_KEYS = "emb_params", ("clip_l", "clip_g")
 
 

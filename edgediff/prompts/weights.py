@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import Float32
 from ..errors import ArgumentError, PromptError, choices
-
-Float32 = NDArray[np.float32]
 
 SYNTAXES = ("a1111", "plain")
 MAX_WEIGHT = 100

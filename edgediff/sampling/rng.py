@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Float32
 from ..errors import ArgumentError, choices
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 TWO_PI = float(np.float32(2 * math.pi))  # as torch and cuRAND have it
 BLOCK = 256  # CUDA threads

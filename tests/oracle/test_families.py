@@ -18,11 +18,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
-from edgediff.conditions import embed_guidance
+from edgediff.generation.conditioning import embed_guidance
 from edgediff_export.convert import export
 
-from ..families import FACTOR, FAMILIES, LATENT, SIDE, tiny_vae
-from ..test_bundle import edit
+from ..bundle.test_reading import edit
+from ..support.families import FACTOR, FAMILIES, LATENT, SIDE, tiny_vae
 
 PROMPT, NEGATIVE = "a red apple on a blue background", "a green pear"
 PIXELS = SIDE * FACTOR

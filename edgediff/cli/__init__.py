@@ -1,0 +1,1 @@
+"""The command ``edgediff``: one file a subcommand."""

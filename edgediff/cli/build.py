@@ -1,0 +1,88 @@
+"""``edgediff build``: TensorRT plans of a bundle, for the GPU that shall run them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..bundle.reading import read_bundle
+from ..engines.base import check_device
+from ..engines.tensorrt.build import BuildOptions, build_part, describe_plan
+from ..engines.tensorrt.cache import COMPATIBLE, EngineCache, default_folder
+from ..engines.tensorrt.installed import building_platform
+from ..engines.tensorrt.profiles import CHUNKS, Ranges
+from ..errors import ArgumentError, choices
+from .options import add_plans, size
+from .progress import bar
+
+
+def add(commands: Any) -> None:
+    """The command's own options."""
+    p = commands.add_parser("build", help="build TensorRT plans of a bundle in fp16, on the GPU that shall run them")
+    p.add_argument("bundle", metavar="BUNDLE")
+    p.add_argument("--part", action="append", metavar="PART", help="repeatable (default: all that a call needs)")
+    p.add_argument("--images", type=int, default=1, metavar="N", help="most pictures at once (default: 1)")
+    p.add_argument("--size", metavar="WxH", help="the size that plans are fastest at (default: the bundle's)")
+    p.add_argument(
+        "--sizes", metavar="WxH..WxH", help="the range they take (default: --size alone; else half to 1.5 of it)"
+    )
+    p.add_argument(
+        "--chunks", type=int, default=CHUNKS, metavar="N", help=f"most chunks of 77 tokens a prompt (default: {CHUNKS})"
+    )
+    p.add_argument("--workspace", type=int, metavar="MB", help="GPU memory that a kernel may take (default: all)")
+    p.add_argument("--level", type=int, metavar="L", help="0 .. 5: how long to look for fast kernels (default: 3)")
+    p.add_argument(
+        "--hardware", default="none", metavar="H", help=f"{', '.join(COMPATIBLE)}: other GPUs to run on (default: none)"
+    )
+    p.add_argument("--version-compatible", action="store_true", help="newer TensorRTs may run the plans")
+    p.add_argument("--stripped", action="store_true", help="plans without weights, which come from the ONNX files")
+    p.add_argument("--memory", type=int, metavar="MB", help="host memory for a build (default: 90 %% of what is free)")
+    p.add_argument("--device", default="cuda", metavar="D", help="cuda, cuda:N (default: cuda)")
+    add_plans(p)
+    p.add_argument("--force", action="store_true", help="build again what is there")
+    p.set_defaults(run=build)
+
+
+def build(args: argparse.Namespace) -> None:
+    bundle = read_bundle(args.bundle)
+    ordinal = check_device(args.device)
+    if ordinal is None:
+        raise ArgumentError(f"device is {args.device!r}; plans are built on cuda, or cuda:N")
+    parts = args.part or list(dict.fromkeys(("unet", *bundle.needed)))
+    if unknown := [part for part in parts if part not in bundle.parts]:
+        raise ArgumentError(f"bundle {bundle.name!r} has no part {unknown[0]!r}; choose from {choices(bundle.parts)}")
+    least, best, most = (None if t is None else size(t, n) for n, t in sizes_of(args))
+    recipe = BuildOptions(
+        Ranges(args.images, least, best, most, args.chunks),
+        workspace=None if args.workspace is None else args.workspace << 20,
+        level=args.level,
+        hardware=args.hardware,
+        version_compatible=args.version_compatible,
+        stripped=args.stripped,
+        memory_limit=None if args.memory is None else args.memory << 20,
+    )
+    here = building_platform(ordinal)
+    cache = EngineCache(Path(args.plans) if args.plans else default_folder())
+    wanted = [(part, *describe_plan(bundle, part, recipe, here)) for part in parts]  # all errors before any work
+    for part, made_of, plan in wanted:
+        there = [p for p in cache.find(made_of, part, here)[0] if p.key == plan.key]
+        done = there[0] if there and not args.force else None
+        if done is None:
+            with bar(part) as draw:
+                done = build_part(
+                    bundle, part, recipe, here, cache, ordinal, progress=lambda _, share, phase: draw(share, phase)
+                )
+            print(f"built {done.path} ({done.size / 1e6:.1f} MB, {done.seconds:.0f} s)", flush=True)
+        else:
+            print(f"there {done.path} ({done.size / 1e6:.1f} MB)", flush=True)
+
+
+def sizes_of(args: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """``--sizes 256x256..768x768`` and ``--size``: least, best and largest; a size alone is all three."""
+    if args.sizes is None:
+        return [("size", args.size)] * 3
+    least, dots, most = args.sizes.partition("..")
+    if not dots:
+        raise ArgumentError(f"sizes is {args.sizes[:40]!r}; write it as WxH..WxH, for example 256x256..768x768")
+    return [("sizes", least), ("size", args.size), ("sizes", most)]

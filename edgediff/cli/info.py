@@ -1,0 +1,91 @@
+"""``edgediff info``: a bundle's parts, and what would run here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..bundle.manifest import HASH_LIMIT, Bundle, File
+from ..bundle.reading import read_bundle
+from ..engines.base import check_device
+from ..engines.onnxruntime import why_not
+from ..engines.survey import survey
+from ..engines.tensorrt.cache import EngineCache, default_folder
+from ..errors import BundleError, EdgediffError
+from ..sampling.kernels import describe
+from .options import add_plans
+
+
+def add(commands: Any) -> None:
+    """The command's own options."""
+    p = commands.add_parser("info", help="a bundle's parts, and what would run here")
+    p.add_argument("model", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
+    p.add_argument("--device", default="cuda", metavar="D", help="which GPU to ask about (default: cuda)")
+    add_plans(p)
+    p.set_defaults(run=info)
+
+
+def info(args: argparse.Namespace) -> None:
+    bundle = read_bundle(args.model)
+    defaults = bundle.defaults
+    print(f"{bundle.name}  {bundle.id}  {bundle.kind}  ({bundle.root})")
+    if bundle.licence:
+        print(f"licence    {bundle.licence}")
+    print(
+        f"defaults   {defaults.width}x{defaults.height}, {defaults.num_inference_steps} steps of {defaults.sampler}, "
+        f"guidance {defaults.guidance_scale:g}"
+    )
+    schedule, latent = bundle.schedule, bundle.latent
+    print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}")
+    print(f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}")
+    total = problems = 0
+    for name, file in bundle.files():
+        total += file.size
+        state = _state(bundle, name, file)
+        problems += state.startswith("PROBLEM")
+        print(f"{name:<16}{file.path:<24}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
+    print(f"{'total':<54}{total / 1e6:>9.2f} MB")
+    print(f"updates    {describe()}")
+    print_survey(
+        bundle, EngineCache(Path(args.plans) if args.plans else default_folder()), check_device(args.device) or 0
+    )
+    for name, part in bundle.parts.items():
+        for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
+            for t in tensors:
+                print(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
+    for name in bundle.parts:
+        facts = bundle.parity.get(name)
+        if isinstance(facts, dict) and "relative" in facts:
+            kept = len(facts.get("kept_fp32", ()))
+            print(f"{name:<16}{facts['relative']:.1e} from torch (relative)" + f", {kept} nodes in fp32" * bool(kept))
+    if problems:
+        raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
+
+
+def print_survey(bundle: Bundle, cache: EngineCache, ordinal: int) -> None:
+    """What would run each part on either device; parts of which the same is to be said, together."""
+    said: dict[tuple[str, ...], list[str]] = {}
+    for name in bundle.parts:
+        lines: list[str] = []
+        for chance in survey(bundle, name, cache, ordinal):
+            lines.append(f"{chance.device:<6}{chance.engine:<14}{'no' if chance.reasons else 'yes  ' + chance.detail}")
+            lines += [f"{'':<22}{reason}" for reason in chance.reasons]
+        said.setdefault(tuple(lines), []).append(name)
+    for text, names in said.items():
+        print("engines    of " + ("every part" if len(said) == 1 else ", ".join(names)))
+        for line in text:
+            print(f"           {line}")
+
+
+def _state(bundle: Bundle, name: str, file: File) -> str:
+    hashed = file.size <= HASH_LIMIT
+    try:
+        bundle.path(name, file, hashed=hashed)
+    except EdgediffError as error:
+        return f"PROBLEM: {error}"
+    state = f"ok  {file.sha256[:10]}" if hashed else "size ok, not hashed (edgediff verify does)"
+    if file.engine in ("tokenizers", "embedding", "golden"):
+        return state
+    reason = why_not(file)
+    return state + "  " + (f"passed over: {reason}" if reason else "runs on cpu by ONNX Runtime")

@@ -1,0 +1,1 @@
+"""TensorRT: engine files are built in a child process, kept in a cache, and run on the stream of a device."""

@@ -1,0 +1,235 @@
+"""Builds one TensorRT plan, in a process of its own, which reads its order from stdin.
+
+It says how it goes in JSON lines on stdout, and ends itself when stdin is closed. TensorRT's own words go to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+Say = Callable[..., None]
+EVERY = 0.1  # seconds between two lines of progress
+ERRORS = 3  # of TensorRT's that are passed on
+
+
+@dataclass(frozen=True)
+class BuildOrder:
+    """What to build. ``profile`` is of ``shapes.profile``; sizes in bytes."""
+
+    graph: str
+    plan: str  # where to write it
+    profile: dict[str, list[list[int]]]
+    workspace: int | None = None
+    level: int | None = None  # 0 .. 5: how long to look for fast kernels; TensorRT's own when None
+    hardware: str = "none"
+    version_compatible: bool = False
+    stripped: bool = False
+    timing: str | None = None
+    background: bool = False  # leave the processors to others
+
+
+class BuildFailed(Exception):
+    """TensorRT did not make a plan; the message says why."""
+
+
+@dataclass
+class Phases:
+    """Share of the work done, from phases that lie inside each other."""
+
+    _open: list[tuple[str, int, int]] = field(default_factory=list)  # name, steps, steps done
+
+    def start(self, name: str, steps: int) -> None:
+        self._open.append((name, max(1, steps), 0))
+
+    def step(self, name: str, step: int) -> None:
+        """Step ``step``, from 0, of that phase is done."""
+        for k, (other, steps, _) in enumerate(self._open):
+            if other == name:
+                self._open[k] = (name, steps, min(step + 1, steps))
+
+    def finish(self, name: str) -> None:
+        self._open = [phase for phase in self._open if phase[0] != name]
+
+    @property
+    def share(self) -> float:
+        """0 .. 1."""
+        share, width = 0.0, 1.0
+        for _, steps, done in self._open:
+            width /= steps
+            share += width * min(done, steps)
+        return min(share, 1.0)
+
+    @property
+    def name(self) -> str:
+        """Of the innermost phase."""
+        return self._open[-1][0] if self._open else ""
+
+
+def build(order: BuildOrder, say: Say) -> None:
+    """Build and write the plan. Raises ``BuildFailed``."""
+    import tensorrt as trt
+
+    log = _log()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(order.graph):
+        errors = [parser.get_error(k) for k in range(parser.num_errors)]
+        said = "; ".join(f"{e.node_name() or 'graph'}: {' '.join(e.desc().split())}" for e in errors[:ERRORS])
+        raise BuildFailed(f"TensorRT {trt.__version__} cannot read {Path(order.graph).name}: {said or _last(log)}")
+    config = _configured(order, builder, network)
+    timing = _timing(order, config)
+    config.progress_monitor = monitor = _monitor(say)
+    plan: trt.IHostMemory | None = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildFailed(f"TensorRT {trt.__version__} made no plan: {_last(log)}")
+    with open(order.plan, "wb") as f:
+        f.write(plan)
+    if order.timing is not None and timing is not None:
+        _keep(Path(order.timing), timing.serialize())
+    del monitor  # the builder does not keep it alive
+    say("done", tensorrt=trt.__version__, size=os.path.getsize(order.plan))
+
+
+def _configured(order: BuildOrder, builder: trt.Builder, network: trt.INetworkDefinition) -> trt.IBuilderConfig:
+    import tensorrt as trt
+
+    config = builder.create_builder_config()
+    if order.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace)
+    if order.level is not None:
+        config.builder_optimization_level = order.level
+    if order.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if order.stripped:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)  # the same weights come back; REFIT costs fusions
+    if order.hardware == "ampere_plus":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    elif order.hardware == "same_compute_capability":
+        if not hasattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"):  # not in 10.3
+            raise BuildFailed(f"TensorRT {trt.__version__} does not know hardware compatibility {order.hardware!r}")
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+    profile = builder.create_optimization_profile()
+    names = {network.get_input(k).name for k in range(network.num_inputs)}
+    if names != set(order.profile):
+        raise BuildFailed(f"the graph has inputs {sorted(names)}, the profile is of {sorted(order.profile)}")
+    for name, (least, best, most) in order.profile.items():
+        profile.set_shape(name, trt.Dims(least), trt.Dims(best), trt.Dims(most))
+    config.add_optimization_profile(profile)
+    return config
+
+
+def _timing(order: BuildOrder, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
+    """Timings of earlier builds; of no weight where they cannot be read."""
+    if order.timing is None:
+        return None
+    known = b""
+    with contextlib.suppress(OSError):
+        known = Path(order.timing).read_bytes()
+    for data in (known, b""):  # what another TensorRT wrote is refused
+        cache: trt.ITimingCache | None = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None
+
+
+def _keep(path: Path, timing: trt.IHostMemory) -> None:
+    with contextlib.suppress(OSError):
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_bytes(timing)
+        new.replace(path)
+
+
+def _log() -> trt.ILogger:
+    import tensorrt as trt
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.errors.append(" ".join(msg.split()))
+                print(msg, file=sys.stderr, flush=True)
+
+    return Log()
+
+
+def _last(log: Any) -> str:
+    return "; ".join(log.errors[-ERRORS:]) or "it does not say why"
+
+
+def _monitor(say: Say) -> trt.IProgressMonitor:
+    import tensorrt as trt
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._phases, self._said, self._lock = Phases(), 0.0, threading.Lock()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._phases.start(phase_name, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                self._phases.step(phase_name, step)
+                if time.monotonic() - self._said >= EVERY:
+                    self._said = time.monotonic()
+                    say("progress", share=round(self._phases.share, 4), phase=self._phases.name)
+            return True  # go on; a cancelled build is killed
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._phases.finish(phase_name)
+
+    return Monitor()
+
+
+def main() -> int:
+    """Exit codes: 0 done, 1 failed and said why."""
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not look like ours
+    lock = threading.Lock()
+
+    def say(event: str, **facts: Any) -> None:
+        with lock:
+            lines.write(json.dumps({"event": event, **facts}) + "\n")
+            lines.flush()
+
+    order = BuildOrder(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if order.background and hasattr(os, "nice"):
+        os.nice(10)
+    try:
+        build(order, say)
+    except (BuildFailed, OSError, MemoryError) as error:
+        say("failed", reason=str(error) or type(error).__name__)
+        return 1
+    except Exception as error:
+        say("failed", reason=f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(3)  # nobody waits for the plan any more
+
+
+if __name__ == "__main__":
+    sys.exit(main())

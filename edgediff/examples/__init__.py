@@ -1,0 +1,1 @@
+"""Programs to copy from: ``batch`` (many prompts), ``service`` (asyncio) and ``desktop`` (Tk)."""

@@ -1,0 +1,49 @@
+"""TensorRT stood in for, an empty cache of plans, and where the wheels of the real one are kept."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgediff.device import driver
+from edgediff.engines.tensorrt import installed as preflight
+from edgediff.engines.tensorrt.cache import EngineCache
+
+STANDIN = Path(__file__).parent / "standin"
+GPU = driver.Gpu(0, "Stand-in GPU", (8, 7), 1 << 33, True, (12, 6))
+
+
+@pytest.fixture
+def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """TensorRT's stand-in, here and in child processes, and a driver that knows one GPU."""
+    monkeypatch.syspath_prepend(str(STANDIN))
+    monkeypatch.setenv("PYTHONPATH", f"{STANDIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0")
+    for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    preflight.module.cache_clear()
+    monkeypatch.setattr(preflight, "probe", lambda ordinal: GPU)
+    yield importlib.import_module("tensorrt")
+    preflight.module.cache_clear()
+    for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def wheels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``EDGEDIFF_TENSORRT_WHEELS``, or a folder of pytest's cache if that is on."""
+    if kept := os.environ.get("EDGEDIFF_TENSORRT_WHEELS"):
+        return Path(kept)
+    cache = getattr(request.config, "cache", None)
+    return cache.mkdir("tensorrt") if cache else tmp_path_factory.mktemp("wheels")
