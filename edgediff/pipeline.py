@@ -17,10 +17,8 @@ from .bundle.reading import read_bundle
 from .device.base import Device
 from .device.cuda import CudaDevice
 from .device.loop import DeviceStep
-from .engines.base import Engine, Provider, check_device
-from .engines.choose import EngineOptions, Parts, check_engine
-from .engines.tensorrt.cache import BuiltEngine, EngineCache, default_folder
-from .engines.tensorrt.installed import building_platform
+from .engines.base import Engine, EngineOptions, Provider, check_device, default_engine_cache
+from .engines.choose import Parts, check_engine
 from .errors import ArgumentError, BundleError, EngineError, choices
 from .generation.arguments import Arguments
 from .generation.conditioning import Condition, embed_guidance, stacked
@@ -41,8 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .engines.background_build import Build
-    from .engines.tensorrt.build import BuildOptions
-    from .engines.tensorrt.child import Progress
+    from .engines.tensorrt.options import BuildOptions
 
 MAX_THREADS = 256
 PREVIEWS = ("decoder", "matrix")
@@ -113,7 +110,7 @@ class Pipeline:
     bundle: Bundle
     device: str = "cpu"
     wish: EngineOptions = field(default_factory=EngineOptions)
-    build: Build | None = None  # of TensorRT plans, in the background; None where there is none
+    build: Build | None = None  # of TensorRT engine files, in the background; None where there is none
     _device: Device | None = None
     _parts: Parts | None = None
     _runners: RunnerPool = field(default_factory=RunnerPool)
@@ -157,8 +154,8 @@ class Pipeline:
         self._runners.clear()
 
     def _serving(self) -> Pipeline:
-        """The pipeline as one call sees it. While plans are built, ONNX Runtime serves; where it cannot, they are
-        waited for.
+        """The pipeline as one call sees it. While engine files are built, ONNX Runtime serves; where it cannot,
+        they are waited for.
         """
         if self.build is not None and self.build.running:
             try:
@@ -168,50 +165,29 @@ class Pipeline:
                 self.build.wait()
         return replace(self, _parts=self.parts)
 
-    def build_plans(self, recipe: BuildOptions | None = None, command: Sequence[str] | None = None) -> Build | None:
-        """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
-        next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those parts
-        stay with ONNX Runtime.
+    def build_engines(
+        self, build_options: BuildOptions | None = None, command: Sequence[str] | None = None
+    ) -> Build | None:
+        """Build TensorRT engine files in the background for the parts that have none, the U-Net's first; each serves
+        from the next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those
+        parts stay with ONNX Runtime.
 
         Raises:
             ArgumentError: not on a CUDA device.
         """
-        from .engines.background_build import Build
-        from .engines.tensorrt.build import COMMAND, BuildOptions, build_part
+        from .engines.background_build import build_missing
 
-        device, cache = self._device, self.wish.cache
-        if device is None:
-            raise ArgumentError(f"device is {self.device!r}; TensorRT plans need cuda")
-
-        def one(part: str, progress: Progress, cancel: threading.Event) -> BuiltEngine:
-            return build_part(
-                self.bundle,
-                part,
-                recipe or BuildOptions(),
-                building_platform(device.ordinal),
-                cache,
-                device.ordinal,
-                progress=progress,
-                cancel=cancel,
-                background=True,
-                command=command or COMMAND,
-            )
-
-        missing = [part for part in ("unet", *self.bundle.needed) if not self._planned(part)]
-        if missing and (self.build is None or not self.build.running):
-            self.build = Build(list(dict.fromkeys(missing)), one, self._take)
+        if self._device is None:
+            raise ArgumentError(f"device is {self.device!r}; TensorRT engines need cuda")
+        if self.build is None or not self.build.running:
+            ordinal, options = self._device.ordinal, self.parts.options
+            self.build = build_missing(self.bundle, ordinal, options, self._take, build_options, command) or self.build
         return self.build
 
-    def _planned(self, part: str) -> bool:
-        try:
-            return bool(self.parts.find(part)[1])
-        except EngineError:
-            return False  # building will say why there can be none
-
-    def _take(self, part: str, plan: BuiltEngine) -> None:
-        """Run a part by a plan that was built, from the next call on."""
-        opened = self.parts.open_plan(part, plan)  # takes seconds; calls go on
-        self._change(lambda parts: parts.with_plan(part, opened))
+    def _take(self, part: str) -> None:
+        """Run a part by the engine file that was built, from the next call on."""
+        engine = self.parts.open_by("tensorrt", part)  # takes seconds; calls go on
+        self._change(lambda parts: parts.with_opened("tensorrt", part, engine))
 
     def close(self) -> None:
         """Stop building, wait for the GPU and give back its memory and the engines; calls are refused afterwards. A
@@ -656,8 +632,8 @@ def load(
     engine: str | None = None,
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
-    plans: str | Path | None = None,
-    recipe: BuildOptions | None = None,
+    engine_cache: str | Path | None = None,
+    build_options: BuildOptions | None = None,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -665,14 +641,14 @@ def load(
         path: a bundle's folder.
         device: cpu, cuda, or cuda:N. On CUDA the U-Net's loop stays on the GPU, but for guidance that is not linear and
             for batches with texts of several lengths.
-        engine: onnx (ONNX Runtime), tensorrt (plans that were built before, by ``edgediff build``), or auto: plans that
-            are missing are built in the background while ONNX Runtime serves, and take over between calls
-            (``pipe.build`` tells how far that is). None: a plan where there is one, else ONNX Runtime.
+        engine: onnx (ONNX Runtime), tensorrt (engine files that were built before, by ``edgediff build``), or auto:
+            those that are missing are built in the background while ONNX Runtime serves, and take over between calls
+            (``pipe.build`` tells how far that is). None: an engine file where there is one, else ONNX Runtime.
         threads: CPU threads an engine may use; all physical cores when None.
         providers: ONNX Runtime's execution providers, by name or as (name, options), in place of the device's own, for
             example ``[("OpenVINOExecutionProvider", {"device_type": "GPU"})]``.
-        plans: the folder of TensorRT plans; ``$EDGEDIFF_CACHE`` or the user's cache folder when None.
-        recipe: how auto builds plans.
+        engine_cache: the folder of TensorRT engine files; ``$EDGEDIFF_CACHE`` or the user's cache folder when None.
+        build_options: how auto builds engine files.
 
     Raises:
         BundleError: the manifest is missing or malformed.
@@ -686,15 +662,15 @@ def load(
         raise ArgumentError(f"providers are ONNX Runtime's, and engine is {engine!r}; give one of them")
     if threads is not None and whole("threads", threads) > MAX_THREADS:
         raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")
-    for name, value in (("path", path), ("plans", plans)):
+    for name, value in (("path", path), ("engine_cache", engine_cache)):
         if value is not None and not isinstance(value, (str, Path)):
             raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
     bundle = read_bundle(path)
-    cache = EngineCache(Path(plans) if plans is not None else default_folder())
+    cache = Path(engine_cache) if engine_cache is not None else default_engine_cache()
     wish = EngineOptions(threads, providers, engine, cache)
     pipe = Pipeline(bundle, device, wish, _device=None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":
-        pipe.build_plans(recipe)
+        pipe.build_engines(build_options)
     return pipe
 
 

@@ -291,7 +291,7 @@ def test_bad_arguments_before_any_work(tiny_bundle: Path, arguments: dict[str, A
     pipe = edgediff.load(tiny_bundle)
     with pytest.raises(ArgumentError, match=message):
         pipe.stream("a cat", **arguments)  # not even started
-    assert pipe.parts._onnx == {}
+    assert pipe.parts._opened == {}
 
 
 def test_short_names_in_a_session(pipe: edgediff.Pipeline) -> None:

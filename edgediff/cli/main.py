@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..bundle.reading import read_bundle
 from ..engines.background_build import Build
 from ..engines.base import DEVICES
-from ..engines.choose import ENGINES
+from ..engines.choose import engine_words
 from ..errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
 from ..image import check_output, save
 from ..pipeline import load
@@ -28,7 +28,7 @@ from ..verify import prove
 from ..version import __version__
 from . import build as build_command
 from . import info as info_command
-from .options import add_plans, numbers, size
+from .options import add_engine_cache, numbers, size
 from .progress import bar, progress
 
 
@@ -44,7 +44,9 @@ def generate(args: argparse.Namespace) -> None:
     if not 1 <= args.batch <= 1000:
         raise ArgumentError(f"batch is {args.batch}; it must be 1 .. 1000")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
-    pipe = load(args.model, device=args.device, engine=args.engine, threads=args.threads, plans=args.plans)
+    pipe = load(
+        args.model, device=args.device, engine=args.engine, threads=args.threads, engine_cache=args.engine_cache
+    )
     for given in args.embedding or ():
         word, equals, file = given.partition("=")
         named = equals and not Path(given).exists()  # a path may hold the sign itself
@@ -77,8 +79,8 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def watch(build: Build) -> None:
-    """Stay until plans that are being built are there; the picture is drawn already."""
-    with bar("building TensorRT plans") as draw:
+    """Stay until engine files that are being built are there; the picture is drawn already."""
+    with bar("building TensorRT engines") as draw:
         while not build.wait(0.1):
             draw(build.share, "")
     for text in dict.fromkeys(map(str, build.errors.values())):
@@ -151,7 +153,9 @@ def verify(args: argparse.Namespace) -> None:
         if not args.files:
             print(f"not proved: bundle {bundle.name!r} holds no golden tensors")
         return
-    pipe = load(args.bundle, device=args.device, engine=args.engine, threads=args.threads, plans=args.plans)
+    pipe = load(
+        args.bundle, device=args.device, engine=args.engine, threads=args.threads, engine_cache=args.engine_cache
+    )
     failed = 0
     for finding in prove(pipe):
         failed += not finding.ok
@@ -184,9 +188,9 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(
             "--engine",
             metavar="E",
-            help=f"{', '.join(ENGINES)} (builds what is missing meanwhile; default: a plan that was built, else onnx)",
+            help=f"{', '.join(engine_words())} (builds what is missing meanwhile; default: what was built, else onnx)",
         )
-        add_plans(p)
+        add_engine_cache(p)
         p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
 
     def add_plan_arguments(p: argparse.ArgumentParser) -> None:

@@ -25,6 +25,8 @@ def numbers(name: str, text: str | None) -> list[float] | None:
         raise ArgumentError(f"{name} is {text[:40]!r}; it must be a number, or several with commas between") from error
 
 
-def add_plans(p: argparse.ArgumentParser) -> None:
-    """The option that says where TensorRT plans are."""
-    p.add_argument("--plans", metavar="DIR", help="folder of TensorRT plans (default: $EDGEDIFF_CACHE, or a cache)")
+def add_engine_cache(p: argparse.ArgumentParser) -> None:
+    """Add the option that says where TensorRT engine files are."""
+    p.add_argument(
+        "--engine-cache", metavar="DIR", help="folder of TensorRT engine files (default: $EDGEDIFF_CACHE, or a cache)"
+    )

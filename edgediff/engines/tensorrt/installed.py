@@ -1,4 +1,4 @@
-"""Whether TensorRT can run here. Everything is asked in an order in which nothing can crash."""
+"""Says whether TensorRT can run here. Everything is asked in an order in which nothing can crash."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from ...device.driver import probe
 from ...errors import EngineError
-from .cache import Platform
+from .engine_file import Platform
 
-MODULES = ("tensorrt", "tensorrt_lean")  # the second runs plans and cannot build them
+MODULES = ("tensorrt", "tensorrt_lean")  # the second runs engine files and cannot build them
 BUILDERS = ("tensorrt",)
 OLDEST = (10, 3)
 INSTALL = "TensorRT is not installed; run: pip install tensorrt (on a Jetson it comes with JetPack)"
 
 
 def this_platform(ordinal: int, modules: tuple[str, ...] = MODULES) -> Platform:
-    """What runs plans on this GPU.
+    """The platform that runs engine files on this GPU.
 
     Raises:
         EngineError: no driver, no GPU of this number, no TensorRT, or one that is too old or cannot be loaded.
@@ -29,16 +29,16 @@ def this_platform(ordinal: int, modules: tuple[str, ...] = MODULES) -> Platform:
 
 
 def building_platform(ordinal: int) -> Platform:
-    """As ``this_platform``, of a TensorRT that can build."""
+    """The platform of this GPU and a TensorRT that can build. Raises as ``this_platform``."""
     return this_platform(ordinal, BUILDERS)
 
 
 def version(modules: tuple[str, ...] = MODULES) -> tuple[int, ...]:
-    """Of the TensorRT that is installed; ``EngineError`` where there is none to be used."""
-    found = str(module(modules).__version__)
-    numbers = numbers_of(found)
+    """The version of the TensorRT that is installed; ``EngineError`` where there is none to be used."""
+    text = str(module(modules).__version__)
+    numbers = numbers_of(text)
     if numbers < OLDEST:
-        raise EngineError(f"TensorRT {found} is too old; edgediff needs {'.'.join(map(str, OLDEST))} or newer")
+        raise EngineError(f"TensorRT {text} is too old; edgediff needs {'.'.join(map(str, OLDEST))} or newer")
     return numbers
 
 
@@ -66,7 +66,7 @@ def module(modules: tuple[str, ...] = MODULES) -> Any:
 
 
 def why_no_tensorrt(ordinal: int = 0) -> str:
-    """Why plans cannot run here, or an empty string."""
+    """Why engine files cannot run here, or an empty string."""
     try:
         this_platform(ordinal)
     except EngineError as error:
