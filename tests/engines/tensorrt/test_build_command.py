@@ -54,10 +54,8 @@ def test_options(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
         "stripped": True,
         "memory_limit": None,
     }
-    assert (
-        cli.main(["build", str(half_bundle), "--engine-cache", str(cache.folder), "--part", "unet", "--size", "40x24"])
-        == 0
-    )
+    options = "--part unet --size 40x24"
+    assert cli.main(["build", str(half_bundle), "--engine-cache", str(cache.folder), *options.split()]) == 0
     assert described(cache)["unet"]["profile"]["sample"] == [[1, 4, 6, 10], [2, 4, 6, 10], [2, 4, 6, 10]]
 
 

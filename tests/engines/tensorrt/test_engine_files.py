@@ -1,4 +1,4 @@
-"""Engine files: profiles, the cache, builds in a real child process, and pictures through them. TensorRT is stood in for."""
+"""Engine files: profiles, the cache, builds in a real child process, and pictures. TensorRT is stood in for."""
 
 from __future__ import annotations
 
@@ -409,7 +409,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestPictures:
     @pytest.fixture
-    def built_cache(self, standin: Any, half_bundle: Path, cache: EngineCache, kept: Path) -> EngineCache:
+    def filled(self, standin: Any, half_bundle: Path, cache: EngineCache, kept: Path) -> EngineCache:
         """The cache, with engine files of every part that a call needs."""
         if not kept.exists():
             self.build_all(half_bundle, EngineCache(kept))
@@ -444,12 +444,12 @@ class TestPictures:
         ids=str,
     )
     def test_the_graphs_own(
-        self, standin: Any, half_bundle: Path, built_cache: EngineCache, arguments: dict[str, Any]
+        self, standin: Any, half_bundle: Path, filled: EngineCache, arguments: dict[str, Any]
     ) -> None:
         call = {"prompt": PROMPT, "negative_prompt": "dog", "seed": 3, "num_inference_steps": 6} | arguments
         if len(call["prompt"]) > 100:
             call["negative_prompt"] = call["prompt"].replace("cat", "dog")
-        pipe, device = opened(half_bundle, built_cache, "tensorrt")
+        pipe, device = opened(half_bundle, filled, "tensorrt")
         wanted = self.reference(half_bundle)(**call, output_type="np")
         for _ in range(2):
             made = pipe(**call, output_type="np")
@@ -459,9 +459,9 @@ class TestPictures:
             assert device.calls["launch"] >= 6  # captured, with a part whose memory is shared
 
     def test_one_captured_graph_serves_every_request(
-        self, standin: Any, half_bundle: Path, built_cache: EngineCache
+        self, standin: Any, half_bundle: Path, filled: EngineCache
     ) -> None:
-        pipe, device = opened(half_bundle, built_cache, "tensorrt")
+        pipe, device = opened(half_bundle, filled, "tensorrt")
         for seed in range(2):
             pipe(PROMPT, seed=seed, num_inference_steps=5)
         before, contexts = device.calls["capture"], standin.counts["contexts"]
@@ -471,10 +471,10 @@ class TestPictures:
         assert standin.counts["contexts"] == contexts
 
     def test_requests_side_by_side_have_contexts_of_their_own(
-        self, standin: Any, half_bundle: Path, built_cache: EngineCache
+        self, standin: Any, half_bundle: Path, filled: EngineCache
     ) -> None:
         """A captured graph holds on to its context and its addresses."""
-        pipe, _ = opened(half_bundle, built_cache, "tensorrt")
+        pipe, _ = opened(half_bundle, filled, "tensorrt")
         streams = [pipe.stream(PROMPT, seed=seed, num_inference_steps=5) for seed in range(2)]
         last = [steps[-1] for steps in zip(*zip(*streams, strict=True), strict=True)]
         engine: Any = pipe.engine("unet")
@@ -486,9 +486,9 @@ class TestPictures:
             np.testing.assert_array_equal(step.latents, wanted)
 
     def test_contexts_of_many_shapes(
-        self, standin: Any, half_bundle: Path, built_cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+        self, standin: Any, half_bundle: Path, filled: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pipe, _ = opened(half_bundle, built_cache, "tensorrt")
+        pipe, _ = opened(half_bundle, filled, "tensorrt")
         pipe(PROMPT, seed=0, num_inference_steps=3)
         monkeypatch.setattr(sys.modules["edgediff.engines.tensorrt.engine"], "KEPT", 2)
         reference = self.reference(half_bundle)
@@ -496,8 +496,8 @@ class TestPictures:
             call = {"seed": 1, "num_inference_steps": 4, "height": size, "width": 32, "output_type": "latent"}
             np.testing.assert_array_equal(pipe(PROMPT, **call).latents, reference(PROMPT, **call).latents)
 
-    def test_threads(self, standin: Any, half_bundle: Path, built_cache: EngineCache) -> None:
-        pipe, _ = opened(half_bundle, built_cache)
+    def test_threads(self, standin: Any, half_bundle: Path, filled: EngineCache) -> None:
+        pipe, _ = opened(half_bundle, filled)
         call = {"num_inference_steps": 4, "output_type": "latent"}
         wanted = [self.reference(half_bundle)(PROMPT, seed=k, **call).latents for k in range(4)]
         found: dict[int, Any] = {}
@@ -529,31 +529,25 @@ class TestPictures:
         assert pipe.engine("unet").capturable  # type: ignore[attr-defined]
 
     def test_shapes_outside_the_profile_go_to_onnx_runtime(
-        self, standin: Any, half_bundle: Path, built_cache: EngineCache
+        self, standin: Any, half_bundle: Path, filled: EngineCache
     ) -> None:
-        pipe, _ = opened(half_bundle, built_cache)
+        pipe, _ = opened(half_bundle, filled)
         call: dict[str, Any] = {"seed": 1, "num_inference_steps": 3, "output_type": "latent", "height": 64}
         runs = standin.counts["runs"]
         made = pipe(PROMPT, **call)
         assert standin.counts["runs"] == runs + 2  # the text encoder's
         np.testing.assert_allclose(made.latents, edgediff.load(half_bundle)(PROMPT, **call).latents, atol=1e-2)
-        strict, _ = opened(half_bundle, built_cache, "tensorrt")
-        with pytest.raises(
-            EngineError, match=r"unet cannot run by TensorRT: sample is \[2, 4, 16, 8\], and the engine"
-        ):
+        strict, _ = opened(half_bundle, filled, "tensorrt")
+        with pytest.raises(EngineError, match=r"unet cannot run by TensorRT: sample is \[2, 4, 16, 8\], and the eng"):
             strict(PROMPT, **call)
 
-    def test_engines_are_proved_by_what_torch_gave(
-        self, standin: Any, half_bundle: Path, built_cache: EngineCache
-    ) -> None:
-        pipe, _ = opened(half_bundle, built_cache, "tensorrt")
+    def test_engines_are_proved_by_what_torch_gave(self, standin: Any, half_bundle: Path, filled: EngineCache) -> None:
+        pipe, _ = opened(half_bundle, filled, "tensorrt")
         runs = standin.counts["runs"]
         found = {finding.what: finding for finding in prove(pipe)}
-        assert all(
-            finding.ok for finding in found.values() if finding.what != "vae_encoder"
-        )  # which has no engine file
+        assert all(finding.ok for finding in found.values() if finding.what != "vae_encoder")  # never built
         assert standin.counts["runs"] > runs
-        narrow = EngineCache(built_cache.folder / "narrow")
+        narrow = EngineCache(filled.folder / "narrow")
         build(half_bundle, "vae_decoder", narrow, BuildOptions(Ranges(1, (8, 8), (8, 8), (8, 8))))
         pipe, _ = opened(half_bundle, narrow)
         found = {finding.what: finding for finding in prove(pipe)}
@@ -561,9 +555,7 @@ class TestPictures:
 
     def test_no_engine_file(self, standin: Any, half_bundle: Path, tiny_bundle: Path, cache: EngineCache) -> None:
         pipe, _ = opened(half_bundle, cache, "tensorrt")
-        with pytest.raises(
-            EngineError, match="text_encoder cannot run by TensorRT: no engine file was built; run: edgediff"
-        ):
+        with pytest.raises(EngineError, match="text_encoder cannot run by TensorRT: no engine file was built; run: e"):
             pipe(PROMPT)
         pipe, _ = opened(tiny_bundle, cache, "tensorrt")
         with pytest.raises(EngineError, match="unet cannot run by TensorRT: TensorRT builds from graphs"):
@@ -581,9 +573,7 @@ class TestPictures:
             json.dumps(json.loads(text.read_text()) | {"sha256": __import__("hashlib").sha256(other).hexdigest()})
         )
         pipe, _ = opened(half_bundle, cache, "tensorrt")
-        with pytest.raises(
-            EngineError, match=r"TensorRT 10\.13\.3\.9 cannot open the engine file .*magic tag does not match"
-        ):
+        with pytest.raises(EngineError, match=r"TensorRT 10\.13\.3\.9 cannot open the engine file .*magic tag"):
             pipe.engine("unet")
         pipe, _ = opened(half_bundle, cache)
         assert type(pipe.engine("unet")).__name__ == "OnnxRuntimeStreamEngine"

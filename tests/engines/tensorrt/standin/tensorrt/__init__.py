@@ -1,7 +1,8 @@
 """Stands in for TensorRT where there is none: the classes that edgediff uses, under their rules, over ONNX Runtime.
 
 An engine file names its ONNX file; running it reads and writes host addresses. Whether the real TensorRT has these
-names and signatures is another test's business (test_bindings). ``EDGEDIFF_STANDIN`` makes a build fail in a chosen way.
+names and signatures is another test's business (test_bindings). ``EDGEDIFF_STANDIN`` makes a build fail in a chosen
+way.
 """
 
 from __future__ import annotations
