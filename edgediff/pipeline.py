@@ -658,7 +658,7 @@ def load(
     ordinal = check_device(device)
     check_engine(engine, ordinal)
     _check_providers(providers)
-    if providers is not None and engine in ("tensorrt", "auto"):
+    if providers is not None and engine not in (None, "onnx"):
         raise ArgumentError(f"providers are ONNX Runtime's, and engine is {engine!r}; give one of them")
     if threads is not None and whole("threads", threads) > MAX_THREADS:
         raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")

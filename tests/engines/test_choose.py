@@ -120,14 +120,14 @@ def test_shapes_that_it_refuses_go_to_the_next(backend: NumpyBackend) -> None:
     assert type(pipe.engine("vae_decoder")) is BrightDecoder
     shapes = {"latent_sample": (1, 4, 8, 16)}
     assert pipe.parts.outside("vae_decoder", shapes) == "latent_sample is 16 wide, and the engine takes 8"
-    with pytest.raises(EngineError, match="^vae_decoder cannot run by NumPy: latent_sample is 16 wide"):
+    with pytest.raises(EngineError, match=r"^vae_decoder cannot run by NumPy: latent_sample is 16 wide"):
         Parts(pipe.bundle, EngineOptions(engine="numpy")).pick("vae_decoder", shapes)
 
 
 def test_it_is_selected_by_its_word(backend: NumpyBackend) -> None:
     pipe = edgediff.load(engine="numpy")
     assert type(pipe.engine("vae_decoder")) is BrightDecoder
-    with pytest.raises(EngineError, match="^unet cannot run by NumPy: decodes, and nothing else$"):
+    with pytest.raises(EngineError, match=r"^unet cannot run by NumPy: decodes, and nothing else$"):
         pipe.engine("unet")
     assert engine_words() == ("numpy", "onnx", "tensorrt", "auto")
     with pytest.raises(ArgumentError, match="no engine 'abacus'; choose from numpy, onnx, tensorrt, auto"):
@@ -152,9 +152,10 @@ def test_info_prints_the_walk(backend: NumpyBackend, capsys: pytest.CaptureFixtu
     assert cli.main(["info"]) == 0
     text = capsys.readouterr().out
     lines = text.splitlines()
-    decoder = lines.index("engines    of vae_decoder")
-    assert [line.split()[:2] for line in lines[decoder + 1 :] if "  yes" in line or line.endswith("no")] != []
-    assert f"           cpu   NumPy         yes  {np.__version__}" in lines
+    decoder = lines[lines.index("engines    of vae_decoder") :]
+    rows = [line.split()[:2] for line in decoder if line.startswith(("           cuda  ", "           cpu   "))]
+    assert rows == [["cuda", "TensorRT"], ["cuda", "ONNX"], ["cpu", "NumPy"], ["cpu", "ONNX"]]
+    assert f"           cpu   NumPy         yes  {np.__version__}" in decoder
     assert "decodes, and nothing else" in text
     row = next(line for line in lines if line.startswith("vae_decoder     vae_decoder.onnx"))
     assert row.endswith("runs on cpu by NumPy, ONNX Runtime")
