@@ -19,7 +19,7 @@ from .progress import bar
 
 
 def add(commands: Any) -> None:
-    """The command's own options."""
+    """Add the command's own options."""
     p = commands.add_parser("build", help="build TensorRT engine files of a bundle, on the GPU that shall run them")
     p.add_argument("bundle", metavar="BUNDLE")
     p.add_argument("--part", action="append", metavar="PART", help="repeatable (default: all that a call needs)")
@@ -80,7 +80,7 @@ def build(args: argparse.Namespace) -> None:
 
 
 def sizes_of(args: argparse.Namespace) -> list[tuple[str, str | None]]:
-    """``--sizes 256x256..768x768`` and ``--size``: least, best and largest; a size alone is all three."""
+    """Read ``--sizes 256x256..768x768`` and ``--size`` as least, best and largest; a size alone is all three."""
     if args.sizes is None:
         return [("size", args.size)] * 3
     least, dots, most = args.sizes.partition("..")

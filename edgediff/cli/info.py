@@ -16,7 +16,7 @@ from .options import add_engine_cache
 
 
 def add(commands: Any) -> None:
-    """The command's own options."""
+    """Add the command's own options."""
     p = commands.add_parser("info", help="a bundle's parts, and what would run here")
     p.add_argument("model", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
     p.add_argument("--device", default="cuda", metavar="D", help="which GPU to ask about (default: cuda)")
@@ -88,7 +88,7 @@ def _state(bundle: Bundle, name: str, file: File, options: EngineOptions) -> str
 
 
 def _by_cpu(bundle: Bundle, part: str, file: File, options: EngineOptions) -> str:
-    """The backends that run a part's file on the CPU, or why there are none."""
+    """Return the backends that run a part's file on the CPU, or why there are none."""
     backends = [backend for backend in walk(options, None) if file.engine in backend.runs]
     reasons = {backend.name: backend.why_not(bundle, part, options, None) for backend in backends}
     if names := [name for name, why in reasons.items() if not why]:

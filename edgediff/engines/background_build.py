@@ -1,4 +1,4 @@
-"""Builds engine files of several parts in a thread, one after the other."""
+"""A background build makes engine files of several parts in a thread, one after the other."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Build:
 
     @property
     def share(self) -> float:
-        """The share of the work that is done, 0 .. 1; parts count alike."""
+        """Return the share of the work that is done, 0 .. 1; parts count alike."""
         return sum(self._shares.values()) / max(1, len(self._shares))
 
     @property
@@ -48,7 +48,7 @@ class Build:
         return self._thread.is_alive()
 
     def cancel(self) -> None:
-        """Stop; engine files that are ready stay."""
+        """Stop building; engine files that are ready stay."""
         self._cancel.set()
 
     def wait(self, timeout: float | None = None) -> bool:

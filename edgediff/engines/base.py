@@ -42,13 +42,13 @@ class StreamEngine(Engine, Protocol):
 
     @property
     def key(self) -> Hashable:
-        """What a captured graph of it depends on besides addresses and shapes."""
+        """Tell what a captured graph of it depends on besides addresses and shapes."""
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None: ...
 
 
 def default_engine_cache() -> Path:
-    """The folder of engine files: ``$EDGEDIFF_CACHE``, or edgediff's own in the user's cache folder."""
+    """Return the folder of engine files: ``$EDGEDIFF_CACHE``, or edgediff's own in the user's cache folder."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     if sys.platform == "win32":
@@ -88,17 +88,17 @@ class Backend(Protocol):
     runs: tuple[str, ...]  # which files of a part: the words of their engines in a manifest
 
     def why_not(self, bundle: Bundle, part: str, options: EngineOptions, ordinal: int | None) -> tuple[str, ...]:
-        """Every reason why it cannot run this part on this device, or nothing. Opens nothing.
+        """Tell every reason why it cannot run this part on this device, or nothing. Opens nothing.
 
         Args:
             ordinal: the number of a CUDA device; None is the CPU.
         """
 
     def describe(self, bundle: Bundle, part: str, options: EngineOptions, ordinal: int | None) -> str:
-        """What would run the part there, such as a version, where there is no reason why not."""
+        """Tell what would run the part there, such as a version, where there is no reason why not."""
 
     def open(self, bundle: Bundle, part: str, options: EngineOptions, device: Device | None) -> Engine:
-        """The part's engine on a device; the CPU when None.
+        """Return the part's engine on a device; the CPU when None.
 
         Raises:
             EngineError: it cannot run here. The message begins with the part's name and holds every reason.
@@ -107,13 +107,13 @@ class Backend(Protocol):
 
 
 def refuses(engine: Engine, shapes: Shapes | None) -> str:
-    """Why an engine does not take inputs of these shapes; an empty string where it does, or they do not matter."""
+    """Tell why an engine does not take inputs of these shapes; an empty string where it does, or they do not matter."""
     method = getattr(engine, "refuses", None)
     return "" if method is None or shapes is None else str(method(shapes))
 
 
 def why_not_file(file: File, runs: Sequence[str]) -> str:
-    """Why a backend that ``runs`` files of these engines passes one over, or an empty string."""
+    """Tell why a backend that ``runs`` files of these engines passes one over, or an empty string."""
     if file.engine in runs:
         return ""
     if file.engine == WEIGHTS:
@@ -124,7 +124,7 @@ def why_not_file(file: File, runs: Sequence[str]) -> str:
 
 
 def first_file(part: Part, runs: Sequence[str], missing: str = "") -> tuple[File | None, list[str]]:
-    """The first file of a part that a backend runs, in the manifest's order, and why those before it are not it.
+    """Return the first file of a part that a backend runs, in the manifest's order, and why those before it are not it.
 
     Args:
         missing: why the backend cannot run any file here.
@@ -138,7 +138,7 @@ def first_file(part: Part, runs: Sequence[str], missing: str = "") -> tuple[File
 
 
 def check_device(device: str) -> int | None:
-    """The number of a CUDA device; None is the CPU."""
+    """Return the number of a CUDA device; None is the CPU."""
     match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", device) if isinstance(device, str) else None
     if match is None:
         raise ArgumentError(f"no device {device!r}; choose from {choices(DEVICES)}")

@@ -1,4 +1,4 @@
-"""Which backend runs each part, and why not the others; engines are opened on first use."""
+"""The choice tells which backend runs each part, and why not the others. Engines are opened on first use."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PROVIDERS = "onnx"  # the backend that execution providers belong to
 
 
 def backends() -> tuple[Backend, ...]:
-    """Every backend, in the order in which they are tried."""
+    """Return every backend, in the order in which they are tried."""
     return tuple(import_module(f"{__package__}.{name}").BACKEND for name in BACKENDS)
 
 
 def engine_words() -> tuple[str, ...]:
-    """The engines that ``load(engine=...)`` takes."""
+    """Return the engines that ``load(engine=...)`` takes."""
     return (*sorted(backend.word for backend in backends()), AUTO)
 
 
 def walk(options: EngineOptions, ordinal: int | None) -> Iterator[Backend]:
-    """The backends that are tried on a device with these options, in their order.
+    """Return the backends that are tried on a device with these options, in their order.
 
     Args:
         ordinal: the number of a CUDA device; None is the CPU.
@@ -44,7 +44,7 @@ def _kind(ordinal: int | None) -> str:
 
 
 def check_engine(engine: str | None, ordinal: int | None) -> None:
-    """Raises ``ArgumentError`` for an unknown engine, or one that the device cannot have."""
+    """Refuse an unknown engine, or one that the device cannot have, by ``ArgumentError``."""
     if engine is None:
         return
     if engine not in engine_words():
@@ -68,7 +68,7 @@ class Availability:
 
 
 def survey(bundle: Bundle, part: str, options: EngineOptions, ordinal: int = 0) -> list[Availability]:
-    """What the choice would find for a part, first on this CUDA device, then on the CPU. Opens nothing."""
+    """Tell what the choice would find for a part, first on this CUDA device, then on the CPU. Opens nothing."""
     found = []
     for place in (ordinal, None):
         for backend in walk(options, place):
@@ -80,7 +80,7 @@ def survey(bundle: Bundle, part: str, options: EngineOptions, ordinal: int = 0) 
 
 @dataclass
 class Parts:
-    """The engines of a bundle. Requests hold the one they began with; a change makes another.
+    """Parts hold the engines of a bundle. Requests hold the parts they began with; a change makes others.
 
     Args:
         bundle: whose.
@@ -98,7 +98,7 @@ class Parts:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def pick(self, part: str, shapes: Shapes | None = None) -> Engine:
-        """The part's engine for inputs of these shapes: of the first backend that can.
+        """Return the part's engine for inputs of these shapes: of the first backend that can.
 
         Raises:
             EngineError: none can run here; the message holds the reason for each.
@@ -123,8 +123,8 @@ class Parts:
         raise _joined(part, errors)
 
     def outside(self, part: str, shapes: Shapes) -> str:
-        """Why the part's first engine does not take inputs of these shapes; an empty string where it does, or where
-        there is none.
+        """Tell why the part's first engine does not take inputs of these shapes; an empty string where it does, or
+        where there is none.
         """
         with self._lock:
             for backend in () if part in self.replaced else self._walk():
@@ -135,17 +135,17 @@ class Parts:
         return ""
 
     def open_by(self, word: str, part: str) -> Engine:
-        """A part's engine of one backend, opened anew while calls go on. Raises as ``Backend.open``."""
+        """Return a part's engine of one backend, opened anew while calls go on. Raises as ``Backend.open``."""
         backend = next(backend for backend in backends() if backend.word == word)
         return backend.open(self.bundle, part, self.options, self.device)
 
     def with_engine(self, part: str, engine: Engine) -> Parts:
-        """The same, but for one part, which ``engine`` runs whatever the shapes."""
+        """Return the same, but for one part, which ``engine`` runs whatever the shapes."""
         with self._lock:
             return replace(self, replaced={**self.replaced, part: engine})
 
     def with_opened(self, word: str, part: str, engine: Engine) -> Parts:
-        """The same, but for one part: the backend of this word has opened ``engine`` for it, others are asked again."""
+        """Return the same, but for one part, for which this backend has opened ``engine``; others are asked again."""
         with self._lock:
             opened = {key: other for key, other in self._opened.items() if key[0] != part}  # give their memory back
             failed = {key: error for key, error in self._failed.items() if key[0] != part}
@@ -164,7 +164,7 @@ class Parts:
 
 
 def _joined(part: str, errors: Mapping[str, EngineError]) -> EngineError:
-    """The last backend's error, with the reasons of those before it."""
+    """Return the last backend's error, with the reasons of those before it."""
     if not errors:
         return EngineError(f"{part} cannot run here: no backend takes this device with these options")
     *others, last = errors

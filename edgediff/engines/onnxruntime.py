@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU, on a CUDA device, or by any execution provider that is installed."""
+"""ONNX Runtime runs parts on the CPU, on a CUDA device, or by any execution provider that is installed."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ BACKEND: Backend = OnnxRuntime()
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module, imported with its telemetry off.
+    """Return the onnxruntime module, imported with its telemetry off.
 
     Telemetry writes a device id and a database into the user's home and warns on stderr where it cannot. It is decided
     when the module is imported, so a program that imports onnxruntime before decides for itself.

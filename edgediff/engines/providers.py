@@ -1,4 +1,4 @@
-"""Execution providers of ONNX Runtime: which there are, on whose stream they run, and their silence.
+"""Execution providers are what ONNX Runtime runs by: which there are, on whose stream, and their silence.
 
 Two things that edgediff does around the opening of a session are of the whole process, since ONNX Runtime has no
 smaller place for them. A lock of this module keeps threads from undoing each other's.
@@ -32,27 +32,27 @@ _opening = 0  # sessions that want silence
 
 
 def name_of(provider: Provider) -> str:
-    """A provider's name."""
+    """Return a provider's name."""
     return provider if isinstance(provider, str) else provider[0]
 
 
 def options_of(provider: Provider) -> Mapping[str, Any]:
-    """A provider's options."""
+    """Return a provider's options."""
     return {} if isinstance(provider, str) else provider[1]
 
 
 def on_gpu(device: Device | None) -> bool:
-    """Whether a device is a real one: the host's stand-in has a negative number."""
+    """Tell whether a device is a real one: the host's stand-in has a negative number."""
     return device is not None and device.ordinal >= 0
 
 
 def streams(device: Device | None, providers: Sequence[Provider] | None) -> bool:
-    """Whether the first provider, the device's own when None, works on the device's stream; others run beside it."""
+    """Tell whether the first provider, or the device's own when None, works on the device's stream."""
     return device is not None and (providers is None or name_of(providers[0]) in STREAMED)
 
 
 def on_stream(provider: Provider, device: Device | None) -> Provider:
-    """The provider on the device's stream, so that calls are ordered with the loop's other work."""
+    """Return the provider on the device's stream, so that calls are ordered with the loop's other work."""
     if device is None or not on_gpu(device) or name_of(provider) not in STREAMED:
         return provider
     stream = {"device_id": device.ordinal, "has_user_compute_stream": 1, "user_compute_stream": device.stream}
@@ -64,7 +64,7 @@ def on_stream(provider: Provider, device: Device | None) -> Provider:
 def session_providers(
     ort: Any, part: str, device: Device | None, providers: Sequence[Provider] | None
 ) -> list[Provider]:
-    """The providers that a part's session asks for, in their order; the CPU's comes last by itself.
+    """Return the providers that a part's session asks for, in their order; the CPU's comes last by itself.
 
     Raises:
         EngineError: ONNX Runtime was built without one of them.
@@ -113,7 +113,7 @@ def silence(ort: Any) -> Iterator[None]:
 
 
 def why_no_library(ort: Any, provider: str) -> str:
-    """What the loader says of a provider's library that ONNX Runtime could not load, or an empty string."""
+    """Tell what the loader says of a provider's library that ONNX Runtime could not load, or an empty string."""
     stem = provider.removesuffix("ExecutionProvider").lower()
     library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
     try:
@@ -125,5 +125,5 @@ def why_no_library(ort: Any, provider: str) -> str:
 
 
 def line(error: Exception) -> str:
-    """An error's message on one line."""
+    """Return an error's message on one line."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""TensorRT as a backend: it opens the newest engine file of a part that may run on a GPU."""
+"""TensorRT as a backend opens the newest engine file of a part that may run on a GPU."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ BACKEND: Backend = TensorRT()
 def engine_files(
     bundle: Bundle, part: str, options: EngineOptions, ordinal: int
 ) -> tuple[list[BuiltEngine], list[str]]:
-    """The engine files of a part that may run on a GPU, the newest first, and why others may not.
+    """Return the engine files of a part that may run on a GPU, the newest first, and why others may not.
 
     Raises:
         EngineError: there can be none here.

@@ -1,4 +1,4 @@
-"""Has TensorRT engine files built by a child process, and keeps them in the cache."""
+"""A build has a child process make an engine file, and puts it into the cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOM = 1.2  # disk space for an engine file, in sizes of its graph with weights
 def describe_engine(
     bundle: Bundle, part: str, options: BuildOptions, platform: Platform
 ) -> tuple[EngineSource, BuiltEngine]:
-    """What a part's engine file would be built from, by and for. Raises as ``source_of`` and ``profile``."""
+    """Tell what a part's engine file would be built from, by and for. Raises as ``source_of`` and ``profile``."""
     source = source_of(bundle, part)
     shapes = profile(bundle, part, options.ranges)
     return source, BuiltEngine(part, source.graph, source.weights, platform, shapes, options)

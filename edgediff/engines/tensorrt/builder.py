@@ -39,7 +39,7 @@ class BuildOrder:
 
 
 def read_order(text: str) -> BuildOrder:
-    """The order again, from its JSON."""
+    """Return the order again, from its JSON."""
     data = json.loads(text)
     return BuildOrder(**{**data, "options": read_options(data["options"])})
 
@@ -68,7 +68,7 @@ class Phases:
 
     @property
     def share(self) -> float:
-        """0 .. 1."""
+        """Return the share of the work done, 0 .. 1."""
         share, width = 0.0, 1.0
         for _, steps, done in self._open:
             width /= steps
@@ -77,7 +77,7 @@ class Phases:
 
     @property
     def name(self) -> str:
-        """Of the innermost phase."""
+        """Return the innermost phase's name."""
         return self._open[-1][0] if self._open else ""
 
 
@@ -137,7 +137,7 @@ def _configured(order: BuildOrder, builder: trt.Builder, network: trt.INetworkDe
 
 
 def _timing(order: BuildOrder, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
-    """Timings of earlier builds; of no weight where they cannot be read."""
+    """Return timings of earlier builds; none where they cannot be read."""
     if order.timing is None:
         return None
     known = b""

@@ -31,7 +31,7 @@ class EngineCache:
     folder: Path
 
     def find(self, source: EngineSource, part: str, platform: Platform) -> tuple[list[BuiltEngine], list[str]]:
-        """The engine files of a part that a platform may run, the newest first, and why others may not."""
+        """Return the engine files of a part that a platform may run, the newest first, and why others may not."""
         good, reasons = [], []
         for file in sorted(self._of(source.graph).glob(f"{part}-*.json"), key=_age):
             try:
@@ -49,7 +49,7 @@ class EngineCache:
 
     @contextmanager
     def scratch(self, room: int) -> Iterator[Path]:
-        """A folder inside the cache for a build that needs ``room`` bytes; it is gone afterwards.
+        """Make a folder inside the cache for a build that needs ``room`` bytes; it is gone afterwards.
 
         Raises:
             EngineError: the cache cannot be written, or has no such room.
@@ -109,7 +109,7 @@ class EngineCache:
                     file.unlink()
 
     def timing(self, platform: Platform) -> Path:
-        """Where timings of kernels are kept, which make the next build on this GPU faster."""
+        """Tell where timings of kernels are kept, which make the next build on this GPU faster."""
         text = "-".join([platform.gpu, *map(str, platform.capability), *map(str, platform.tensorrt), platform.machine])
         return self.folder / f"timing-{hashlib.sha256(text.encode()).hexdigest()[:16]}.bin"
 

@@ -1,4 +1,4 @@
-"""The process of one build: progress, cancelling, a cap on its memory, and what it died of."""
+"""A child process builds one engine file; its parent reads progress, cancels, caps memory, and tells its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BuildCancelled(EngineError):
 
 
 def environment(ordinal: int) -> dict[str, str]:
-    """The environment of a child that sees one GPU alone, and finds edgediff where this process did."""
+    """Return the environment of a child that sees one GPU alone, and finds edgediff where this process did."""
     out = dict(os.environ)
     seen = [name.strip() for name in out.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     out["CUDA_VISIBLE_DEVICES"] = seen[ordinal] if 0 <= ordinal < len(seen) else str(max(0, ordinal))
@@ -160,15 +160,15 @@ def _how(code: int) -> str:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds, less the pages of files, which the system can drop; 0 where it does not
-    tell.
+    """Return bytes of memory that a process holds, less the pages of files, which the system can drop; 0 where it does
+    not tell.
     """
     status = Path(f"/proc/{pid}/status")
     return 1024 * (_kilobytes(status, "RssAnon:") + _kilobytes(status, "RssShmem:"))
 
 
 def free_memory() -> int:
-    """Bytes that this machine can give without swapping; 0 where the system does not tell."""
+    """Return bytes that this machine can give without swapping; 0 where the system does not tell."""
     return 1024 * _kilobytes(Path("/proc/meminfo"), "MemAvailable:")
 
 

@@ -48,7 +48,7 @@ class Log(trt.ILogger):
             self.errors = [*self.errors[-2:], " ".join(msg.split())]
 
     def take(self) -> str:
-        """What went wrong since the last time."""
+        """Tell what went wrong since the last time."""
         errors, self.errors = self.errors, []
         return "; ".join(errors) or "TensorRT does not say why"
 
@@ -63,7 +63,7 @@ class Scratch:
         self.address = self.size = 0
 
     def reserve(self, device: Device, size: int) -> int:
-        """The address of at least ``size`` bytes; it changes when the block has to grow."""
+        """Return the address of at least ``size`` bytes; it changes when the block has to grow."""
         if size > self.size:
             if self.size:
                 device.free(self.address)  # once what is enqueued has run
@@ -148,11 +148,11 @@ class TensorRTEngine:
 
     @property
     def key(self) -> Hashable:
-        """What captured graphs depend on besides shapes: where the scratch memory lies, and which contexts are gone."""
+        """Tell what captured graphs depend on besides shapes: where scratch memory is, and which contexts are gone."""
         return self._scratch.address, self._dropped
 
     def refuses(self, shapes: Mapping[str, Shape]) -> str:
-        """Why the engine does not take these inputs, or an empty string."""
+        """Tell why the engine does not take these inputs, or an empty string."""
         return why_not_shapes(self._built.profile, shapes)
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
@@ -174,8 +174,8 @@ class TensorRTEngine:
             raise EngineError(f"{self.name} failed: {self._log.take()}")
 
     def _context(self, shapes: Mapping[str, Shape], place: Hashable) -> tuple[trt.IExecutionContext, int]:
-        """A context for these shapes at this place alone, since a graph captured with it holds on to both; and the size
-        of its scratch memory.
+        """Return a context for these shapes at this place alone, since a graph captured with it holds on to both; and
+        the size of its scratch memory.
         """
         key = place, tuple(sorted(shapes.items()))
         if key in self._contexts:
@@ -225,6 +225,6 @@ class TensorRTEngine:
         return out
 
     def _sizes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Of the outputs, for these inputs."""
+        """Return the outputs' shapes for these inputs."""
         context, _ = self._context(shapes, None)
         return {t.name: tuple(context.get_tensor_shape(t.name)) for t in self.outputs}

@@ -51,12 +51,12 @@ class BuiltEngine:
 
     @property
     def key(self) -> str:
-        """Hex; two engine files of one key may stand for each other."""
+        """Return hex digits; two engine files of one key may stand for each other."""
         facts = [self.part, self.graph, self.weights, asdict(self.platform), self.profile, self.options.identity]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def why_not(self, platform: Platform) -> str:
-        """Why a platform cannot run this engine file, or an empty string."""
+        """Tell why a platform cannot run this engine file, or an empty string."""
         built, hardware = self.platform, self.options.hardware
         if built.machine != platform.machine:
             return f"was built on {built.machine}, this is {platform.machine}"
@@ -79,8 +79,8 @@ class BuiltEngine:
         return "" if built == present else f"was built by TensorRT {of_build}, this is {of_platform}"
 
     def damage(self) -> str:
-        """Why the file is not the one that was built, or an empty string. Large files are not hashed: TensorRT refuses
-        what it cannot read.
+        """Tell why the file is not the one that was built, or an empty string. Large files are not hashed: TensorRT
+        refuses what it cannot read.
         """
         assert self.path is not None
         try:
@@ -95,13 +95,13 @@ class BuiltEngine:
 
 
 def to_json(built: BuiltEngine) -> str:
-    """The description as it is written."""
+    """Return the description as it is written."""
     facts = {name: value for name, value in asdict(built).items() if name != "path"}
     return json.dumps({"format": FORMAT, **facts}, indent=1)
 
 
 def read_description(file: Path) -> BuiltEngine:
-    """The built engine of a description. Raises what broken JSON raises: OSError, ValueError, TypeError or KeyError."""
+    """Return what a description tells. Raises what broken JSON raises: OSError, ValueError, TypeError or KeyError."""
     data = json.loads(file.read_text(encoding="utf-8"))
     if data.pop("format") != FORMAT:
         raise ValueError("another format")

@@ -1,4 +1,4 @@
-"""What a build is asked for."""
+"""Build options are what a build is asked for."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class BuildOptions:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What makes another engine of the same profile; the rest bounds the build alone."""
+        """Tell what makes another engine of the same profile; the rest bounds the build alone."""
         return self.level, self.hardware, self.version_compatible, self.stripped
 
 
 def read_options(data: Mapping[str, Any]) -> BuildOptions:
-    """The options again, from what ``dataclasses.asdict`` and JSON made of them. Raises as broken JSON does."""
+    """Return the options again, from what ``dataclasses.asdict`` and JSON made of them. Raises as broken JSON does."""
     ranges: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in data["ranges"].items()
     }

@@ -42,7 +42,7 @@ class Ranges:
                 raise ArgumentError(f"{name} is {value!r}; it must be 1 .. {most}")
 
     def sizes(self, bundle: Bundle) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """Least, best and largest (width, height); ``ArgumentError`` where they are not multiples, or not in order."""
+        """Return least, best and largest (width, height); ``ArgumentError`` for no multiples, or another order."""
         step, default = bundle.latent.size_multiple, (bundle.defaults.width, bundle.defaults.height)
         best = self.best or default
 
@@ -63,7 +63,7 @@ class Ranges:
 
 
 def profile(bundle: Bundle, part: str, ranges: Ranges) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """The profile of a part's inputs.
+    """Return the profile of a part's inputs.
 
     Raises:
         ArgumentError: sizes that the model cannot take.
@@ -104,7 +104,7 @@ def _batch(bundle: Bundle, part: str, ranges: Ranges) -> tuple[int, int, int]:
 
 
 def why_not_shapes(profile: Profile, shapes: Mapping[str, Shape]) -> str:
-    """Why an engine of this profile does not take these inputs, or an empty string."""
+    """Tell why an engine of this profile does not take these inputs, or an empty string."""
     for name, shape in shapes.items():
         least, _, most = profile[name]
         if len(shape) != len(least) or not all(a <= v <= b for a, v, b in zip(least, shape, most, strict=True)):

@@ -22,7 +22,7 @@ class EngineSource:
 
 
 def source_of(bundle: Bundle, part: str) -> EngineSource:
-    """The source of a part; its files are there and of the right size.
+    """Return the source of a part; its files are there and of the right size.
 
     Raises:
         EngineError: the part has none; the message says which precision to export.
@@ -48,7 +48,7 @@ def _stem(file: File) -> str:
 
 
 def _is_fused(path: Path) -> bool:
-    """Whether the graph holds nodes of ONNX Runtime's own. Their domain's name stands in the file as it is."""
+    """Tell whether the graph holds nodes of ONNX Runtime's own. Their domain's name stands in the file as it is."""
     with path.open("rb") as f:
         tail = b""
         while piece := f.read(1 << 20):
