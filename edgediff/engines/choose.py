@@ -6,6 +6,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..bundle.manifest import Bundle
 from ..device.base import Device
@@ -121,6 +124,10 @@ class Parts:
                 self._failed.update(failed)  # calls need not wait for them again
                 return engine
         raise _joined(part, errors)
+
+    def run(self, part: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Call the part's engine for these inputs. Raises as ``pick``, and what the engine raises."""
+        return self.pick(part, {name: values.shape for name, values in inputs.items()})(**inputs)
 
     def outside(self, part: str, shapes: Shapes) -> str:
         """Tell why the part's first engine does not take inputs of these shapes; an empty string where it does, or

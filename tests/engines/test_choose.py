@@ -119,7 +119,7 @@ def test_shapes_that_it_refuses_go_to_the_next(backend: NumpyBackend) -> None:
     np.testing.assert_array_equal(wide.images, edgediff.load(engine="onnx")(**CALL, width=128).images)
     assert type(pipe.engine("vae_decoder")) is BrightDecoder
     shapes = {"latent_sample": (1, 4, 8, 16)}
-    assert pipe.parts.outside("vae_decoder", shapes) == "latent_sample is 16 wide, and the engine takes 8"
+    assert pipe._open_parts().outside("vae_decoder", shapes) == "latent_sample is 16 wide, and the engine takes 8"
     with pytest.raises(EngineError, match=r"^vae_decoder cannot run by NumPy: latent_sample is 16 wide"):
         Parts(pipe.bundle, EngineOptions(engine="numpy")).pick("vae_decoder", shapes)
 
@@ -220,7 +220,7 @@ def test_an_engine_that_was_opened_anew_serves_from_then_on(backend: NumpyBacken
 
 
 def test_a_device_passes_over_what_runs_on_the_cpu_alone(backend: NumpyBackend) -> None:
-    pipe = Pipeline(edgediff.load().bundle, "cuda", _device=HostDevice())
+    pipe = Pipeline(edgediff.load().bundle, device=HostDevice())
     assert type(pipe.engine("vae_decoder")).__name__ == "OnnxRuntimeStreamEngine"
     assert backend.asked == 0
 

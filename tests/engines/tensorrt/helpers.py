@@ -28,7 +28,7 @@ def build(bundle: Path, part: str, cache: EngineCache, options: BuildOptions | N
 def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, HostDevice]:
     device = HostDevice()
     options = EngineOptions(engine=engine, engine_cache=cache.folder)
-    return Pipeline(read_bundle(bundle), "cuda", options, _device=device), device
+    return Pipeline(read_bundle(bundle), options, device), device
 
 
 def files(cache: EngineCache) -> list[str]:
