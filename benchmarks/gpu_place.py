@@ -57,8 +57,8 @@ class Place:
     ) -> Pipeline:
         """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
         bundle = read_bundle(None if name is None else self.folder / name)
-        wish = EngineOptions(None, providers, engine, engine_cache or default_engine_cache())
-        return Pipeline(bundle, "cuda", wish, _device=self.device)
+        options = EngineOptions(None, providers, engine, engine_cache or default_engine_cache())
+        return Pipeline(bundle, options, self.device)
 
     def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:
         """The call that is timed and compared: the model's size and sampler, guided."""
