@@ -104,6 +104,6 @@ def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDA
     except EdgediffError as error:
         return Finding(part, False, str(error))
     if len(outside) == len(cases):
-        return Finding(part, True, f"not proved: no golden input fits the plan: {outside[0]}")
-    left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the plan" if outside else ""
+        return Finding(part, True, f"not proved: no golden input fits the engine: {outside[0]}")
+    left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the engine" if outside else ""
     return Finding(part, worst <= limit, f"differs from torch by {worst:.1e} (relative), at most {limit:g}{left}")

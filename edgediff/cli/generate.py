@@ -129,8 +129,8 @@ def size_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def watch(build: Build) -> None:
-    """Stay until plans that are being built are there; the picture is drawn already."""
-    with bar("building TensorRT plans") as draw:
+    """Stay until engine files that are being built are there; the picture is drawn already."""
+    with bar("building TensorRT engines") as draw:
         while not build.wait(0.1):
             draw(build.share, "")
     for text in dict.fromkeys(map(str, build.errors.values())):

@@ -10,8 +10,8 @@ import pytest
 
 import edgediff
 from edgediff.device.host import HostDevice
-from edgediff.engines.choose import EngineOptions
-from edgediff.engines.onnxruntime import open_part
+from edgediff.engines.base import EngineOptions
+from edgediff.engines.onnxruntime import BACKEND
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.samplers import SAMPLERS
@@ -193,7 +193,7 @@ def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
     from edgediff.device.base import DeviceArray
 
     device = HostDevice()
-    engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)
+    engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
     z = DeviceArray(device.allocate(1 << 20), (1, 15, 8, 8), "float32")
     out = DeviceArray(device.allocate(1 << 20), (1, 3, 64, 64), "float32")
     with pytest.raises(EngineError, match=r"vae_decoder failed on latent_sample float32\[1, 15, 8, 8\]"):
@@ -254,26 +254,6 @@ def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
     blocks = len(device.memory)
     latents(ours)
     assert len(device.memory) == blocks
-
-
-def test_providers_run_on_the_devices_stream() -> None:
-    from edgediff.engines.onnxruntime import _on_stream
-
-    device: Any = HostDevice()
-    given: list[Any] = [
-        "TensorrtExecutionProvider",
-        ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "3"}),
-        "X",
-    ]
-    assert [_on_stream(one, device) for one in given] == given
-    device.ordinal, device.stream = 1, 2**47
-    stream = {"device_id": "1", "has_user_compute_stream": "1", "user_compute_stream": str(2**47)}
-    assert [_on_stream(one, device) for one in given] == [
-        ("TensorrtExecutionProvider", stream),
-        ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0", **stream}),
-        "X",
-    ]
-    assert [_on_stream(one, None) for one in given] == given
 
 
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
@@ -344,7 +324,7 @@ def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeli
     from edgediff.device.base import DeviceArray
 
     device = HostDevice()
-    engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)
+    engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
     assert engine._options_for([]).get_run_config_entry("disable_synchronize_execution_providers") == "1"
     engine._graphs = {}  # as with the provider's option enable_cuda_graph
     calls = [(4096, (1, 16, 8, 8)), (4096, (2, 16, 8, 8)), (8192, (1, 16, 8, 8)), (4096, (1, 16, 8, 8))]
