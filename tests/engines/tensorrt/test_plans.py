@@ -18,8 +18,6 @@ import pytest
 import edgediff
 from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
-from edgediff.device import driver
-from edgediff.device.host import HostDevice
 from edgediff.engines.choose import EngineOptions
 from edgediff.engines.tensorrt import installed as preflight
 from edgediff.engines.tensorrt.build import BuildOptions, build_part
@@ -30,6 +28,8 @@ from edgediff.errors import ArgumentError, BundleError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.verify import prove
 
+from ...support.gpu import has_driver
+from ...support.host_device import CountingDevice
 from .conftest import GPU
 
 PROMPT = "a cat"
@@ -41,8 +41,8 @@ def build(bundle: Path, part: str, cache: EngineCache, recipe: BuildOptions | No
     )
 
 
-def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, HostDevice]:
-    device = HostDevice()
+def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, CountingDevice]:
+    device = CountingDevice()
     return Pipeline(read_bundle(bundle), "cuda", EngineOptions(engine=engine, cache=cache), _device=device), device
 
 
@@ -695,7 +695,7 @@ class TestPreflight:
             preflight.version()
         preflight.module.cache_clear()
 
-    @pytest.mark.skipif(not driver.why_no_gpu(), reason="there is a driver here")
+    @pytest.mark.skipif(has_driver(), reason="there is a driver here")
     def test_no_driver_is_said_before_tensorrt_is_touched(self, half_bundle: Path, cache: EngineCache) -> None:
         with pytest.raises(EngineError, match="no NVIDIA driver"):
             preflight.this_platform(0)
