@@ -159,15 +159,8 @@ def test_generators_at_another_place_are_drawn_on_the_host() -> None:
 @pytest.mark.parametrize("output", ["float32", "float16", "bfloat16"])
 def test_model_types(sample: str, output: str, timestep: str, emulated: int) -> None:
     table = plan(SCHEDULE, "dpmpp_2m", 4, 7.5, timesteps=[960, 640, 256, 64])  # whole in every type
-    loop = DeviceLoop(
-        CountingDevice(),
-        Net(),
-        SHAPE,
-        sample_type=sample,
-        output_type=output,
-        timestep_type=timestep,
-        emulated=emulated,
-    )
+    types = {"sample_type": sample, "output_type": output, "timestep_type": timestep}
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE, **types, emulated=emulated)
     *_, last = loop.run(table, generators())
     np.testing.assert_array_equal(last.after, on_host(table, generators(), sample=sample, output=output)[-1].after)
 
@@ -485,6 +478,22 @@ def test_pictures(latent: str, pixel: str) -> None:
     out = np.sin(widened(narrowed(z, latent), latent)[:, :3]).repeat(8, axis=2).repeat(8, axis=3)
     np.testing.assert_array_equal(made, to_uint8(widened(narrowed(out, pixel), pixel)))
     assert made.shape == (2, 48, 40, 3)
+
+
+def test_pictures_of_one_loop_share_their_memory() -> None:
+    device = CountingDevice()
+    loop = DeviceLoop(device, Net(), SHAPE)
+    list(loop.run(plan(SCHEDULE, "euler", 3, 7.5), generators()))
+    half = DevicePictures(loop, Decode(), 8, scale=1.0, latent_type="float16", pixel_type="float16")
+    whole = DevicePictures(loop, Decode(), 8, scale=1.0)
+    first = half.draw()
+    blocks = len(device.memory)
+    expected = whole.draw()  # in larger blocks
+    np.testing.assert_array_equal(half.draw(), first)
+    np.testing.assert_array_equal(whole.draw(), expected)
+    assert len(device.memory) == blocks
+    loop.close()
+    assert not device.memory
 
 
 def test_broken_pictures_name_the_decoder() -> None:
