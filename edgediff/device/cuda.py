@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import is_whole
 from ..errors import ArgumentError, EdgediffError, EngineError
 from ..sampling.kernels import require_package
 
@@ -141,7 +142,7 @@ def _open_driver(ordinal: int) -> tuple[Any, Any]:
         count = kernels.device_count()
     except kernels.CudaError as error:
         raise EngineError(str(error)) from error
-    if isinstance(ordinal, bool) or not isinstance(ordinal, int) or not 0 <= ordinal < count:
+    if not is_whole(ordinal, 0, count - 1):
         raise ArgumentError(f"device is {ordinal!r}; this machine has 0 .. {count - 1}")
     try:
         from cuda.bindings import driver

@@ -2,8 +2,9 @@
 
 Every buffer keeps its address while the loop lives, so that a captured graph may hold it; what a run changes is copied
 into the buffers in front of it. The host has no place between a row and the next model input: one kernel writes both.
-So what a row needs lies beside the state. A mask, for one, is three further names in ``buffers`` (mask, the original's
-latents, their noise), filled by ``load`` and read by the kernel where it makes ``x'``.
+So what a row needs lies beside the state. A mask, for one, is three further names in ``buffers`` (the mask, the
+original's latents, their noise), filled by ``load``. The kernel reads them where it makes ``x'``, with the row's
+``(ka, ks)``, as the host loop does by ``between``.
 """
 
 from __future__ import annotations

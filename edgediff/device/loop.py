@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32
+from ..checks import is_whole
 from ..errors import ArgumentError, EngineError, choices
 from ..sampling.kernels import MAX_HISTORY, packed, require_package
 from ..sampling.planning import Plan
@@ -129,8 +130,7 @@ class DeviceLoop:
 
     def _checked_channels(self) -> int:
         """The model's channels, where every argument is in range."""
-        whole = (int, np.integer)
-        if len(self.shape) != 4 or not all(isinstance(v, whole) and v >= 1 for v in self.shape):
+        if len(self.shape) != 4 or not all(is_whole(v, 1) for v in self.shape):
             raise ArgumentError(f"shape is {self.shape}; it must be (B, C, h, w), each at least 1")
         own = self.shape[1]
         channels = own if self.channels is None else self.channels
@@ -196,7 +196,7 @@ class DeviceLoop:
             raise ArgumentError(f"{self.shape[0]} images need as many generators; {len(streams)} were given")
         if x is not None and (x.shape != self.shape or x.dtype != np.float32):
             raise ArgumentError(f"x is {x.dtype}{list(x.shape)}; this loop needs float32{list(self.shape)}")
-        if ahead is not None and (isinstance(ahead, bool) or not isinstance(ahead, int) or ahead < 1):
+        if ahead is not None and not is_whole(ahead, 1):
             raise ArgumentError(f"ahead is {ahead!r}; it must be a whole number of at least 1, or None")
         return packed(plan)
 

@@ -26,7 +26,7 @@ PROMPT = "a red apple on a blue background"
 def resident(pipe: Pipeline) -> tuple[Pipeline, CountingDevice]:
     """The same bundle on a device of host memory, its engines bound to addresses."""
     device = CountingDevice()
-    return Pipeline(pipe.bundle, "cuda", _device=device), device
+    return Pipeline(pipe.bundle, device=device), device
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ class Full(CountingDevice):
 
 def test_a_request_that_finds_no_memory_leaves_none_taken(pipe: Pipeline) -> None:
     device = Full()
-    ours = Pipeline(pipe.bundle, "cuda", _device=device)
+    ours = Pipeline(pipe.bundle, device=device)
     with pytest.raises(EngineError, match="out of memory"):
         latents(ours)
     assert not device.memory
@@ -223,7 +223,7 @@ class Lost(CountingDevice):
 
 
 def test_the_first_error_is_told(pipe: Pipeline) -> None:
-    ours = Pipeline(pipe.bundle, "cuda", _device=Lost())
+    ours = Pipeline(pipe.bundle, device=Lost())
     ours.set_engine("unet", Broken(ours.engine("unet")))
     with pytest.raises(EngineError, match="unet, step 3, gave"):
         latents(ours)
@@ -276,7 +276,7 @@ def test_providers_run_on_the_devices_stream() -> None:
 
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
     device = CountingDevice()
-    ours = Pipeline(pipe.bundle, "cuda", EngineOptions(providers=["CPUExecutionProvider"]), _device=device)
+    ours = Pipeline(pipe.bundle, EngineOptions(providers=["CPUExecutionProvider"]), device)
     assert not hasattr(ours.engine("unet"), "enqueue")
     np.testing.assert_array_equal(latents(ours), latents(pipe))
     assert device.calls["upload"] == 0
@@ -361,7 +361,7 @@ class Tight(CountingDevice):
 
 def test_idle_runners_make_room_for_another(pipe: Pipeline) -> None:
     device = Tight()
-    ours = Pipeline(pipe.bundle, "cuda", _device=device)
+    ours = Pipeline(pipe.bundle, device=device)
     for size in (64, 128, 64):
         np.testing.assert_array_equal(latents(ours, height=size), latents(pipe, height=size))
     running = ours.stream(PROMPT, seed=0, num_inference_steps=2)
