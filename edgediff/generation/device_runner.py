@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator as GeneratorType
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -106,7 +107,7 @@ def run_on_device(
     x: Float32 | None,
     told: Conditioning,
     extra: Float32 | None,
-) -> Iterator[tuple[DeviceRunner, DeviceStep]]:
+) -> GeneratorType[tuple[DeviceRunner, DeviceStep], None, None]:
     """Borrow a runner for the state's ``shape`` and yield after every row; the last step's values come to the host
     when the iterator goes on.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 
@@ -47,8 +48,9 @@ def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPo
     if device is not None and engine is not None:
         shape = (len(streams), *state)
         steps = run_on_device(plan, device, engine, bundle, runners, shape, streams, x, told, extra)
-        for k, (runner, values) in enumerate(steps):
-            yield Step(k, len(plan.rows), request, autoencoder, values, runner)
+        with closing(steps):  # leaving the loop gives the runner back at once
+            for k, (runner, values) in enumerate(steps):
+                yield Step(k, len(plan.rows), request, autoencoder, values, runner)
         return
     assert x is not None
     denoise = denoiser(told, parts, sample, {row.guided for row in plan.rows}, extra)

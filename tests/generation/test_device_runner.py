@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import edgediff
-from edgediff.device.host import HostDevice
 from edgediff.engines.base import EngineOptions
 from edgediff.engines.onnxruntime import BACKEND
 from edgediff.errors import ArgumentError, EngineError
@@ -17,15 +16,16 @@ from edgediff.pipeline import Pipeline
 from edgediff.sampling.samplers import SAMPLERS
 
 from ..support.families import FAMILIES
+from ..support.host_device import CountingDevice, view
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
 PROMPT = "a red apple on a blue background"
 
 
-def resident(pipe: Pipeline) -> tuple[Pipeline, HostDevice]:
+def resident(pipe: Pipeline) -> tuple[Pipeline, CountingDevice]:
     """The same bundle on a device of host memory, its engines bound to addresses."""
-    device = HostDevice()
+    device = CountingDevice()
     return Pipeline(pipe.bundle, device=device), device
 
 
@@ -164,8 +164,6 @@ class Broken:
         return self.engine(**inputs)
 
     def enqueue(self, inputs: Any, outputs: Any, stream: int) -> None:
-        from edgediff.device.host import view
-
         self.engine.enqueue(inputs, outputs, stream)
         self.calls += 1
         if self.calls == 3:
@@ -192,7 +190,7 @@ def test_engines_that_cannot_enqueue_run_by_the_host_loop(pipe: Pipeline) -> Non
 def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
     from edgediff.device.base import DeviceArray
 
-    device = HostDevice()
+    device = CountingDevice()
     engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
     z = DeviceArray(device.allocate(1 << 20), (1, 15, 8, 8), "float32")
     out = DeviceArray(device.allocate(1 << 20), (1, 3, 64, 64), "float32")
@@ -200,7 +198,7 @@ def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
         engine.enqueue({"latent_sample": z}, {"sample": out}, 0)
 
 
-class Full(HostDevice):
+class Full(CountingDevice):
     """Its memory ends in the middle of a loop's."""
 
     def allocate(self, size: int) -> int:
@@ -217,7 +215,7 @@ def test_a_request_that_finds_no_memory_leaves_none_taken(pipe: Pipeline) -> Non
     assert not device.memory
 
 
-class Lost(HostDevice):
+class Lost(CountingDevice):
     """A device whose memory cannot even be given back once it has failed."""
 
     def free(self, address: int) -> None:
@@ -257,7 +255,7 @@ def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
 
 
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
-    device = HostDevice()
+    device = CountingDevice()
     ours = Pipeline(pipe.bundle, EngineOptions(providers=["CPUExecutionProvider"]), device)
     assert not hasattr(ours.engine("unet"), "enqueue")
     np.testing.assert_array_equal(latents(ours), latents(pipe))
@@ -323,7 +321,7 @@ def test_every_family(family: str, family_bundle: Any) -> None:
 def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeline) -> None:
     from edgediff.device.base import DeviceArray
 
-    device = HostDevice()
+    device = CountingDevice()
     engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
     assert engine._options_for([]).get_run_config_entry("disable_synchronize_execution_providers") == "1"
     engine._graphs = {}  # as with the provider's option enable_cuda_graph
@@ -332,7 +330,7 @@ def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeli
     assert [o.get_run_config_entry("gpu_graph_id") for o in options] == ["1", "2", "3", "1"]
 
 
-class Tight(HostDevice):
+class Tight(CountingDevice):
     """Room for one runner."""
 
     def allocate(self, size: int) -> int:

@@ -14,19 +14,9 @@ import pytest
 from edgediff.device import driver
 from edgediff.engines.tensorrt import installed
 from edgediff.engines.tensorrt.cache import EngineCache
-from edgediff.errors import EngineError
 
 STANDIN = Path(__file__).parent / "standin"
 GPU = driver.Gpu(0, "Stand-in GPU", (8, 7), 1 << 33, True, (12, 6))
-
-
-def has_driver() -> bool:
-    """Whether NVIDIA's driver is here, with a GPU."""
-    try:
-        driver.probe(0)
-    except EngineError:
-        return False
-    return True
 
 
 @pytest.fixture

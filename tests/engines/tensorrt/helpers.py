@@ -7,7 +7,6 @@ from typing import Any
 
 import edgediff
 from edgediff.bundle.reading import read_bundle
-from edgediff.device.host import HostDevice
 from edgediff.engines.base import EngineOptions
 from edgediff.engines.tensorrt import installed
 from edgediff.engines.tensorrt.build import build_part
@@ -17,6 +16,8 @@ from edgediff.engines.tensorrt.options import BuildOptions
 from edgediff.engines.tensorrt.source import source_of
 from edgediff.pipeline import Pipeline
 
+from ...support.host_device import CountingDevice
+
 PROMPT = "a cat"
 
 
@@ -25,8 +26,8 @@ def build(bundle: Path, part: str, cache: EngineCache, options: BuildOptions | N
     return build_part(read_bundle(bundle), part, options or BuildOptions(), platform, cache, **more)
 
 
-def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, HostDevice]:
-    device = HostDevice()
+def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, CountingDevice]:
+    device = CountingDevice()
     options = EngineOptions(engine=engine, engine_cache=cache.folder)
     return Pipeline(read_bundle(bundle), options, device), device
 

@@ -18,7 +18,8 @@ from edgediff.cli import main as cli
 from edgediff.cli.generate import watch
 from edgediff.engines.tensorrt.cache import EngineCache
 
-from .conftest import GPU, has_driver
+from ...support.gpu import has_driver
+from .conftest import GPU
 
 
 def described(cache: EngineCache) -> dict[str, Any]:

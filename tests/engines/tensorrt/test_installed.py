@@ -12,7 +12,7 @@ from edgediff.engines.tensorrt import installed
 from edgediff.engines.tensorrt.cache import EngineCache
 from edgediff.errors import EngineError
 
-from .conftest import has_driver
+from ...support.gpu import has_driver
 from .helpers import opened
 
 
