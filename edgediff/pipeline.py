@@ -243,14 +243,14 @@ class Pipeline:
         """The words that stand for vectors; at first those that come with the bundle."""
         with self._lock:
             if self._embeddings is None:
-                found = Embeddings(self.bundle.embedding_widths or ())
+                embeddings = Embeddings(self.bundle.embedding_widths or ())
                 for carried in self.bundle.embeddings:
                     path = self.bundle.path("embedding", carried.file)
                     try:
-                        found = found.add(carried.word, read_embedding(path)[1])
+                        embeddings = embeddings.add(carried.word, read_embedding(path)[1])
                     except ArgumentError as error:
                         raise BundleError(f"bundle {self.bundle.name!r}: embeddings: {error}") from error
-                self._embeddings = found
+                self._embeddings = embeddings
             return self._embeddings
 
 

@@ -79,8 +79,8 @@ def generate(args: argparse.Namespace) -> None:
         raise ArgumentError(f"batch is {args.batch}; it must be 1 .. {MAX_BATCH}")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
     pipe = load(args.model, **engine_arguments(args))
-    for given in args.embedding or ():
-        word, file = named_file(given)
+    for text in args.embedding or ():
+        word, file = named_file(text)
         pipe.load_textual_inversion(file, word)
     steps = pipe.stream(
         args.prompt,

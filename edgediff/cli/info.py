@@ -65,9 +65,9 @@ def print_survey(bundle: Bundle, options: EngineOptions, ordinal: int) -> None:
     answers: dict[tuple[str, ...], list[str]] = {}
     for name in bundle.parts:
         lines: list[str] = []
-        for found in survey(bundle, name, options, ordinal):
-            lines.append(f"{found.device:<6}{found.engine:<14}{'no' if found.reasons else 'yes  ' + found.detail}")
-            lines += [f"{'':<22}{reason}" for reason in found.reasons]
+        for row in survey(bundle, name, options, ordinal):
+            lines.append(f"{row.device:<6}{row.engine:<14}{'no' if row.reasons else 'yes  ' + row.detail}")
+            lines += [f"{'':<22}{reason}" for reason in row.reasons]
         answers.setdefault(tuple(lines), []).append(name)
     for text, names in answers.items():
         print("engines    of " + ("every part" if len(answers) == 1 else ", ".join(names)))

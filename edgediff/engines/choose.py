@@ -72,13 +72,13 @@ class Availability:
 
 def survey(bundle: Bundle, part: str, options: EngineOptions, ordinal: int = 0) -> list[Availability]:
     """Tell what the choice would find for a part, first on this CUDA device, then on the CPU. Opens nothing."""
-    found = []
+    availabilities = []
     for place in (ordinal, None):
         for backend in walk(options, place):
             reasons = backend.why_not(bundle, part, options, place)
             detail = "" if reasons else backend.describe(bundle, part, options, place)
-            found.append(Availability(_kind(place), backend.name, detail, reasons))
-    return found
+            availabilities.append(Availability(_kind(place), backend.name, detail, reasons))
+    return availabilities
 
 
 @dataclass

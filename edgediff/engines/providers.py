@@ -31,13 +31,13 @@ _process = threading.Lock()  # held while what is the whole process's is changed
 _opening = 0  # sessions that want silence
 
 
-def check_providers(given: Any) -> None:
+def check_providers(providers: Any) -> None:
     """Refuse what is no list of providers, each a name or (name, options), by ``ArgumentError``."""
-    if given is None:
+    if providers is None:
         return
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-        raise ArgumentError(f"providers is {given!r}; it must be a list of names, or of (name, options)")
-    for one in given:
+    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
+        raise ArgumentError(f"providers is {providers!r}; it must be a list of names, or of (name, options)")
+    for one in providers:
         pair = isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], Mapping)
         if not isinstance(one, str) and not pair:
             raise ArgumentError(f"a provider is {one!r}; it must be a name, or (name, options)")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...checks import is_whole
 from ...errors import ArgumentError, choices
 from .profiles import Ranges
 
@@ -44,7 +45,7 @@ class BuildOptions:
             raise ArgumentError(f"level is {self.level!r}; it must be 0 .. 5")
         for name in ("workspace", "memory_limit"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and not is_whole(value, 1):
                 raise ArgumentError(f"{name} is {value!r}; it must be a number of bytes")
 
     @property

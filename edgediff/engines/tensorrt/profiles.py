@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...bundle.manifest import MAX_SIZE, Bundle
+from ...checks import is_whole
 from ...errors import ArgumentError, EngineError
 
 Shape = tuple[int, ...]
@@ -38,7 +39,7 @@ class Ranges:
     def __post_init__(self) -> None:
         for name, most in (("images", MAX_IMAGES), ("chunks", 16)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            if not is_whole(value, 1, most):
                 raise ArgumentError(f"{name} is {value!r}; it must be 1 .. {most}")
 
     def sizes(self, bundle: Bundle) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
