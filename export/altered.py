@@ -9,7 +9,8 @@ from typing import Any
 
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
-from .lora import Lora, check, merge
+from .lora.file import Lora
+from .lora.merging import check, merge
 from .source import CLASSES, Source, load_folder, meta_folder
 from .vae_file import check_vae, load_vae
 

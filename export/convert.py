@@ -20,7 +20,7 @@ from edgediff.sampling.names import from_config
 from .altered import Altered
 from .embeddings import Carried, read_all, store
 from .facts import facts_of, scheduler_of
-from .lora import read_lora
+from .lora.file import read_lora
 from .parts import Recipe, recipes_of
 from .precision import PRECISIONS
 from .progress import Progress

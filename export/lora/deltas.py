@@ -1,6 +1,6 @@
-"""The change of a weight that the tensors of one LoRA layer stand for: LoRA, LoCon, LoHa, LoKr, differences, DoRA.
+"""The tensors of one LoRA layer stand for the change of a weight: LoRA, LoCon, LoHa, LoKr, differences, DoRA.
 
-Tensors are float32 and go by the names of ``lora_keys.ENDINGS``; on the meta device only shapes are worked out.
+Tensors are float32 and go by the names of ``keys.ENDINGS``; on the meta device only shapes are worked out.
 Sources: LoRA arXiv:2106.09685; LoCon, LoHa, LoKr and Tucker forms arXiv:2309.14859 and LyCORIS' ``functional``;
 DoRA arXiv:2402.09353.
 """
@@ -49,7 +49,7 @@ def _difference(t: Tensors) -> tuple[Tensor, None]:
 
 
 def _tucker(core: Tensor, out: Tensor, into: Tensor) -> Tensor:
-    """Core (R, R, kh, kw), factors (R, out) and (R, in) -> (out, in, kh, kw)."""
+    """Multiply a core (R, R, kh, kw) by factors (R, out) and (R, in); gives (out, in, kh, kw)."""
     return torch.einsum("ij...,ip,jr->pr...", core, out, into)
 
 
@@ -75,7 +75,7 @@ BESIDE = frozenset({"alpha", "dora_scale", "magnitude", "diff_b"})
 
 
 def delta(tensors: Tensors, scale: Callable[[int], float], weight: Tensor) -> Tensor:
-    """The change of ``weight`` (float32, same shape).
+    """Work out the change of ``weight`` (float32, same shape).
 
     ``scale`` gives the factor at a rank. With DoRA the change is that from ``weight`` to the rescaled sum: at a LoRA
     weight of 1 what LyCORIS and PEFT compute, at other weights the straight line between (as ComfyUI draws it).
@@ -87,7 +87,7 @@ def delta(tensors: Tensors, scale: Callable[[int], float], weight: Tensor) -> Te
     change, rank = FORMULAS[names](tensors)
     if rank is not None:
         change = change * scale(rank)
-    change = fitted(change, weight)
+    change = reshaped_to(change, weight)
     if "magnitude" in tensors:  # PEFT: one number per output
         return _decomposed(weight, change, tensors["magnitude"].reshape(-1, *[1] * (weight.ndim - 1)))
     if "dora_scale" in tensors:  # LyCORIS: (out, 1, ..), in its first releases (1, in, ..)
@@ -95,8 +95,8 @@ def delta(tensors: Tensors, scale: Callable[[int], float], weight: Tensor) -> Te
     return change
 
 
-def fitted(change: Tensor, weight: Tensor) -> Tensor:
-    """``change`` in the shape of ``weight``: a 1x1 convolution is a linear layer, LyCORIS flattens kernels.
+def reshaped_to(change: Tensor, weight: Tensor) -> Tensor:
+    """Give ``change`` the shape of ``weight``: a 1x1 convolution is a linear layer, LyCORIS flattens kernels.
 
     Raises:
         ValueError: names both shapes.
@@ -109,7 +109,7 @@ def fitted(change: Tensor, weight: Tensor) -> Tensor:
 
 
 def _decomposed(weight: Tensor, change: Tensor, magnitude: Tensor) -> Tensor:
-    """DoRA, equation 5: direction of the sum, lengths of its own, along outputs or inputs."""
+    """Apply equation 5 of DoRA: the sum gives the direction, ``magnitude`` the lengths, along outputs or inputs."""
     ones = [1] * (weight.ndim - 1)
     if magnitude.shape[0] == weight.shape[0]:
         axis, magnitude = 0, magnitude.reshape(-1, *ones)

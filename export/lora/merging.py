@@ -1,4 +1,6 @@
-"""LoRA files merged into a checkpoint's modules, one component in memory at a time.
+"""LoRAs are merged into a checkpoint's modules, one component in memory at a time.
+
+from edgediff_export.lora.file import read_lora
 
 loras = [read_lora("style.safetensors", 0.8)]
 check(loras, {component: source.hollow(component) for component in components})
@@ -20,22 +22,20 @@ from safetensors import safe_open
 
 from edgediff.errors import ArgumentError
 
-from . import lora_keys
-from .lora_delta import BESIDE, delta, fitted
-from .lora_file import FAMILIES, Layer, Lora, read_lora
-
-__all__ = ["Lora", "check", "merge", "read_lora"]
+from .deltas import BESIDE, delta, reshaped_to
+from .file import FAMILY_OF_WIDTH, Layer, Lora
+from .keys import layer_paths
 
 
 def check(loras: Sequence[Lora], modules: Mapping[str, Any]) -> None:
-    """Raises where a LoRA does not fit the model; ``modules`` are all its components, best without weights (meta).
+    """Raise where a LoRA does not fit the model; ``modules`` are all its components, best without weights (meta).
 
     On meta modules only names and shapes are compared; the weights of others are left as they are.
 
     Raises:
         ArgumentError: names of layers that the model does not have, shapes that do not fit, a layer changed twice.
     """
-    names = {component: lora_keys.paths(module) for component, module in modules.items()}
+    names = {component: layer_paths(module) for component, module in modules.items()}
     for lora in loras:
         lost = [layer for layer in lora.layers if layer.name not in names.get(layer.component, ())]
         if lost:
@@ -51,7 +51,7 @@ def check(loras: Sequence[Lora], modules: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def merge(loras: Sequence[Lora], component: str, module: Any) -> int:
-    """Adds weight * delta of every LoRA to the parameters of ``module``, in place; the number of layers changed.
+    """Add weight * delta of every LoRA to the parameters of ``module``, in place; return how many layers it changed.
 
     Deltas are worked out in float32 from the module's own weights, so the order of ``loras`` does not matter. Layers
     that the module does not have are skipped: ``check`` finds them.
@@ -70,8 +70,8 @@ def merge(loras: Sequence[Lora], component: str, module: Any) -> int:
 
 @torch.no_grad()
 def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
-    """(layer of ``module``, what all LoRAs together add to its ``weight`` and ``bias``), layer by layer."""
-    paths = lora_keys.paths(module)
+    """Yield (layer of ``module``, what all LoRAs together add to its ``weight`` and ``bias``), layer by layer."""
+    paths = layer_paths(module)
     found: dict[str, list[tuple[Lora, Layer]]] = defaultdict(list)
     for lora in loras:
         own: dict[str, Layer] = {}
@@ -107,14 +107,14 @@ def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tup
 
 
 def _parts(tensors: Mapping[str, torch.Tensor], scale: Callable[[int], float], target: Any) -> dict[str, torch.Tensor]:
-    """What one layer of a file adds to ``weight`` and ``bias``."""
+    """Work out what one layer of a file adds to ``weight`` and ``bias``."""
     parts = {}
     if set(tensors) - BESIDE:
         parts["weight"] = delta(tensors, scale, target.weight.float())
     if "diff_b" in tensors:
         if getattr(target, "bias", None) is None:
             raise ValueError("it changes a bias, the model has none here")
-        parts["bias"] = fitted(tensors["diff_b"], target.bias)
+        parts["bias"] = reshaped_to(tensors["diff_b"], target.bias)
     return parts
 
 
@@ -126,7 +126,7 @@ def _tensor(file: Any, key: str, target: Any) -> torch.Tensor:
 
 
 def _scaling(lora: Lora, layer: Layer, path: str, file: Any) -> Callable[[int], float]:
-    """The factor at a rank: alpha / rank, where the file says an alpha, else 1."""
+    """Return the factor at a rank: alpha / rank, where the file says an alpha, else 1."""
     config = lora.configs.get(layer.component, {})
     if "alpha" in layer.keys:
         alpha = float(file.get_tensor(layer.keys["alpha"]).item())
@@ -145,7 +145,7 @@ def _scaling(lora: Lora, layer: Layer, path: str, file: Any) -> Callable[[int], 
 
 def _hint(lora: Lora, unet: Any) -> str:
     width = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
-    model = FAMILIES.get(width) if isinstance(width, int) else None
+    model = FAMILY_OF_WIDTH.get(width) if isinstance(width, int) else None
     if lora.family is None or lora.family == model:
         return ""
     return f"; it looks like a LoRA for {lora.family}" + (f", the model is {model}" if model else "")

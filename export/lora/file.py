@@ -1,4 +1,4 @@
-"""What a LoRA file holds, read from its names: layers, PEFT's settings, and the model family that it looks like."""
+"""A LoRA file tells by its names what it holds: layers, PEFT's settings, and the model family that it looks like."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from safetensors import SafetensorError, safe_open
 
 from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError
 
-from . import lora_keys
-from .lora_delta import BESIDE, FORMULAS
+from .deltas import BESIDE, FORMULAS
+from .keys import parse_key, unsupported_algorithm
 
 READABLE = "LoRA, LoCon, LoHa, LoKr, full differences and DoRA"
 # Families by the width of the text that the U-Net attends to.
-FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+FAMILY_OF_WIDTH = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The tensors of a file that change one layer. ``keys``: tensor by the names of ``lora_keys.ENDINGS`` -> key."""
+    """One layer that a file changes. ``keys`` maps the names of tensors (values of ``ENDINGS``) to the file's keys."""
 
     component: str
     name: str
@@ -33,13 +33,13 @@ class Layer:
 
     @property
     def first(self) -> str:
-        """One of its keys, for messages."""
+        """The first of its keys, for messages."""
         return next(key for name, key in self.keys.items() if name != "alpha")
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What a file changes, and by how much; its tensors stay in the file.
+    """A LoRA file says what it changes, and by how much; its tensors stay in the file.
 
     ``family`` is a guess from names and widths, for messages. ``configs`` are PEFT's settings by component.
     """
@@ -52,7 +52,7 @@ class Lora:
 
 
 def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
-    """The names in a safetensors file as kohya's scripts, LyCORIS, diffusers or PEFT write it.
+    """Read the names in a safetensors file as kohya's scripts, LyCORIS, diffusers or PEFT write it.
 
     Raises:
         ArgumentError: a weight that is not finite.
@@ -77,9 +77,9 @@ def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
 
 def _layers(path: Path, keys: Sequence[str]) -> list[Layer]:
     for key in keys:
-        if name := lora_keys.unsupported(key):
+        if name := unsupported_algorithm(key):
             raise BundleError(f"{path}: {key} is {name}, which cannot be merged; choose {READABLE}")
-    parsed = {key: lora_keys.parse(key) for key in keys}
+    parsed = {key: parse_key(key) for key in keys}
     if not any(parsed.values()):
         raise BundleError(f"{path} has no LoRA in it: its {len(keys)} keys begin with {', '.join(keys[:3]) or 'none'}")
     found: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
@@ -101,7 +101,7 @@ def _layers(path: Path, keys: Sequence[str]) -> list[Layer]:
 
 
 def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
-    """PEFT's settings by component: diffusers keeps them in the file, PEFT beside it in adapter_config.json."""
+    """Read PEFT's settings by component: diffusers keeps them in the file, PEFT beside it in adapter_config.json."""
     beside = path.with_name("adapter_config.json")
     inside = metadata.get("lora_adapter_metadata")
     source = f"{path}: lora_adapter_metadata" if inside else str(beside)
@@ -128,7 +128,7 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, 
 
 
 def _family(layers: Sequence[Layer], shape: Callable[[str], list[int]]) -> str | None:
-    """The model family that the keys look like, where it can be told."""
+    """Tell the model family that the keys look like; None where they do not tell."""
     names = [layer.name for layer in layers if layer.component == "unet"]
     if any(
         re.match(r"(transformer_)?(double_blocks|single_blocks|joint_blocks|transformer_blocks|single_tr)", n)
@@ -139,8 +139,8 @@ def _family(layers: Sequence[Layer], shape: Callable[[str], list[int]]) -> str |
         first = layer.keys.get("down") or layer.keys.get("hada_w1_b") or layer.keys.get("diff")
         if first and re.search(r"attn2_to_[kv]$", layer.name):
             size = shape(first)
-            if len(size) > 1 and size[1] in FAMILIES:
-                return FAMILIES[size[1]]
+            if len(size) > 1 and size[1] in FAMILY_OF_WIDTH:
+                return FAMILY_OF_WIDTH[size[1]]
     if any(layer.component == "text_encoder_2" for layer in layers) or any("put_blocks_" in n for n in names):
         return "SDXL"
     return None

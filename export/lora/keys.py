@@ -1,4 +1,4 @@
-"""Names in LoRA files: which component, layer and tensor a key means, in the spellings of kohya, LyCORIS and PEFT."""
+"""A key of a LoRA file means a component, a layer and a tensor, in the spellings of kohya, LyCORIS and PEFT."""
 
 from __future__ import annotations
 
@@ -71,13 +71,15 @@ OUTSIDE_BLOCKS = {
 
 
 class Key(NamedTuple):
+    """What a key means."""
+
     component: str
     layer: str  # the path of the module with _ for .
     tensor: str  # one of the values of ENDINGS
 
 
-def parse(key: str) -> Key | None:
-    """What a key of a file means; None where its ending is not one of LoRA's."""
+def parse_key(key: str) -> Key | None:
+    """Tell what a key of a file means; None where its ending is not one of LoRA's."""
     ending = next((e for e in ENDINGS if key.endswith(f".{e}")), None)
     if ending is None:
         return None
@@ -93,13 +95,13 @@ def parse(key: str) -> Key | None:
     return Key(component, layer, ENDINGS[ending])
 
 
-def unsupported(key: str) -> str | None:
-    """The name of an algorithm that is not merged, when the key is one of its."""
+def unsupported_algorithm(key: str) -> str | None:
+    """Name the algorithm that a key is of, where it is one that cannot be merged."""
     return next((name for part, name in UNSUPPORTED.items() if part in key), None)
 
 
-def paths(module: Any) -> dict[str, str]:
-    """Every name that a file may give a layer of ``module``, by the layer's path in it."""
+def layer_paths(module: Any) -> dict[str, str]:
+    """Map every name that a file may give a layer of ``module`` to the layer's path in it."""
     layers = (path for path, layer in module.named_modules() if getattr(layer, "weight", None) is not None)
     known = {path.replace(".", "_"): path for path in layers}
     if hasattr(module, "down_blocks"):
@@ -115,7 +117,7 @@ def paths(module: Any) -> dict[str, str]:
 
 
 def _blocks(unet: Any) -> Iterator[tuple[str, str]]:
-    """(diffusers' beginning, SGM's) of every block of a U-Net.
+    """Yield (diffusers' beginning, SGM's) of every block of a U-Net.
 
     SGM numbers the steps of the way down and of the way up; a step is a residual block (0), then perhaps attention (1)
     and, at the end of a level on the way up, the upsampler. A downsampler is a step of its own.
