@@ -17,15 +17,16 @@ from edgediff.engines.onnxruntime import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.sampling.names import from_config
 
-from .altered import Altered
-from .embeddings import Carried, read_all, store
 from .facts import facts_of, scheduler_of
 from .lora.file import read_lora
 from .parts import Recipe, recipes_of
 from .precision import PRECISIONS
 from .progress import Progress
-from .single_file import SingleFile
-from .source import Source, open_source
+from .sources.base import Source
+from .sources.embeddings import CarriedEmbedding, read_embeddings, store_embeddings
+from .sources.modified import ModifiedSource
+from .sources.open import open_source
+from .sources.single_file import SingleFile
 from .stages import (
     Job,
     compare_pictures,
@@ -99,7 +100,7 @@ def export(
         report(assumed)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
-        opened = Altered(opened, others, [read_lora(path, weight) for path, weight in loras])
+        opened = ModifiedSource(opened, others, [read_lora(path, weight) for path, weight in loras])
     facts = facts_of(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
     recipes = recipes_of(opened, facts)
     names = [r.name for r in recipes]
@@ -107,7 +108,7 @@ def export(
         raise ArgumentError(f"no part {unknown[0]!r} in {source}; choose from {choices(names)}")
     by_part = {part: (part_precision or {}).get(part, precision) for part in names}
     sizes = {r.name: _bytes(opened, r) for r in recipes}
-    carried = read_all([(word, Path(path)) for word, path in embeddings], opened)
+    carried = read_embeddings([(word, Path(path)) for word, path in embeddings], opened)
     shown = None if pictures is None else hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
     key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     work = Work(out, key)
@@ -130,7 +131,7 @@ def export(
         return work.publish()
 
 
-def _build(job: Job, manifest: dict[str, Any], carried: Sequence[Carried]) -> None:
+def _build(job: Job, manifest: dict[str, Any], carried: Sequence[CarriedEmbedding]) -> None:
     """Everything in the work folder's bundle, step by step."""
     traced = {recipe.name: trace_part(job, recipe) for recipe in job.recipes}
     texts = write_tokenizers(job)
@@ -147,7 +148,8 @@ def _build(job: Job, manifest: dict[str, Any], carried: Sequence[Carried]) -> No
     if carried:
         bundle = job.work.bundle
         manifest["embeddings"] = [
-            {"word": word, "file": entry(bundle, path, "embedding", "-")} for word, path in store(carried, bundle)
+            {"word": word, "file": entry(bundle, path, "embedding", "-")}
+            for word, path in store_embeddings(carried, bundle)
         ]
     manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
     manifest["parity"]["pictures"] = compare_pictures(job, manifest)

@@ -11,7 +11,7 @@ from edgediff.bundle.reading import FORMAT
 from edgediff.errors import ArgumentError, BundleError, choices
 from edgediff.sampling.names import from_config
 
-from .source import Source
+from .sources.base import Source, encoders_of
 
 # Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -36,12 +36,6 @@ PIPELINE_SCHEDULER = {
     "StableDiffusionImg2ImgPipeline": OFFSET | UNCLIPPED,
     "StableDiffusionInpaintPipeline": OFFSET | SKIP,
 }
-ENCODERS = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
-
-
-def encoders_of(source: Source) -> list[tuple[str, str]]:
-    """(text encoder, tokenizer) components, in the order in which their states stand side by side."""
-    return [(encoder, tokenizer) for encoder, tokenizer in ENCODERS if source.has(encoder)]
 
 
 def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,7 @@ import torch
 from edgediff.bundle.manifest import TEXT_ENCODERS
 
 from .attention import use_fused
-from .facts import encoders_of
-from .source import Source
+from .sources.base import Source, encoders_of
 
 MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
 DynamicAxes = dict[str, dict[int, str]]

@@ -21,14 +21,13 @@ from edgediff.errors import EngineError
 from edgediff.verify import psnr
 
 from . import golden
-from .facts import encoders_of
 from .graph import Written, read, write
 from .parts import Recipe, run
 from .precision import PLAIN_NAME, PRECISIONS, make, prove_fp32, seen_graph
 from .preview import fit_preview
 from .progress import Progress
 from .rescue import session, worst_nodes
-from .source import Source
+from .sources.base import Source, encoders_of
 from .trace import trace
 from .turns import Run, by_torch, let_go, pipeline
 from .work import Work

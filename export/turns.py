@@ -14,7 +14,7 @@ from edgediff.bundle.manifest import Bundle, Part
 from edgediff.pipeline import Pipeline
 
 from .parts import Recipe
-from .source import Source
+from .sources.base import Source
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[..., Arrays]

@@ -21,7 +21,7 @@ from edgediff import ArgumentError, BundleError, BundleNotFoundError
 from edgediff_export.lora.file import read_lora
 from edgediff_export.lora.keys import layer_paths, parse_key
 from edgediff_export.lora.merging import check, merge
-from edgediff_export.source import open_source
+from edgediff_export.sources.open import open_source
 
 Tensors = dict[str, torch.Tensor]
 

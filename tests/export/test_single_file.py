@@ -16,14 +16,16 @@ from safetensors.torch import load_file, save_file
 
 from edgediff import ArgumentError, BundleError, BundleNotFoundError
 from edgediff.bundle.reading import read_bundle
-from edgediff_export import families as published
 from edgediff_export.convert import export
 from edgediff_export.facts import facts_of
-from edgediff_export.header import hollow_tensors, read_tensors
-from edgediff_export.single_file import SingleFile, _class_of
-from edgediff_export.source import Folder, model_class, open_source
-from edgediff_export.vae_file import load_vae
-from edgediff_export.words import clip_tokenizer
+from edgediff_export.sources import published_configs as published
+from edgediff_export.sources.clip_tokenizer import clip_tokenizer
+from edgediff_export.sources.folder import Folder
+from edgediff_export.sources.loading import model_class
+from edgediff_export.sources.open import open_source
+from edgediff_export.sources.safetensors_header import hollow_tensors, read_tensors
+from edgediff_export.sources.single_file import SingleFile, class_of_component
+from edgediff_export.sources.vae_file import load_vae
 from tests.support import families
 from tests.support.original_layout import original, vae, write_original
 
@@ -116,7 +118,7 @@ class Pipe:
 
     def __init__(self, family: published.Family, channels: int) -> None:
         for component, config in family.configs.items():
-            cls, given = model_class(_class_of(component)), dict(config)
+            cls, given = model_class(class_of_component(component)), dict(config)
             if component == "unet":
                 given["in_channels"] = channels
             with torch.device("meta"):
@@ -367,7 +369,7 @@ def test_the_header_tells_what_does_not_fit(sources: Path, tmp_path: Path, monke
     def refuse(*_: Any) -> None:
         raise AssertionError("a weight is read")
 
-    monkeypatch.setattr("edgediff_export.single_file.read_tensors", refuse)
+    monkeypatch.setattr("edgediff_export.sources.single_file.read_tensors", refuse)
     xl, two = true_shapes(2), true_shapes(1)
     label, deep = "model.diffusion_model.label_emb.0.0.weight", "model.diffusion_model.middle_block.1."
     for change, message in (

@@ -1,4 +1,4 @@
-"""The original layout (CompVis, Stability, OpenCLIP) in diffusers' names, held against the module it is for.
+"""Weights in the original layout (CompVis, Stability, OpenCLIP) get diffusers' names, and must fit their module.
 
 diffusers converts; tensors may be on the meta device, so that a header alone tells whether a file fits.
 """
@@ -14,15 +14,15 @@ from diffusers.loaders import single_file_utils
 
 from edgediff.errors import BundleError
 
-from .source import ready
+from .loading import ready
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 INNER = ("text_model.", "text_projection.")
 Tensors = Mapping[str, torch.Tensor]
 
 
-def fitted(component: str, prefix: str, model: Any, tensors: Tensors, path: Path) -> Tensors:
-    """A checkpoint's tensors of one component as the weights of ``model``, none missing or of another shape.
+def converted_weights(component: str, prefix: str, model: Any, tensors: Tensors, path: Path) -> Tensors:
+    """Convert a checkpoint's tensors of one component to the weights of ``model``, none missing or of another shape.
 
     Raises:
         BundleError: a weight that the file lacks, that has another shape, or, of a U-Net, that has no place.
@@ -50,26 +50,26 @@ def fitted(component: str, prefix: str, model: Any, tensors: Tensors, path: Path
                 f"{path}: unet: {len(lost)} weights have no place in the U-Net, first {lost[0]}; it is another model, "
                 "or needs --config"
             )
-    return checked(component, model, weights, path)
+    return fitting_weights(component, model, weights, path)
 
 
-def checked(component: str, model: Any, weights: Tensors, path: Path) -> Tensors:
-    """Those weights that ``model`` has; ``BundleError`` where one is missing or has another shape."""
-    wanted = dict(model.named_parameters())
-    if missing := [name for name in wanted if name not in weights]:
+def fitting_weights(component: str, model: Any, weights: Tensors, path: Path) -> Tensors:
+    """Pick those weights that ``model`` has; ``BundleError`` where one is missing or has another shape."""
+    parameters = dict(model.named_parameters())
+    if missing := [name for name in parameters if name not in weights]:
         raise BundleError(
             f"{path}: {component} lacks {len(missing)} weights, first {missing[0]}; give a fitting config as --config"
         )
-    for name, parameter in wanted.items():
+    for name, parameter in parameters.items():
         if weights[name].shape != parameter.shape:
             raise BundleError(
                 f"{path}: {component}: {name} has shape {tuple(weights[name].shape)}, its config wants "
                 f"{tuple(parameter.shape)}; give a fitting one as --config"
             )
-    return {name: weights[name] for name in wanted}
+    return {name: weights[name] for name in parameters}
 
 
-def filled(component: str, model: Any, weights: Tensors, path: Path) -> Any:
-    """The module with these weights, in eval mode; ``BundleError`` for one that is not finite."""
+def fill_module(component: str, model: Any, weights: Tensors, path: Path) -> Any:
+    """Give the module these weights, in eval mode; ``BundleError`` for one that is not finite."""
     model.load_state_dict(dict(weights), assign=True, strict=False)  # buffers are the module's own
     return ready(model, component, path)

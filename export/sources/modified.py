@@ -1,4 +1,4 @@
-"""A source with components exchanged and LoRAs merged."""
+"""A source is modified: components are exchanged, and LoRAs merged into the rest."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from typing import Any
 
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
-from .lora.file import Lora
-from .lora.merging import check, merge
-from .source import CLASSES, Source, load_folder, meta_folder
+from ..lora.file import Lora
+from ..lora.merging import check, merge
+from .base import COMPONENT_CLASSES, Source
+from .loading import hollow_module, load_module
 from .vae_file import check_vae, load_vae
 
 MERGED = ("text_encoder", "text_encoder_2", "unet")  # what a LoRA may change
 
 
-class Altered:
-    """``source`` with each component of ``others`` from a folder of its own (a vae from a file, too), and ``loras``
-    merged into the rest.
+class ModifiedSource:
+    """A source that takes some components from elsewhere and merges LoRAs into the rest.
+
+    Args:
+        source: the checkpoint itself.
+        others: components with a folder each; the vae may lie in a file, too.
+        loras: merged into the components that ``MERGED`` names.
 
     Raises:
         ArgumentError: a LoRA that matches nothing here, or does not fit.
@@ -35,7 +40,7 @@ class Altered:
                     raise BundleError(f"{source.path} has no autoencoder that {folder} could stand for")
                 check_vae(folder, source.hollow("vae").config)
             else:
-                _check_class(folder, CLASSES[component])
+                _check_class(folder, COMPONENT_CLASSES[component])
         if loras:
             check(loras, {name: self.hollow(name) for name in MERGED if self.has(name)})
 
@@ -45,14 +50,14 @@ class Altered:
     def hollow(self, component: str) -> Any:
         folder = self._others.get(component)
         if folder and folder.is_dir():
-            return meta_folder(folder, _class_of(folder))
+            return hollow_module(folder, _class_of(folder))
         return self._source.hollow(component)
 
     def load(self, component: str) -> Any:
         if folder := self._others.get(component):
             if folder.is_file():
                 return load_vae(folder, self._source.hollow(component).config)
-            return load_folder(folder, _class_of(folder), component)
+            return load_module(folder, _class_of(folder), component)
         model = self._source.load(component)
         if component in MERGED:
             merge(self._loras, component, model)

@@ -1,4 +1,4 @@
-"""One .safetensors file in the original layout (CompVis, Stability) as a source, without network."""
+"""One .safetensors file in the original layout (CompVis, Stability) is a source, too."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from safetensors import safe_open
 
 from edgediff.errors import ArgumentError, BundleError, choices
 
-from .facts import encoders_of
-from .families import FAMILIES, Family
-from .header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
-from .layout import UNET, VAE, Tensors, filled, fitted
-from .source import CLASSES, Folder, model_class, scheduler_config
-from .words import END, EXCLAMATION, clip_tokenizer
+from .base import COMPONENT_CLASSES, encoders_of
+from .clip_tokenizer import END, EXCLAMATION, clip_tokenizer
+from .folder import Folder
+from .loading import model_class, scheduler_config
+from .original_layout import UNET, VAE, Tensors, converted_weights, fill_module
+from .published_configs import FAMILIES, Family
+from .safetensors_header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
 
 EPSILON, V = PREDICTIONS = ("epsilon", "v_prediction")
 # https://github.com/Stability-AI/ModelSpec: two names of one field, and architectures that imply it.
-SAID = ("modelspec.prediction_type", "modelspec.predict_key")
+PREDICTION_FIELDS = ("modelspec.prediction_type", "modelspec.predict_key")
 ARCHITECTURES = {"stable-diffusion-v2-512": EPSILON, "stable-diffusion-v2-768-v": V}
 BASE_STEP = 875_000  # global_step of Stable Diffusion 2 base, as diffusers tells it from the 768 px model
 BASE_CELLS = 64  # a side, of Stable Diffusion 2 models that predict epsilon (512 pixels); the others' is 96
@@ -29,7 +30,7 @@ CHANNELS = (4, 9)  # of latents; of latents, mask and masked latents
 
 
 class SingleFile:
-    """A checkpoint in one file; its header is held against the configs before any weight is read.
+    """A source that is one file; its header is held against the configs before any weight is read.
 
     Args:
         path: the file.
@@ -49,10 +50,10 @@ class SingleFile:
             raise ArgumentError(f"no prediction_type {prediction_type!r}; choose from {choices(PREDICTIONS)}")
         self._shapes, self._metadata = read_header(path)
         self._folder = None if config is None else Folder(config)
-        self._family = _family(path, self._shapes, self._folder)
+        self._family = _detect_family(path, self._shapes, self._folder)
         self._channels = self._shapes.get(f"{UNET}input_blocks.0.0.weight", (0, CHANNELS[0]))[1]
         self._inpaints = self._channels == CHANNELS[1]
-        said = self._says()
+        said = self._stated_prediction()
         self._assumed = (
             not (said or prediction_type or self._inpaints or self._folder) and self._family.prediction_type == V
         )
@@ -68,10 +69,10 @@ class SingleFile:
             self.pipeline = (self._inpaints and self._family.inpaint) or self._family.pipeline
         self._hollow: dict[str, Any] = {}
         for component in (*self._family.prefixes, "unet", "vae"):
-            self._fitted(component, self.hollow(component), hollow_tensors(self._names(component)))
+            self._convert(component, self.hollow(component), hollow_tensors(self._shapes_of(component)))
 
     def guesses(self) -> str:
-        """What the file does not say and had to be assumed; empty where nothing had to."""
+        """Say what the file does not tell and had to be assumed; empty where nothing had to."""
         if not self._assumed:
             return ""
         return (
@@ -79,13 +80,13 @@ class SingleFile:
             f"{self._family.name} predict epsilon (--prediction-type epsilon)"
         )
 
-    def _says(self) -> str | None:
-        """What the file says that it predicts: its marker key, then a config given with it, then its metadata."""
+    def _stated_prediction(self) -> str | None:
+        """Read what the file says that it predicts: its marker key, then a config given with it, then its metadata."""
         if "v_pred" in self._shapes:
             return V
         if self._folder is not None:
             return str(self._folder.scheduler().get("prediction_type", EPSILON))
-        for field in SAID:
+        for field in PREDICTION_FIELDS:
             if said := self._metadata.get(field):
                 return V if said.startswith("v") else EPSILON
         if (architecture := self._metadata.get("modelspec.architecture", "").split("/")[0]) in ARCHITECTURES:
@@ -111,9 +112,9 @@ class SingleFile:
                 config["sample_size"] = BASE_CELLS
         return config
 
-    def _made(self, component: str) -> Any:
-        """The module, its parameters on the meta device and its buffers not."""
-        cls = model_class(_class_of(component))
+    def _make(self, component: str) -> Any:
+        """Make the module, its parameters on the meta device and its buffers not."""
+        cls = model_class(class_of_component(component))
         with init_empty_weights(include_buffers=False):
             if self._folder is not None:
                 config = self._folder.hollow(component).config
@@ -123,23 +124,23 @@ class SingleFile:
 
     def hollow(self, component: str) -> Any:
         if component not in self._hollow:
-            self._hollow[component] = self._made(component).to("meta")
+            self._hollow[component] = self._make(component).to("meta")
         return self._hollow[component]
 
     def _prefix(self, component: str) -> str:
         return {"unet": UNET, "vae": VAE, **self._family.prefixes}[component]
 
-    def _names(self, component: str) -> Shapes:
+    def _shapes_of(self, component: str) -> Shapes:
         prefix = self._prefix(component)
         return {name: shape for name, shape in self._shapes.items() if name.startswith(prefix)}
 
-    def _fitted(self, component: str, model: Any, tensors: Tensors) -> Tensors:
-        return fitted(component, self._prefix(component), model, tensors, self.path)
+    def _convert(self, component: str, model: Any, tensors: Tensors) -> Tensors:
+        return converted_weights(component, self._prefix(component), model, tensors, self.path)
 
     def load(self, component: str) -> Any:
-        model = self._made(component)
-        weights = self._fitted(component, model, read_tensors(self.path, self._names(component)))
-        return filled(component, model, weights, self.path)
+        model = self._make(component)
+        weights = self._convert(component, model, read_tensors(self.path, self._shapes_of(component)))
+        return fill_module(component, model, weights, self.path)
 
     def scheduler(self) -> dict[str, Any]:
         config = dict(self._family.scheduler) if self._folder is None else self._folder.scheduler()
@@ -163,11 +164,13 @@ class SingleFile:
         return json.dumps([str(self.path), seen.st_size, seen.st_mtime_ns, self._prediction, folder])
 
 
-def _class_of(component: str) -> str:
-    return {"text_encoder_2": "CLIPTextModelWithProjection"}.get(component, CLASSES[component][0])
+def class_of_component(component: str) -> str:
+    """Name the class that a component of a single file has."""
+    return {"text_encoder_2": "CLIPTextModelWithProjection"}.get(component, COMPONENT_CLASSES[component][0])
 
 
-def _family(path: Path, shapes: Shapes, folder: Folder | None) -> Family:
+def _detect_family(path: Path, shapes: Shapes, folder: Folder | None) -> Family:
+    """Tell the family by the names of the text encoders, with ``folder`` by its, too; ``BundleError`` for none."""
     if marks := [name for name in shapes if name.startswith(EDM)]:
         raise BundleError(
             f"{path} has {marks[0]}: it is trained on EDM's noise levels, which this version does not run"
@@ -197,6 +200,6 @@ def _family(path: Path, shapes: Shapes, folder: Folder | None) -> Family:
 
 
 def _width(shapes: Shapes, prefix: str) -> int | None:
-    """Of the text encoder whose names begin with ``prefix``: its last norm's."""
+    """Return the width of the text encoder whose names begin with ``prefix``: that of its last norm."""
     ends = ("ln_final.weight", "final_layer_norm.weight")
     return next((s[0] for name, s in shapes.items() if name.startswith(prefix) and name.endswith(ends)), None)

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, made of its byte-pair merges without a download."""
+"""CLIP's tokenizer is made of its byte-pair merges, without a download."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEGIN, END, EXCLAMATION = "<|startoftext|>", "<|endoftext|>", "!"
 
 
 def clip_tokenizer(pad: str) -> Any:
-    """A fast CLIP tokenizer of 49,408 tokens that fills with ``pad`` (Radford et al. 2021)."""
+    """Make a fast CLIP tokenizer of 49,408 tokens that fills with ``pad`` (Radford et al. 2021)."""
     from transformers import CLIPTokenizerFast
 
     merges = gzip.decompress(MERGES.read_bytes()).decode("utf-8").split("\n")[1 : COUNT + 1]
@@ -36,7 +36,7 @@ def clip_tokenizer(pad: str) -> Any:
 
 
 def _bytes_to_unicode() -> dict[int, str]:
-    """GPT-2's stand-in character for each byte: itself where it prints, one beyond 255 where it does not."""
+    """Give GPT-2's stand-in character for each byte: itself where it prints, one beyond 255 where it does not."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [b for b in range(256) if b not in shown]
     return {b: chr(b) for b in shown} | {b: chr(256 + k) for k, b in enumerate(rest)}

@@ -1,4 +1,4 @@
-"""What a .safetensors file holds: names and shapes from its header, its tensors, and what it looks like."""
+"""A .safetensors file is read by its header: names and shapes, then single tensors, and what it looks like."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOKS = (
 
 
 def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Names and shapes of a safetensors file's tensors, and its metadata; no tensor is read.
+    """Read names and shapes of a safetensors file's tensors, and its metadata; no tensor is read.
 
     Raises:
         BundleNotFoundError: no such file.
@@ -48,17 +48,17 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]
 
 
 def hollow_tensors(shapes: Shapes) -> dict[str, torch.Tensor]:
-    """Tensors of these shapes without data."""
+    """Make tensors of these shapes without data."""
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def read_tensors(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Those tensors; floats in float32, each widened before the next is read."""
+    """Read those tensors; floats in float32, each widened before the next is read."""
     with safe_open(path, "pt") as f:
         return {name: t.float() if (t := f.get_tensor(name)).is_floating_point() else t for name in names}
 
 
 def looks_like(shapes: Shapes) -> str | None:
-    """What a file that is no checkpoint seems to be, and what to do with it; None for anything else."""
+    """Say what a file that is no checkpoint seems to be, and what to do with it; None for anything else."""
     names = " ".join(shapes)
     return next((look for marks, look in LOOKS if any(mark in names for mark in marks)), None)

@@ -1,4 +1,4 @@
-"""An autoencoder in a file of its own, in the original layout or in diffusers', with another one's config."""
+"""An autoencoder may lie in a file of its own, in the original layout or in diffusers'; another one's config fits it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from diffusers.loaders import single_file_utils
 
 from edgediff.errors import BundleError
 
-from .header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
-from .layout import Tensors, checked, filled, fitted
+from .original_layout import Tensors, converted_weights, fill_module, fitting_weights
+from .safetensors_header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
 
 
 def check_vae(path: Path, config: Any) -> None:
@@ -22,12 +22,12 @@ def check_vae(path: Path, config: Any) -> None:
 
 
 def load_vae(path: Path, config: Any) -> Any:
-    """The ``AutoencoderKL`` of ``config`` with the file's weights, float32 and in eval mode.
+    """Load the ``AutoencoderKL`` of ``config`` with the file's weights, float32 and in eval mode.
 
     A whole checkpoint will do: only its autoencoder is read. Raises ``BundleError``.
     """
     model = _hollow(config)
-    return filled("vae", model, _weights(path, model, lambda shapes: read_tensors(path, shapes)), path)
+    return fill_module("vae", model, _weights(path, model, lambda shapes: read_tensors(path, shapes)), path)
 
 
 def _hollow(config: Any) -> Any:
@@ -45,6 +45,6 @@ def _weights(path: Path, model: Any, read: Callable[[Shapes], dict[str, torch.Te
     prefix = next((p for p in single_file_utils.LDM_VAE_KEYS if any(name.startswith(p) for name in shapes)), "")
     tensors = read({name: shape for name, shape in shapes.items() if name.startswith(prefix)})
     if not any("decoder.up_blocks." in name for name in shapes):
-        return fitted("vae", prefix, model, tensors, path)
+        return converted_weights("vae", prefix, model, tensors, path)
     model._fix_state_dict_keys_on_load(tensors)  # attention's older names, as sd-vae-ft-mse has them
-    return checked("vae", model, tensors, path)
+    return fitting_weights("vae", model, tensors, path)

@@ -1,4 +1,4 @@
-"""Textual inversions that travel in the bundle."""
+"""Textual inversions travel in the bundle."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from safetensors.numpy import save
 from edgediff.errors import ArgumentError
 from edgediff.prompts.textual_inversion import A1111_KEY, SDXL_KEYS, Embeddings, read_embedding
 
-from .facts import encoders_of
-from .source import Source
+from .base import Source, encoders_of
 
-Carried = tuple[str, tuple[Any, ...]]  # a word, and its vectors for each text encoder
+CarriedEmbedding = tuple[str, tuple[Any, ...]]  # a word, and its vectors for each text encoder
 
 
-def read_all(files: Sequence[tuple[str | None, Path]], source: Source) -> list[Carried]:
-    """(word, vectors) of each file, checked against the source's text encoders; a word of None is the file's own.
+def read_embeddings(files: Sequence[tuple[str | None, Path]], source: Source) -> list[CarriedEmbedding]:
+    """Read (word, vectors) of each file, checked against the source's text encoders; a word of None is the file's own.
 
     Raises:
         ArgumentError: a file that cannot be used, vectors of another width, or a word that was given twice.
     """
-    some = Embeddings([source.hollow(encoder).config.hidden_size for encoder, _ in encoders_of(source)])
+    embeddings = Embeddings([source.hollow(encoder).config.hidden_size for encoder, _ in encoders_of(source)])
     for word, path in files:
         own, vectors = read_embedding(path)
         word = own if word is None else word
-        if word in some.vectors:
+        if word in embeddings.vectors:
             raise ArgumentError(f"two embeddings are named {word!r}; give one another word: WORD=FILE")
-        some = some.add(word, vectors)
-    return list(some.vectors.items())
+        embeddings = embeddings.add(word, vectors)
+    return list(embeddings.vectors.items())
 
 
-def store(carried: Sequence[Carried], folder: Path) -> list[tuple[str, Path]]:
+def store_embeddings(carried: Sequence[CarriedEmbedding], folder: Path) -> list[tuple[str, Path]]:
     """Write each as a safetensors file in ``folder``; returns (word, path)."""
     out = []
     for k, (word, vectors) in enumerate(carried):

@@ -1,4 +1,4 @@
-"""The published configs of Stable Diffusion 1.5, 2.1, SDXL, its refiner and SD-Turbo: what a single file does not say.
+"""Published configs say what a single file does not: Stable Diffusion 1.5, 2.1, SDXL, its refiner and SD-Turbo.
 
 Sources: the config.json files of stable-diffusion-v1-5, stable-diffusion-2-1, stable-diffusion-xl-base-1.0,
 stable-diffusion-xl-refiner-1.0 and sd-turbo; fields that have their class's default are left out.
