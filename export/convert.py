@@ -19,7 +19,8 @@ from edgediff.sampling.names import from_config
 
 from .facts import facts_of, scheduler_of
 from .lora.file import read_lora
-from .parts import Recipe, recipes_of
+from .onnx_graph.recipes import PartRecipe, recipes_of
+from .onnx_graph.trace import OPSET
 from .precision import PRECISIONS
 from .progress import Progress
 from .sources.base import Source
@@ -39,7 +40,6 @@ from .stages import (
     write_manifest,
     write_tokenizers,
 )
-from .trace import OPSET
 from .work import Work
 
 DEFAULT = "fp16-weights"
@@ -157,7 +157,7 @@ def _build(job: Job, manifest: dict[str, Any], carried: Sequence[CarriedEmbeddin
     read_bundle(job.work.bundle)  # what is published must open
 
 
-def _bytes(source: Source, recipe: Recipe) -> int:
+def _bytes(source: Source, recipe: PartRecipe) -> int:
     """Of a part's weights in fp32."""
     return 4 * sum(int(p.numel()) for p in source.hollow(recipe.component).parameters())
 

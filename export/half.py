@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from .attention import DOMAIN
-from .graph import Graph, Weight
+from .onnx_graph.attention import DOMAIN
+from .onnx_graph.graph import Graph, Weight
 from .quantize import half_of
 
 # Inputs that the operator wants in fp32 whatever its data are.

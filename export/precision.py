@@ -12,9 +12,9 @@ import numpy as np
 from edgediff.errors import EngineError
 from edgediff.verify import relative
 
-from .attention import FUSED, plain
-from .graph import Graph, Written, write
 from .half import rounded, to_half
+from .onnx_graph.attention import FUSED, plain
+from .onnx_graph.graph import Graph, WrittenFile, write_graph
 from .quantize import CHANNEL, multiply_int8, store_fp16, store_int8
 from .rescue import Feed, session, unfit_for_half, worst_nodes
 
@@ -69,7 +69,7 @@ class Proof:
 
 def make(
     name: str, graph: Graph, precision: str, cases: Sequence[Case], path: Path, scratch: Path
-) -> tuple[list[Written], Proof, dict[str, str]]:
+) -> tuple[list[WrittenFile], Proof, dict[str, str]]:
     """Write a part in a precision, leaving nodes in fp32 until it is as near to torch as its ceiling says.
 
     Args:
@@ -93,10 +93,10 @@ def make(
         reference, seen = seen_graph(graph, precision, kept)
         if how.seen:
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                write(seen, Path(folder) / "seen.onnx")
+                write_graph(seen, Path(folder) / "seen.onnx")
                 proof = compare(name, Path(folder) / "seen.onnx", cases)
         else:
-            files = write(seen, path)
+            files = write_graph(seen, path)
             proof = compare(name, path, cases)
         if proof.relative <= how.ceiling:
             return _write_both(graph, how, kept, path) if how.seen else files, proof, kept
@@ -127,14 +127,14 @@ def seen_graph(graph: Graph, precision: str, kept: Collection[str]) -> tuple[Gra
     return (plain(graph), how.seen(graph, kept)) if how.seen else (graph, how.change(graph, kept))
 
 
-def _write_both(graph: Graph, how: Precision, kept: dict[str, str], path: Path) -> list[Written]:
+def _write_both(graph: Graph, how: Precision, kept: dict[str, str], path: Path) -> list[WrittenFile]:
     """The graph with fused attention and the one without, over the same weights."""
     # A fused node stays in fp32 when a piece of its plain form does.
     fused = [n.name for n in graph.nodes if n.op_type == FUSED and any(k.startswith(n.name + "/") for k in kept)]
     others = {}
     if any(n.op_type == FUSED for n in graph.nodes):
         others[path.with_name(path.stem + PLAIN_NAME)] = how.change(plain(graph), kept)
-    return write(how.change(graph, {*fused, *kept}), path, others)
+    return write_graph(how.change(graph, {*fused, *kept}), path, others)
 
 
 def compare(name: str, path: Path, cases: Sequence[Case]) -> Proof:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .parts import VaeEncoder
+from .onnx_graph.modules import VaeEncoder
 
 
 @torch.no_grad()

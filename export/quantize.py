@@ -9,8 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from .attention import DOMAIN
-from .graph import DATA_LIMIT, Array, Graph, Weight
+from .onnx_graph.attention import DOMAIN
+from .onnx_graph.graph import DATA_LIMIT, Array, Graph, Weight
 
 SMALLEST = 64  # elements; below it a cast costs more bytes than it saves
 HALF_MAX = float(np.finfo(np.float16).max)

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 from edgediff.engines.onnxruntime import import_onnxruntime
 
-from .graph import Graph, Weight, write
 from .half import EITHER, float_tensors
+from .onnx_graph.graph import Graph, Weight, write_graph
 from .quantize import HALF_MAX
 
 Feed = Mapping[str, NDArray[Any]]
@@ -53,7 +53,7 @@ def run(graph: Graph, feeds: Sequence[Feed], scratch: Path, outputs: Collection[
             graph.model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder) / "probed.onnx"
-        write(graph, path)
+        write_graph(graph, path)
         opened = session(path, exact=True)
         return [dict(zip(names, opened.run(names, dict(feed)), strict=True)) for feed in feeds]
 

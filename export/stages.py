@@ -21,14 +21,14 @@ from edgediff.errors import EngineError
 from edgediff.verify import psnr
 
 from . import golden
-from .graph import Written, read, write
-from .parts import Recipe, run
+from .onnx_graph.graph import WrittenFile, read_graph, write_graph
+from .onnx_graph.recipes import PartRecipe, run_example
+from .onnx_graph.trace import trace
 from .precision import PLAIN_NAME, PRECISIONS, make, prove_fp32, seen_graph
 from .preview import fit_preview
 from .progress import Progress
 from .rescue import session, worst_nodes
 from .sources.base import Source, encoders_of
-from .trace import trace
 from .turns import Run, by_torch, let_go, pipeline
 from .work import Work
 
@@ -43,7 +43,7 @@ class Job:
 
     source: Source
     facts: dict[str, Any]
-    recipes: list[Recipe]
+    recipes: list[PartRecipe]
     precision: dict[str, str]  # by part
     work: Work
     progress: Progress
@@ -84,19 +84,19 @@ class Job:
         return facts
 
 
-def trace_part(job: Job, recipe: Recipe) -> dict[str, Any]:
+def trace_part(job: Job, recipe: PartRecipe) -> dict[str, Any]:
     """A part in fp32, and torch's outputs on its example."""
 
     def do() -> tuple[Any, list[Path]]:
         module = recipe.wrap(job.source.load(recipe.component))
         inputs = {name: t.numpy() for name, t in recipe.example(2, 2).items()}
-        outputs = dict(zip(recipe.outputs, (t.numpy() for t in run(recipe, module, 2, 2)), strict=True))
+        outputs = dict(zip(recipe.outputs, (t.numpy() for t in run_example(recipe, module, 2, 2)), strict=True))
         path, cases = job.path(recipe.name), job.case_file(recipe.name)
         path.parent.mkdir(exist_ok=True)
         graph = trace(module, recipe.example(1, 1), recipe.outputs, recipe.axes)
-        files = write(graph, path)
+        files = write_graph(graph, path)
         golden.store(cases, golden.flat(recipe.name, [(inputs, outputs)]))
-        example = [t.shape for t in run(recipe, module, 1, 1)]
+        example = [t.shape for t in run_example(recipe, module, 1, 1)]
         described = {
             "files": _entries(files, "fp32"),
             "inputs": [
@@ -161,7 +161,7 @@ def fit(job: Job) -> dict[str, Any] | None:
     return found
 
 
-def make_part(job: Job, recipe: Recipe, described: dict[str, Any]) -> dict[str, Any]:
+def make_part(job: Job, recipe: PartRecipe, described: dict[str, Any]) -> dict[str, Any]:
     """A part in its precision, held against torch."""
     precision, name = job.precision[recipe.name], recipe.name
 
@@ -171,7 +171,7 @@ def make_part(job: Job, recipe: Recipe, described: dict[str, Any]) -> dict[str, 
         if precision == "fp32":
             proof = prove_fp32(name, path, cases)
         else:
-            files, proof, kept = make(name, read(job.path(name)), precision, cases, path, job.scratch())
+            files, proof, kept = make(name, read_graph(job.path(name)), precision, cases, path, job.scratch())
         part = {**described, "files": _entries(files, precision) if files else described["files"]}
         parity: dict[str, Any] = {
             "precision": precision,
@@ -237,7 +237,7 @@ def compare_pictures(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _blame(job: Job) -> str:
     precision = job.precision["unet"]
-    graph, seen = seen_graph(read(job.path("unet")), precision, ())
+    graph, seen = seen_graph(read_graph(job.path("unet")), precision, ())
     feed = job.cases("unet")[-1][0]
     worst = worst_nodes(graph, seen, feed, job.scratch(), PRECISIONS[precision].changes)
     named = "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3])
@@ -252,7 +252,7 @@ def _by_onnxruntime(job: Job, bundle: Bundle, name: str) -> Run:
     if PRECISIONS[precision].seen is not None:
         kept = job.work.found(f"{name}: {precision}")["parity"].get("kept_fp32", {})
         path = job.scratch() / f"{name}.onnx"
-        write(seen_graph(read(job.path(name)), precision, kept)[1], path)
+        write_graph(seen_graph(read_graph(job.path(name)), precision, kept)[1], path)
     opened = session(path)
     return lambda **inputs: dict(zip(names, opened.run(names, inputs), strict=True))
 
@@ -266,7 +266,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _entries(files: list[Written], precision: str) -> list[dict[str, Any]]:
+def _entries(files: list[WrittenFile], precision: str) -> list[dict[str, Any]]:
     return [
         {
             "engine": _engine(f.path.name),

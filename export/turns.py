@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgediff.bundle.manifest import Bundle, Part
 from edgediff.pipeline import Pipeline
 
-from .parts import Recipe
+from .onnx_graph.recipes import PartRecipe
 from .sources.base import Source
 
 Arrays = dict[str, NDArray[Any]]
@@ -65,7 +65,7 @@ def pipeline(bundle: Bundle, openers: Mapping[str, Callable[[], Run]], size: int
     return pipe, engines
 
 
-def by_torch(recipe: Recipe, source: Source) -> Run:
+def by_torch(recipe: PartRecipe, source: Source) -> Run:
     """A part run by torch: what the exported one is held against."""
     module = recipe.wrap(source.load(recipe.component))
 

@@ -10,9 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
-from edgediff_export.graph import write
+from edgediff_export.onnx_graph.graph import write_graph
+from edgediff_export.onnx_graph.trace import trace
 from edgediff_export.quantize import store_fp16
-from edgediff_export.trace import trace
 
 from .config import Config
 from .glyphs import Glyph, sized
@@ -47,7 +47,7 @@ def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithPr
     example = {"pixel_values": torch.zeros(1, 3, size, size)}
     graph = trace(ImageTower(image.eval()), example, ("image_embeds",), axes)
     store_fp16(graph)
-    write(graph, folder / "image_tower.onnx")
+    write_graph(graph, folder / "image_tower.onnx")
 
 
 def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:

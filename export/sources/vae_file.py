@@ -1,4 +1,4 @@
-"""An autoencoder may lie in a file of its own, in the original layout or in diffusers'; another one's config fits it."""
+"""An autoencoder may lie in a file of its own, in the original layout or in diffusers'; another one's config serves."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ import torch
 import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
 from edgediff.bundle.reading import read_bundle
-from edgediff_export import graph as graphs
 from edgediff_export.convert import export
 from edgediff_export.facts import schedule_of
+from edgediff_export.onnx_graph import graph as graphs
 from edgediff_export.precision import PRECISIONS
 
 

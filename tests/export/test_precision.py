@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 import edgediff
 from edgediff.bundle.reading import read_bundle
 from edgediff.verify import prove
-from edgediff_export.attention import FUSED, FusedAttention, plain
 from edgediff_export.convert import export
-from edgediff_export.graph import Graph, Weight, read, write
 from edgediff_export.half import rounded, to_half
+from edgediff_export.onnx_graph.attention import FUSED, FusedAttention, plain
+from edgediff_export.onnx_graph.graph import Graph, Weight, read_graph, write_graph
 from edgediff_export.precision import PRECISIONS
 from edgediff_export.quantize import multiply_int8, store_fp16, store_int8
 from edgediff_export.rescue import run, unfit_for_half, worst_nodes
@@ -84,7 +84,7 @@ def test_large_fp16_weights_are_not_folded(
     graph, feed = small
     changed = graph.copy()
     store_fp16(changed)
-    write(changed, tmp_path / "m.onnx")
+    write_graph(changed, tmp_path / "m.onnx")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), options, providers=["CPUExecutionProvider"])
@@ -145,7 +145,7 @@ def test_multiply_int8(small: tuple[Graph, dict[str, np.ndarray]], tmp_path: Pat
 
 def types(graph: Graph, tmp_path: Path) -> dict[str, int]:
     """Every tensor's type, as onnx infers it of the written file."""
-    write(graph, tmp_path / "typed.onnx")
+    write_graph(graph, tmp_path / "typed.onnx")
     onnx.checker.check_model(str(tmp_path / "typed.onnx"))
     model = onnx.shape_inference.infer_shapes(onnx.load(str(tmp_path / "typed.onnx")))
     known = [*model.graph.input, *model.graph.value_info, *model.graph.output]
@@ -191,7 +191,7 @@ def test_worst_nodes_names_the_one_that_loses(small: tuple[Graph, dict[str, np.n
 
 @pytest.mark.parametrize("tokens", [7, 64])
 def test_plain_attention_is_the_fused(tiny_bundle: Path, tmp_path: Path, tokens: int) -> None:
-    graph = read(tiny_bundle / "unet.onnx")
+    graph = read_graph(tiny_bundle / "unet.onnx")
     written = plain(graph)
     fused = [n for n in graph.nodes if n.op_type == FUSED]
     assert len(fused) == 8  # self and cross attention of four blocks
@@ -271,12 +271,12 @@ def test_overflow_is_rescued(overflowing: Path, tmp_path: Path) -> None:
     conv = "/model/down_blocks.1/resnets.0/conv1/Conv"
     assert conv in kept
     assert all("/model/down_blocks.1/resnets.0/" in node for node in kept)
-    graph = read(out / "unet.onnx")
+    graph = read_graph(out / "unet.onnx")
     assert len(kept) < 0.05 * len(graph.nodes)
     assert "kept_fp32" not in bundle.parity["vae_decoder"]
     assert min(bundle.parity["pictures"]["psnr"]) >= PRECISIONS["fp16"].floor
     # Without the rescue the same graph breaks, and the shipped one has the right types.
-    fp32 = read(export(overflowing, tmp_path / "fp32", precision="fp32") / "unet.onnx")
+    fp32 = read_graph(export(overflowing, tmp_path / "fp32", precision="fp32") / "unet.onnx")
     rng = np.random.default_rng(0)
     feed = {
         "sample": rng.standard_normal((1, 4, 8, 8)).astype(np.float32),
@@ -284,8 +284,8 @@ def test_overflow_is_rescued(overflowing: Path, tmp_path: Path) -> None:
         "encoder_hidden_states": rng.standard_normal((1, 77, 32)).astype(np.float32),
     }
     assert not np.isfinite(run(rounded(fp32), [feed], tmp_path)[0]["out_sample"]).all()
-    found = types(read(out / "unet.plain.onnx"), tmp_path)
-    by_name = {n.name: n.output[0] for n in read(out / "unet.plain.onnx").nodes}
+    found = types(read_graph(out / "unet.plain.onnx"), tmp_path)
+    by_name = {n.name: n.output[0] for n in read_graph(out / "unet.plain.onnx").nodes}
     assert found[by_name[conv]] == TensorProto.FLOAT
     other = next(v for k, v in by_name.items() if k == "/model/down_blocks.0/resnets.0/conv1/Conv")
     assert found[other] == TensorProto.FLOAT16

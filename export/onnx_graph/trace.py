@@ -1,4 +1,4 @@
-"""torch module -> ONNX graph, by tracing. The graph's weights are the module's own: nothing is copied."""
+"""Tracing makes an ONNX graph of a torch module. The graph's weights are the module's own: nothing is copied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .attention import DOMAIN, has_fused
 from .graph import Array, Graph, Weight
 
 OPSET = 18
-HUGE, NEVER = 1e30, 1e4
+HUGE, NEVER = 1e30, 1e4  # a constant above HUGE becomes NEVER
 
 
 def trace(
@@ -24,7 +24,7 @@ def trace(
     outputs: Sequence[str],
     axes: dict[str, dict[int, str]],
 ) -> Graph:
-    """The module as a graph with named inputs (``example``'s keys), outputs and dynamic axes."""
+    """Trace the module to a graph with named inputs (``example``'s keys), outputs and dynamic axes."""
     tensors = {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         # Tracing warns about shape checks that the example satisfies; the parity check runs at another batch and size.
@@ -88,7 +88,7 @@ def _fold(graph: Graph) -> None:
 
 
 def _within(constant: Array) -> Array:
-    """Masks say "never" by the largest float32; a number that fp16 holds says it to a softmax as well."""
+    """Replace the largest float32, by which masks say "never"; a number that fp16 holds tells a softmax the same."""
     if constant.dtype != np.float32:
         return constant
     return np.where(np.abs(constant) > HUGE, np.copysign(NEVER, constant), constant).astype(constant.dtype)

@@ -1,4 +1,4 @@
-"""An ONNX graph whose weights stay where they are until they are written, one at a time."""
+"""A graph's weights stay where they are until they are written, one at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant of a graph; ``read`` gives its values, and keeps nothing."""
+    """A constant of a graph. ``read`` gives its values, and keeps nothing."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
@@ -28,23 +28,24 @@ class Weight:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     @staticmethod
     def of(values: Array) -> Weight:
+        """Make a weight of values in memory."""
         return Weight(values.shape, values.dtype, lambda: values)
 
 
 @dataclass
 class Graph:
-    """``model`` without its large initialisers, and the ``weights`` that its nodes name."""
+    """An ONNX model apart from its weights: ``model`` without initialisers, and the ``weights`` that its nodes name."""
 
     model: onnx.ModelProto
     weights: dict[str, Weight] = field(default_factory=dict)
 
     def copy(self) -> Graph:
-        """Another model over the same weights."""
+        """Copy the model; the weights stay the same ones."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         return Graph(model, dict(self.weights))
@@ -54,12 +55,13 @@ class Graph:
         return list(self.model.graph.node)
 
     def replace_nodes(self, nodes: list[onnx.NodeProto]) -> None:
+        """Put copies of ``nodes`` in the place of the model's."""
         kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
         del self.model.graph.node[:]
         self.model.graph.node.extend(kept)
 
     def users(self) -> dict[str, list[onnx.NodeProto]]:
-        """The nodes that read each tensor."""
+        """List the nodes that read each tensor."""
         out: dict[str, list[onnx.NodeProto]] = {}
         for node in self.model.graph.node:
             for name in node.input:
@@ -86,7 +88,7 @@ class Graph:
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
-    """Names that a node's subgraphs read."""
+    """Collect the names that a node's subgraphs read."""
     out: set[str] = set()
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
@@ -95,8 +97,8 @@ def _captured(node: onnx.NodeProto) -> set[str]:
     return out
 
 
-def read(path: Path) -> Graph:
-    """A graph from its file; weights beside it are mapped, not read."""
+def read_graph(path: Path) -> Graph:
+    """Read a graph from its file; weights beside it are mapped, not read."""
     model = onnx.load(str(path), load_external_data=False)
     weights = {t.name: _stored(t, path.parent) for t in model.graph.initializer}
     del model.graph.initializer[:]
@@ -113,15 +115,15 @@ def _stored(tensor: TensorProto, folder: Path) -> Weight:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A file that was written, with the digest of what went in."""
+class WrittenFile:
+    """A file that was written, with the digest of what went into it."""
 
     path: Path
     size: int
     sha256: str
 
 
-def write(graph: Graph, path: Path, others: dict[Path, Graph] | None = None) -> list[Written]:
+def write_graph(graph: Graph, path: Path, others: dict[Path, Graph] | None = None) -> list[WrittenFile]:
     """Write a graph and its weights; the weights beside it (``.data``) where they are large.
 
     ``others`` are graphs by path that use the same weights under the same names, in the same folder: they share the
@@ -143,11 +145,11 @@ def write(graph: Graph, path: Path, others: dict[Path, Graph] | None = None) -> 
                 model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.read()), name))
         whole = model.SerializeToString(deterministic=True)
         place.write_bytes(whole)
-        out.append(Written(place, len(whole), hashlib.sha256(whole).hexdigest()))
+        out.append(WrittenFile(place, len(whole), hashlib.sha256(whole).hexdigest()))
     return out + files
 
 
-def _write_data(path: Path, weights: dict[str, Weight]) -> tuple[dict[str, int], list[Written]]:
+def _write_data(path: Path, weights: dict[str, Weight]) -> tuple[dict[str, int], list[WrittenFile]]:
     digest, places, at = hashlib.sha256(), {}, 0
     with path.open("wb") as f:
         for name, piece in _pieces(weights):
@@ -157,7 +159,7 @@ def _write_data(path: Path, weights: dict[str, Weight]) -> tuple[dict[str, int],
                 f.write(some)
                 digest.update(some)
             at += gap + piece.nbytes
-    return places, [Written(path, at, digest.hexdigest())]
+    return places, [WrittenFile(path, at, digest.hexdigest())]
 
 
 def _pieces(weights: dict[str, Weight]) -> Iterator[tuple[str, Array]]:

@@ -1,4 +1,4 @@
-"""Attention as one node, ``com.microsoft.MultiHeadAttention``, and the same written plainly.
+"""Attention is one node, ``com.microsoft.MultiHeadAttention``, or the same written plainly.
 
 One node lets ONNX Runtime work in blocks and never hold the (tokens x tokens) scores, which at 512x512 are most of a
 U-Net's memory. TensorRT fuses the plain form MatMul -> Softmax -> MatMul by itself.
@@ -22,7 +22,7 @@ FUSED, DOMAIN = "MultiHeadAttention", "com.microsoft"
 
 
 class _MultiHeadAttention(torch.autograd.Function):
-    """softmax(q k' scale) v over ``heads`` (Vaswani et al. 2017); tensors are (batch, tokens, heads * width)."""
+    """Computes softmax(q k' scale) v over ``heads`` (Vaswani et al. 2017); tensors: (batch, tokens, heads * width)."""
 
     @staticmethod
     def forward(
@@ -39,8 +39,9 @@ class _MultiHeadAttention(torch.autograd.Function):
 
 
 class SplitGeglu(torch.nn.Module):
-    """a * gelu(b) (Shazeer 2020, https://arxiv.org/abs/2002.05202) with a and b each a product of its own: cutting one
-    product in two copies it. The weights are views of the original's.
+    """Computes a * gelu(b) (Shazeer 2020, https://arxiv.org/abs/2002.05202) with a and b each a product of its own.
+
+    Cutting one product in two would copy it. The weights are views of the original's.
     """
 
     def __init__(self, geglu: GEGLU) -> None:
@@ -58,7 +59,7 @@ class SplitGeglu(torch.nn.Module):
 
 
 class FusedAttention:
-    """A diffusers attention processor that traces to one node. Does what AttnProcessor2_0 does without masks."""
+    """A diffusers attention processor that traces to one node. It does what AttnProcessor2_0 does without masks."""
 
     def __call__(
         self,
@@ -96,7 +97,7 @@ def has_fused(module: torch.nn.Module) -> bool:
 
 
 def use_fused(model: Any) -> Any:
-    """The diffusers module with every attention traced as one node, and no product cut in two afterwards."""
+    """Change the diffusers module so that every attention traces as one node, and no product is cut in two."""
     for module in model.modules():
         if isinstance(module, Attention):
             module.set_processor(FusedAttention())
@@ -108,8 +109,9 @@ def use_fused(model: Any) -> Any:
 
 
 def plain(graph: Graph) -> Graph:
-    """A copy of the graph with every fused node written as MatMul -> Softmax -> MatMul on (batch, heads, tokens,
-    width), the scale on the query. The new nodes' names begin with the fused one's.
+    """Copy the graph with every fused node written as MatMul -> Softmax -> MatMul on (batch, heads, tokens, width).
+
+    The scale goes to the query. The new nodes' names begin with the fused one's.
     """
     out = graph.copy()
     nodes = []
