@@ -26,7 +26,7 @@ from edgediff.engines.onnxruntime import OnnxRuntimeEngine
 from edgediff.verify import psnr
 from edgediff_export.convert import export
 from edgediff_export.onnx_graph.graph import read_graph, write_graph
-from edgediff_export.precision import PRECISIONS, seen_graph
+from edgediff_export.precision.precisions import PRECISIONS, seen_graph
 
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers")
 

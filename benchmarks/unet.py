@@ -58,7 +58,7 @@ def make(work: Path) -> None:
     from edgediff_export.onnx_graph.graph import write_graph
     from edgediff_export.onnx_graph.modules import Unet
     from edgediff_export.onnx_graph.trace import OPSET, trace
-    from edgediff_export.precision import seen_graph
+    from edgediff_export.precision.precisions import seen_graph
 
     torch.manual_seed(0)
     model = UNet2DConditionModel(**CONFIG).eval()

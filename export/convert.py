@@ -21,7 +21,7 @@ from .facts import facts_of, scheduler_of
 from .lora.file import read_lora
 from .onnx_graph.recipes import PartRecipe, recipes_of
 from .onnx_graph.trace import OPSET
-from .precision import PRECISIONS
+from .precision.precisions import PRECISIONS
 from .progress import Progress
 from .sources.base import Source
 from .sources.embeddings import CarriedEmbedding, read_embeddings, store_embeddings

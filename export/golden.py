@@ -13,7 +13,7 @@ from edgediff.bundle.manifest import Bundle
 from edgediff.pipeline import Pipeline
 from edgediff.verify import cases_of
 
-from .precision import Case
+from .precision.precisions import Case
 
 FILE = "golden.safetensors"
 PROMPTS = ("a photograph of an astronaut riding a horse", "a red apple on a blue background")

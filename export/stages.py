@@ -24,10 +24,11 @@ from . import golden
 from .onnx_graph.graph import WrittenFile, read_graph, write_graph
 from .onnx_graph.recipes import PartRecipe, run_example
 from .onnx_graph.trace import trace
-from .precision import PLAIN_NAME, PRECISIONS, make, prove_fp32, seen_graph
+from .precision.precisions import PLAIN_NAME, PRECISIONS, prove_fp32, seen_graph, write_part
+from .precision.sensitive_nodes import worst_nodes
+from .precision.session import open_session
 from .preview import fit_preview
 from .progress import Progress
-from .rescue import session, worst_nodes
 from .sources.base import Source, encoders_of
 from .turns import Run, by_torch, let_go, pipeline
 from .work import Work
@@ -171,7 +172,7 @@ def make_part(job: Job, recipe: PartRecipe, described: dict[str, Any]) -> dict[s
         if precision == "fp32":
             proof = prove_fp32(name, path, cases)
         else:
-            files, proof, kept = make(name, read_graph(job.path(name)), precision, cases, path, job.scratch())
+            files, proof, kept = write_part(name, read_graph(job.path(name)), precision, cases, path, job.scratch())
         part = {**described, "files": _entries(files, precision) if files else described["files"]}
         parity: dict[str, Any] = {
             "precision": precision,
@@ -253,7 +254,7 @@ def _by_onnxruntime(job: Job, bundle: Bundle, name: str) -> Run:
         kept = job.work.found(f"{name}: {precision}")["parity"].get("kept_fp32", {})
         path = job.scratch() / f"{name}.onnx"
         write_graph(seen_graph(read_graph(job.path(name)), precision, kept)[1], path)
-    opened = session(path)
+    opened = open_session(path)
     return lambda **inputs: dict(zip(names, opened.run(names, inputs), strict=True))
 
 

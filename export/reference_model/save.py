@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from edgediff_export.onnx_graph.graph import write_graph
 from edgediff_export.onnx_graph.trace import trace
-from edgediff_export.quantize import store_fp16
+from edgediff_export.precision.quantize import store_fp16
 
 from .config import Config
 from .glyphs import Glyph, sized

@@ -20,7 +20,7 @@ from edgediff.bundle.reading import read_bundle
 from edgediff_export.convert import export
 from edgediff_export.facts import schedule_of
 from edgediff_export.onnx_graph import graph as graphs
-from edgediff_export.precision import PRECISIONS
+from edgediff_export.precision.precisions import PRECISIONS
 
 
 @pytest.fixture

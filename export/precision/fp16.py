@@ -1,4 +1,4 @@
-"""A graph in fp16, with chosen nodes left in fp32; and the same in fp32 with every rounding made visible.
+"""A graph turns to fp16, with chosen nodes left in fp32; or stays in fp32 with every rounding made visible.
 
 ONNX Runtime computes fp16 graphs on a CPU in fp32 and skips the roundings between nodes, so an overflow does not show.
 ``rounded`` puts them back as casts, which it respects: what an engine that computes in fp16 and sums in fp32 gives.
@@ -13,20 +13,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from .onnx_graph.attention import DOMAIN
-from .onnx_graph.graph import Graph, Weight
-from .quantize import half_of
+from ..onnx_graph.attention import DOMAIN
+from ..onnx_graph.graph import Graph, Weight
+from .quantize import weight_in_fp16
 
 # Inputs that the operator wants in fp32 whatever its data are.
-FIXED = {("Resize", 1), ("Resize", 2)}
+FP32_INPUTS = {("Resize", 1), ("Resize", 2)}
 # Operators that make their floats of nothing; and those that need more digits than fp16 has, with all before them: the
 # angles of timestep embeddings go to 1000 radians.
-SOURCES, ANGLES = ("Range", "ConstantOfShape", "RandomNormal"), ("Sin", "Cos")
-EITHER = ("Shape", "Size")  # read any type and give none
+GENERATORS, ANGLES = ("Range", "ConstantOfShape", "RandomNormal"), ("Sin", "Cos")
+SHAPE_OPERATORS = ("Shape", "Size")  # read any type and give none
 
 
-def to_half(graph: Graph, keep: Collection[str] = ()) -> Graph:
-    """The graph with fp16 tensors and weights between fp32 inputs and outputs; nodes named in ``keep`` stay in fp32."""
+def to_fp16(graph: Graph, keep: Collection[str] = ()) -> Graph:
+    """Give the graph fp16 tensors and weights between fp32 inputs and outputs; nodes named in ``keep`` stay in fp32."""
     walk = _Walk(graph, keep)
     nodes, weights = [], {}
     casts: dict[tuple[str, bool], str] = {}
@@ -41,11 +41,11 @@ def to_half(graph: Graph, keep: Collection[str] = ()) -> Graph:
     for node in walk.nodes():
         half = walk.half(node)
         for k, name in walk.float_inputs(node):
-            wanted = half and (node.op_type, k) not in FIXED
+            wanted = half and (node.op_type, k) not in FP32_INPUTS
             if name in graph.weights:
                 weight = graph.weights[name]
                 node.input[k] = name + ".fp16" if wanted else name
-                weights[node.input[k]] = half_of(weight) if wanted else weight
+                weights[node.input[k]] = weight_in_fp16(weight) if wanted else weight
             elif walk.is_half[name] and name in walk.outputs:  # there in both, see below
                 node.input[k] = name + ".fp16" if wanted else name
             elif walk.is_half[name] != wanted:
@@ -64,7 +64,7 @@ def to_half(graph: Graph, keep: Collection[str] = ()) -> Graph:
 
 
 def rounded(graph: Graph, keep: Collection[str] = ()) -> Graph:
-    """The fp32 graph with a rounding to fp16 wherever ``to_half(graph, keep)`` holds fp16."""
+    """Round to fp16 in the fp32 graph wherever ``to_fp16(graph, keep)`` holds fp16."""
     walk = _Walk(graph, keep)
     nodes, weights = [], {}
     done: dict[str, str] = {}
@@ -77,7 +77,7 @@ def rounded(graph: Graph, keep: Collection[str] = ()) -> Graph:
     for node in walk.nodes():
         half = walk.half(node)
         for k, name in walk.float_inputs(node):
-            wanted = half and (node.op_type, k) not in FIXED
+            wanted = half and (node.op_type, k) not in FP32_INPUTS
             if name in graph.weights:
                 node.input[k] = name + "/rounded" if wanted else name
                 weights[node.input[k]] = _rounded(graph.weights[name]) if wanted else graph.weights[name]
@@ -96,7 +96,7 @@ def rounded(graph: Graph, keep: Collection[str] = ()) -> Graph:
 
 
 def float_tensors(graph: Graph) -> set[str]:
-    """Names of the float32 tensors: inputs, weights, and what nodes give."""
+    """Name the float32 tensors: inputs, weights, and what nodes give."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     for name, weight in graph.weights.items():
@@ -127,25 +127,26 @@ class _Walk:
             self.is_half |= {name: self.half(node) for name in node.output}
 
     def half(self, node: onnx.NodeProto) -> bool:
+        """Whether a node computes in fp16."""
         touches = any(name in self.floats for name in (*node.input, *node.output))
-        computes = touches and node.op_type not in (*SOURCES, *EITHER)
+        computes = touches and node.op_type not in (*GENERATORS, *SHAPE_OPERATORS)
         if node.op_type == "Cast":  # from whole numbers, or to them
             computes = node.output[0] in self.floats
         return computes and node.name not in self.kept
 
     def float_inputs(self, node: onnx.NodeProto) -> list[tuple[int, str]]:
-        """(position, name) of the inputs whose precision matters."""
-        if node.op_type in EITHER or (node.op_type == "Cast" and node.output[0] not in self.floats):
+        """List (position, name) of the inputs whose precision matters."""
+        if node.op_type in SHAPE_OPERATORS or (node.op_type == "Cast" and node.output[0] not in self.floats):
             return []
         return [(k, name) for k, name in enumerate(node.input) if name in self.floats]
 
     def nodes(self) -> Iterable[onnx.NodeProto]:
-        """Copies, to change."""
+        """Copy the nodes, to change them."""
         return [onnx.NodeProto.FromString(n.SerializeToString()) for n in self.graph.nodes]
 
 
 def _before(graph: Graph, operators: Collection[str]) -> set[str]:
-    """Names of the nodes of these kinds and of all that they depend on."""
+    """Name the nodes of these kinds and all that they depend on."""
     maker = {name: node for node in graph.nodes for name in node.output}
     found: dict[str, onnx.NodeProto] = {}
     waiting = [node for node in graph.nodes if node.op_type in operators]
@@ -158,7 +159,7 @@ def _before(graph: Graph, operators: Collection[str]) -> set[str]:
 
 
 def _rounded(weight: Weight) -> Weight:
-    half = half_of(weight)
+    half = weight_in_fp16(weight)
     return Weight(weight.shape, np.dtype(np.float32), lambda: half.read().astype(np.float32))
 
 

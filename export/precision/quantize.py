@@ -1,4 +1,4 @@
-"""Weights in fewer bits: stored in fp16, in int8, or multiplied in int8."""
+"""Weights take fewer bits: stored in fp16, in int8, or multiplied in int8."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from .onnx_graph.attention import DOMAIN
-from .onnx_graph.graph import DATA_LIMIT, Array, Graph, Weight
+from ..onnx_graph.attention import DOMAIN
+from ..onnx_graph.graph import DATA_LIMIT, Array, Graph, Weight
 
 SMALLEST = 64  # elements; below it a cast costs more bytes than it saves
-HALF_MAX = float(np.finfo(np.float16).max)
+FP16_MAX = float(np.finfo(np.float16).max)
 # The axis of the output channels of each operator's weight, as a module of torch traces.
 CHANNEL = {"Conv": 0, "MatMul": 1, "Gemm": 0}
 
@@ -31,10 +31,10 @@ def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
     for name, weight in list(graph.weights.items()):
         if weight.dtype != np.float32 or np.prod(weight.shape) < SMALLEST or name in kept:
             continue
-        if np.abs(weight.read()).max() > HALF_MAX:
+        if np.abs(weight.read()).max() > FP16_MAX:
             continue
         half = name + ".fp16"
-        graph.weights[half] = half_of(weight)
+        graph.weights[half] = weight_in_fp16(weight)
         if large:
             value = helper.make_tensor_value_info(half, TensorProto.FLOAT16, list(weight.shape))
             graph.model.graph.input.append(value)
@@ -44,8 +44,8 @@ def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
     return len(casts)
 
 
-def half_of(weight: Weight) -> Weight:
-    """The weight in fp16; infinite where it does not fit."""
+def weight_in_fp16(weight: Weight) -> Weight:
+    """Turn a weight to fp16; infinite where it does not fit."""
 
     def read() -> Array:
         with np.errstate(over="ignore"):
@@ -55,8 +55,9 @@ def half_of(weight: Weight) -> Weight:
 
 
 def store_int8(graph: Graph, keep: Collection[str] = ()) -> int:
-    """Store the weights of convolutions and linears in int8 with a scale for each output channel, dequantised as they
-    are used: a quarter of the memory, float32 arithmetic. Returns how many.
+    """Store the weights of convolutions and linears in int8, with a scale for each output channel; return how many.
+
+    They are dequantised as they are used: a quarter of the memory, float32 arithmetic.
     """
     made: dict[str, onnx.NodeProto] = {}
     for node in graph.nodes:
@@ -73,8 +74,10 @@ def store_int8(graph: Graph, keep: Collection[str] = ()) -> int:
 
 
 def multiply_int8(graph: Graph, keep: Collection[str] = ()) -> int:
-    """Multiply linears in int8: weights as in ``store_int8``, activations quantised as they come (one scale a tensor).
-    Returns how many. Convolutions stay, since in int8 they are slower.
+    """Multiply linears in int8; return how many.
+
+    Weights are as in ``store_int8``, activations are quantised as they come (one scale a tensor). Convolutions stay,
+    since in int8 they are slower.
     """
     users = graph.users()
     graph_outputs = {o.name for o in graph.model.graph.output}
@@ -103,7 +106,7 @@ def multiply_int8(graph: Graph, keep: Collection[str] = ()) -> int:
 
 
 def quantisable(graph: Graph, node: onnx.NodeProto) -> int | None:
-    """The axis of the output channels of a node's weight; None for nodes without one."""
+    """Tell the axis of the output channels of a node's weight; None for nodes without one."""
     if node.op_type not in CHANNEL or len(node.input) < 2:
         return None
     weight = graph.weights.get(node.input[1])
@@ -122,7 +125,7 @@ def _add_int8(graph: Graph, name: str, axis: int) -> None:
 
 
 def _scale(values: Array, axis: int) -> NDArray[np.float32]:
-    """The largest value of each channel over 127."""
+    """Divide the largest value of each channel by 127."""
     others = tuple(k for k in range(values.ndim) if k != axis)
     peak: NDArray[np.float32] = np.abs(values).max(axis=others).astype(np.float32)
     out: NDArray[np.float32] = np.where(peak > 0, peak / np.float32(127), np.float32(1))
