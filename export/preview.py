@@ -1,4 +1,4 @@
-"""The preview matrix: a least-squares fit from latents to the pictures they decode to, one colour a latent cell."""
+"""The preview matrix is a least-squares fit from latents to the pictures they decode to, one colour a latent cell."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ PICTURE_AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 def recipes_of(source: Source, facts: dict[str, Any]) -> list[PartRecipe]:
-    """List the parts that a checkpoint has, in the order in which they run. ``facts`` is ``facts_of(source)``."""
+    """List the parts that a checkpoint has, in the order in which they run. ``facts`` is ``model_facts(source)``."""
     large = facts["kind"] == "stable-diffusion-xl"
     encoders = [encoder for encoder, _ in encoders_of(source)]
     out = [

@@ -34,7 +34,7 @@ def open_session(path: Path, *, exact: bool = False) -> Any:
 def run_graph(
     graph: Graph, feeds: Sequence[Feed], scratch: Path, outputs: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Run the graph on each feed; gives its outputs, or those tensors. ``scratch`` is a folder with room for the weights."""
+    """Run the graph on each feed; give its outputs, or those tensors. ``scratch`` has room for the weights."""
     graph = graph.copy()
     names = list(outputs) or [o.name for o in graph.model.graph.output]
     known = {o.name for o in graph.model.graph.output}

@@ -18,9 +18,9 @@ import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
 from edgediff.bundle.reading import read_bundle
 from edgediff_export.convert import export
-from edgediff_export.facts import schedule_of
 from edgediff_export.onnx_graph import graph as graphs
 from edgediff_export.precision.precisions import PRECISIONS
+from edgediff_export.schedule import schedule_of
 
 
 @pytest.fixture

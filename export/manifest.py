@@ -1,45 +1,30 @@
-"""What a bundle's manifest says of a checkpoint, before any weight is read."""
+"""A bundle's manifest tells what the checkpoint is, before any weight is read, and which files the bundle holds."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
+import onnx
+
 import edgediff
-from edgediff.bundle.manifest import Defaults
+from edgediff.bundle.manifest import MANIFEST, PLAIN, WEIGHTS, Defaults, sha256
 from edgediff.bundle.reading import FORMAT
 from edgediff.errors import ArgumentError, BundleError, choices
 from edgediff.sampling.names import from_config
 
+from .onnx_graph.graph import WrittenFile
+from .precision.precisions import PLAIN_NAME
+from .schedule import default_steps, schedule_of, scheduler_of
 from .sources.base import Source, encoders_of
 
-# Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "trained_betas": (None,),
-    "thresholding": (False,),
-    "use_beta_sigmas": (False,),
-    "use_flow_sigmas": (False,),
-    "use_lu_lambdas": (False,),
-    "euler_at_final": (False,),
-    "final_sigmas_type": ("zero",),
-    "timestep_type": ("discrete",),
-    "interpolation_type": ("linear",),
-    "sigma_min": (None,),
-    "sigma_max": (None,),
-}
+ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
 
 
-# What diffusers' pipelines set whatever the folder says.
-OFFSET, UNCLIPPED, SKIP = {"steps_offset": 1}, {"clip_sample": False}, {"skip_prk_steps": True}
-PIPELINE_SCHEDULER = {
-    "StableDiffusionPipeline": OFFSET | UNCLIPPED,
-    "StableDiffusionImg2ImgPipeline": OFFSET | UNCLIPPED,
-    "StableDiffusionInpaintPipeline": OFFSET | SKIP,
-}
-
-
-def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The manifest without its files; ``defaults`` overrides its defaults (size, steps, ...).
+def model_facts(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Make the manifest without its files; ``defaults`` overrides its defaults (size, steps, ...).
 
     Raises:
         BundleError: what the runtime cannot run.
@@ -66,7 +51,7 @@ def facts_of(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
         "defaults": {
             "width": cells[1] * latent["factor"],
             "height": cells[0] * latent["factor"],
-            **_steps(scheduler, unet, bool(text), large),
+            **default_steps(scheduler, unet, bool(text), large),
             "sampler": (from_config(scheduler) or ("ddim", None))[0],
             **defaults,
         },
@@ -95,14 +80,8 @@ def _check_defaults(facts: dict[str, Any]) -> None:
     edgediff.plan(schedule, given["sampler"], given["num_inference_steps"], float(given["guidance_scale"]))
 
 
-def scheduler_of(source: Source) -> dict[str, Any]:
-    """The scheduler's config as diffusers' pipeline of that class runs it."""
-    config = source.scheduler()
-    forced = PIPELINE_SCHEDULER.get(source.pipeline, {}) if source.has("vae") else {}
-    return config | {key: value for key, value in forced.items() if key in config}
-
-
 def _check_unet(unet: Any) -> None:
+    """Raise ``BundleError`` for a U-Net that the runtime cannot run."""
     known = {
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
@@ -119,6 +98,7 @@ def _check_unet(unet: Any) -> None:
 
 
 def _latent(source: Source, unet: Any) -> dict[str, Any]:
+    """Describe the latents; ``BundleError`` where U-Net, autoencoder and preview decoder do not agree on them."""
     halvings = 2 ** (len(unet.block_out_channels) - 1)
     if not source.has("vae"):
         if source.has("preview_decoder"):
@@ -154,47 +134,52 @@ def _latent(source: Source, unet: Any) -> dict[str, Any]:
 
 
 def _text(source: Source, encoder: str, tokenizer: str) -> dict[str, Any]:
-    words, config = source.tokenizer(tokenizer), source.hollow(encoder).config
+    """Describe what a text encoder reads."""
+    loaded, config = source.tokenizer(tokenizer), source.hollow(encoder).config
     return {
-        "max_length": min(words.model_max_length, config.max_position_embeddings),
-        "pad_id": words.pad_token_id,
+        "max_length": min(loaded.model_max_length, config.max_position_embeddings),
+        "pad_id": loaded.pad_token_id,
     }
 
 
-def _steps(scheduler: dict[str, Any], unet: Any, text: bool, large: bool) -> dict[str, Any]:
-    """Steps and guidance that suit the model, as its scheduler tells: distilled models bring one of their own."""
-    name, steps, guidance = scheduler["_class_name"], 20, 5.0 if large else 7.5
-    if name in ("LCMScheduler", "TCDScheduler"):
-        steps, guidance = 4, 8.5 if unet.get("time_cond_proj_dim") else 1.0
-    # Turbo models (Sauer et al. 2023); others that start at the last timestep rescale to zero SNR or predict v.
-    elif (
-        name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
-        and scheduler.get("timestep_spacing") == "trailing"
-        and scheduler.get("prediction_type") == "epsilon"
-        and not scheduler.get("rescale_betas_zero_snr")
-    ):
-        steps, guidance = 1, 1.0
-    elif not text:
-        steps, guidance = 50, 1.0
-    return {"num_inference_steps": steps, "guidance_scale": guidance}
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest as JSON into a bundle's folder."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The facts that the runtime plans from; settings that change the result and that it lacks are refused."""
-    for key, neutral in NEUTRAL.items():
-        if (value := config.get(key)) is not None and value not in neutral:
-            raise BundleError(f"scheduler: {key} is {value!r}, which this version cannot run; it takes {neutral[0]!r}")
-    names = {f.name for f in dataclasses.fields(edgediff.Schedule)}
-    required = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
-    if missing := sorted(required - {k for k in required if config.get(k) is not None}):
-        raise BundleError(
-            f"scheduler: {config.get('_class_name')} has no {missing[0]}; is it a discrete-time schedule?"
-        )
-    schedule = {k: v for k, v in config.items() if k in names and v is not None}
-    # The sampler's spacing of noise levels (Karras, ...) comes before that of timesteps.
-    if (twin := from_config(config)) and twin[1]:
-        schedule["timestep_spacing"] = twin[1]
-    try:
-        return dataclasses.asdict(edgediff.Schedule(**schedule))
-    except ArgumentError as error:
-        raise BundleError(f"scheduler: {error}") from error
+def graph_entries(files: list[WrittenFile], precision: str) -> list[dict[str, Any]]:
+    """Describe the files of a part as the manifest lists them."""
+    return [
+        {
+            "engine": _engine(f.path.name),
+            "precision": precision,
+            "path": f.path.name,
+            "size": f.size,
+            "sha256": f.sha256,
+        }
+        for f in files
+    ]
+
+
+def _engine(name: str) -> str:
+    return WEIGHTS if name.endswith(".data") else PLAIN if name.endswith(PLAIN_NAME) else "onnx"
+
+
+def file_entry(folder: Path, path: Path, engine: str, precision: str) -> dict[str, Any]:
+    """Describe any other file as the manifest lists it."""
+    return {
+        "engine": engine,
+        "precision": precision,
+        "path": path.relative_to(folder).as_posix(),
+        "size": path.stat().st_size,
+        "sha256": sha256(path),
+    }
+
+
+def tensor_entry(value: onnx.ValueInfoProto, shape: list[int | str] | None = None) -> dict[str, Any]:
+    """Describe an input or output of a graph as the manifest lists it; its shape is the graph's, or ``shape``."""
+    kind = value.type.tensor_type
+    if shape is None:
+        shape = [d.dim_param or d.dim_value for d in kind.shape.dim]
+    return {"name": value.name, "dtype": ONNX_TYPES[kind.elem_type], "shape": shape}

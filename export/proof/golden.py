@@ -1,4 +1,4 @@
-"""What torch gives for fixed inputs and prompts, stored in the bundle, so that it can be proved again without torch."""
+"""Golden tensors are what torch gives for fixed inputs and prompts; a bundle stores them, for a proof without torch."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from edgediff.bundle.manifest import Bundle
 from edgediff.pipeline import Pipeline
 from edgediff.verify import cases_of
 
-from .precision.precisions import Case
+from ..precision.precisions import Case
 
-FILE = "golden.safetensors"
+GOLDEN_FILE = "golden.safetensors"
 PROMPTS = ("a photograph of an astronaut riding a horse", "a red apple on a blue background")
-STEPS = 8  # at most
-CELLS = 16  # latent cells a side, at most; pixels where there is no autoencoder: 4 times as many
+MAX_STEPS = 8
+MAX_CELLS = 16  # latent cells a side; pixels where there is no autoencoder: 4 times as many
 
 
 def picture_arguments(bundle: Bundle) -> list[dict[str, Any]]:
-    """The calls whose pictures are compared: a small size, the model's own sampler and guidance."""
+    """List the calls whose pictures are compared: a small size, the model's own sampler and guidance."""
     latent, defaults = bundle.latent, bundle.defaults
-    most = CELLS * latent.factor * (4 if latent.factor == 1 else 1)
+    most = MAX_CELLS * latent.factor * (4 if latent.factor == 1 else 1)
     multiple = latent.size_multiple
     side = max(multiple, min(defaults.width, most) // multiple * multiple)
-    common = {"width": side, "height": side, "num_inference_steps": min(defaults.num_inference_steps, STEPS)}
+    common = {"width": side, "height": side, "num_inference_steps": min(defaults.num_inference_steps, MAX_STEPS)}
     prompts = PROMPTS if bundle.text else ("",) * len(PROMPTS)
     return [{"prompt": prompt, "seed": seed, **common} for seed, prompt in enumerate(prompts)]
 
 
 def picture_arrays(bundle: Bundle, call: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]:
-    """What a call takes besides: for inpainting models a picture of colour ramps, and a mask of its middle."""
+    """Make what a call takes besides: for inpainting models a picture of colour ramps, and a mask of its middle."""
     if not bundle.inpaints:
         return {}
     side = call["width"]
@@ -44,21 +44,21 @@ def picture_arrays(bundle: Bundle, call: Mapping[str, Any]) -> dict[str, NDArray
     return {"image": image, "mask_image": mask}
 
 
-def draw(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[NDArray[np.uint8]]:
-    """The picture (H, W, 3) of each call."""
+def draw_pictures(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[NDArray[np.uint8]]:
+    """Draw the picture (H, W, 3) of each call."""
     return [pipe(**call, **picture_arrays(pipe.bundle, call), output_type="np").images[0] for call in calls]
 
 
-def store(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """A safetensors file, made with the folder it lies in."""
+def store_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write a safetensors file, and make the folder it lies in."""
     from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(save({name: np.ascontiguousarray(v) for name, v in tensors.items()}))
 
 
-def flat(part: str, cases: Sequence[Case], first: int = 0) -> dict[str, NDArray[Any]]:
-    """``PART.K.in.NAME`` and ``PART.K.out.NAME``, K from ``first``."""
+def flatten_cases(part: str, cases: Sequence[Case], first: int = 0) -> dict[str, NDArray[Any]]:
+    """Name the arrays of cases ``PART.K.in.NAME`` and ``PART.K.out.NAME``, K from ``first``."""
     return {
         f"{part}.{k}.{side}.{name}": array
         for k, pair in enumerate(cases, first)
@@ -68,7 +68,7 @@ def flat(part: str, cases: Sequence[Case], first: int = 0) -> dict[str, NDArray[
 
 
 def load_cases(paths: Sequence[Path], part: str) -> list[Case]:
-    """A part's cases from files that ``store`` made of ``flat``."""
+    """Load a part's cases from files that ``store_tensors`` made of ``flatten_cases``."""
     from safetensors.numpy import load_file
 
     tensors = {name: array for path in paths for name, array in load_file(path).items()}

@@ -1,5 +1,6 @@
-"""The folder in which an export grows, beside where its bundle will be: it holds what is finished, so that an
-interrupted run goes on where it stopped, and it never looks like a bundle.
+"""An export grows in a workspace, a folder beside where its bundle will be.
+
+It holds what is finished, so that an interrupted run goes on where it stopped, and it never looks like a bundle.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from edgediff.errors import EdgediffError, EngineError, OutputError
 STATE = "state.json"
 
 
-class Work:
-    """``out``'s work folder. ``key`` says everything that the result depends on; another key starts from nothing.
+class Workspace:
+    """The folder in which ``out`` grows. ``key`` says all that the result depends on; another key starts from nothing.
 
     Raises:
         OutputError: ``out`` exists and is not an empty folder, or cannot be written.
@@ -48,7 +49,7 @@ class Work:
             )
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Work]:
+    def open(self) -> Iterator[Workspace]:
         """Make or find the folder. An error of the input removes it; an interruption or a full disk leaves it."""
         try:
             self._open()
@@ -94,7 +95,7 @@ class Work:
         return f"; what is finished stays in {self.root}: run again to go on, or delete it"
 
     def found(self, step: str) -> Any:
-        """What a finished step said of itself; None when it is still to do."""
+        """Return what a finished step said of itself; None when it is still to do."""
         done = self._done.get(step)
         return None if done is None else done["facts"]
 
