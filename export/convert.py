@@ -62,6 +62,7 @@ def export(
     provenance: dict[str, Any] | None = None,
     pictures: torch.Tensor | None = None,
     report: Callable[[str], None] = lambda _: None,
+    bar: bool = False,
 ) -> Path:
     """Export a checkpoint of the Stable Diffusion family to a bundle; whole or not at all.
 
@@ -81,7 +82,8 @@ def export(
         prediction_type: of a single file that does not say, epsilon or v_prediction.
         name, licence, provenance: what the manifest says; ``defaults`` overrides its defaults (size, steps, ...).
         pictures: float32 (N, 3, H, W) in [-1, 1] for the preview fit.
-        report: called with a line of progress.
+        report: called with lines of text: steps that start (unless a bar shows them), and what was found.
+        bar: draw a progress bar on stderr where that is a terminal.
 
     Raises:
         ArgumentError, BundleNotFoundError, BundleError: a source that cannot be exported.
@@ -112,28 +114,19 @@ def export(
     key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     workspace = Workspace(out, key)
     workspace.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.6) for part, s in sizes.items())))
-    job = ExportJob(
-        opened,
-        facts,
-        recipes,
-        by_part,
-        workspace,
-        Progress(_costs(sizes, by_part), report),
-        pictures,
-        sum(sizes.values()),
-    )
     if from_config(config := scheduler_of(opened)) is None:
         report(
             f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "
             f"{facts['defaults']['sampler']}"
         )
-    with workspace.open():
-        said = {
-            "name": name or (source.resolve().name if source.is_dir() else source.stem),
-            "licence": licence,
-            "provenance": (provenance or {}) | _versions(opened),
-        }
-        _build(job, facts | said, carried)
+    about = {
+        "name": name or (source.resolve().name if source.is_dir() else source.stem),
+        "licence": licence,
+        "provenance": (provenance or {}) | _versions(opened),
+    }
+    with Progress(_costs(sizes, by_part), report, bar) as progress, workspace.open():
+        job = ExportJob(opened, facts, recipes, by_part, workspace, progress, pictures, sum(sizes.values()))
+        _build(job, facts | about, carried)
         return workspace.publish()
 
 
