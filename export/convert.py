@@ -114,10 +114,10 @@ def export(
     key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     workspace = Workspace(out, key)
     workspace.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.6) for part, s in sizes.items())))
-    if from_config(config := scheduler_of(opened)) is None:
+    if from_config(scheduler := scheduler_of(opened)) is None:
         report(
-            f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "
-            f"{facts['defaults']['sampler']}"
+            f"scheduler: {scheduler['_class_name']} with its settings has no twin here; the bundle's default sampler "
+            f"is {facts['defaults']['sampler']}"
         )
     about = {
         "name": name or (source.resolve().name if source.is_dir() else source.stem),

@@ -18,7 +18,7 @@ from edgediff.verify import psnr
 
 from .job import PICTURES, ExportJob
 from .manifest import file_entry, graph_entries, tensor_entry, write_manifest
-from .onnx_graph.graph import read_graph, write_graph
+from .onnx_graph.graph import WrittenFile, read_graph, write_graph
 from .onnx_graph.recipes import PartRecipe, run_example
 from .onnx_graph.trace import trace
 from .precision.precisions import PRECISIONS, prove_fp32, seen_graph, write_part
@@ -122,7 +122,8 @@ def make_part(job: ExportJob, recipe: PartRecipe, described: dict[str, Any]) -> 
 
     def do() -> tuple[Any, list[Path]]:
         path, cases = job.workspace.bundle / f"{name}.onnx", job.cases(name)
-        files, kept = [], {}
+        files: list[WrittenFile] = []
+        kept: dict[str, str] = {}
         if precision == "fp32":
             proof = prove_fp32(name, path, cases)
         else:

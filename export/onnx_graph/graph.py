@@ -155,9 +155,9 @@ def _write_data(path: Path, weights: dict[str, Weight]) -> tuple[dict[str, int],
         for name, piece in _pieces(weights):
             gap = -at % (PAGE if piece.nbytes > 16 * PAGE else LINE)
             places[name] = at + gap
-            for some in (bytes(gap), memoryview(piece.reshape(-1).view(np.uint8))):
-                f.write(some)
-                digest.update(some)
+            for chunk in (np.zeros(gap, np.uint8), piece.reshape(-1).view(np.uint8)):
+                f.write(chunk.data)
+                digest.update(chunk.data)
             at += gap + piece.nbytes
     return places, [WrittenFile(path, at, digest.hexdigest())]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import onnx
@@ -132,6 +133,7 @@ def _scale(values: Array, axis: int) -> NDArray[np.float32]:
     return out
 
 
-def _rounded(values: Array, scale: NDArray[np.float32], axis: int) -> Array:
+def _rounded(values: NDArray[Any], scale: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
     along = scale.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
-    return np.rint(values / along).clip(-127, 127).astype(np.int8)
+    out: NDArray[np.int8] = np.rint(values / along).clip(-127, 127).astype(np.int8)
+    return out

@@ -46,7 +46,11 @@ def picture_arrays(bundle: Bundle, call: Mapping[str, Any]) -> dict[str, NDArray
 
 def draw_pictures(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[NDArray[np.uint8]]:
     """Draw the picture (H, W, 3) of each call."""
-    return [pipe(**call, **picture_arrays(pipe.bundle, call), output_type="np").images[0] for call in calls]
+    pictures = []
+    for call in calls:
+        arguments: dict[str, Any] = {**call, **picture_arrays(pipe.bundle, call), "output_type": "np"}
+        pictures.append(pipe(**arguments).images[0])
+    return pictures
 
 
 def store_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:

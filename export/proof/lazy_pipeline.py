@@ -72,10 +72,10 @@ def torch_engine(recipe: PartRecipe, source: Source) -> EngineCall:
     """Have torch run a part: the exported one is held against it."""
     module = recipe.wrap(source.load(recipe.component))
 
-    @torch.no_grad()
     def run(**inputs: NDArray[Any]) -> Arrays:
-        out = module(**{name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in inputs.items()})
-        found = out if isinstance(out, tuple) else (out,)
-        return {name: t.numpy() for name, t in zip(recipe.outputs, found, strict=True)}
+        with torch.no_grad():
+            out = module(**{name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in inputs.items()})
+        tensors = out if isinstance(out, tuple) else (out,)
+        return {name: t.numpy() for name, t in zip(recipe.outputs, tensors, strict=True)}
 
     return run

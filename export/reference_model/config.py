@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,4 +135,5 @@ def load(name_or_path: str) -> Config:
     if not path.is_file():
         raise ValueError(f"no config {name_or_path!r}; choose from {', '.join(PRESETS)}, or give a JSON file")
     raw = json.loads(path.read_text(encoding="utf-8"))
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    return Config(**fields)

@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from edgediff_export.convert import export
-
+from ..convert import export
 from .config import Config
 from .glyphs import COLOURS, Glyph
 from .train_vae import random_picture, to_tensor

@@ -10,10 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
-from edgediff_export.onnx_graph.graph import write_graph
-from edgediff_export.onnx_graph.trace import trace
-from edgediff_export.precision.quantize import store_fp16
-
+from ..onnx_graph.graph import write_graph
+from ..onnx_graph.trace import trace
+from ..precision.quantize import store_fp16
 from .config import Config
 from .glyphs import Glyph, sized
 from .models import build_scheduler, build_unet

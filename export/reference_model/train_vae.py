@@ -30,7 +30,8 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
 
 
 def to_pictures(x: torch.Tensor) -> np.ndarray:
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    pictures: np.ndarray = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return pictures
 
 
 def train_vae(config: Config, glyphs: list[Glyph], folder: Path) -> AutoencoderKL:

@@ -59,9 +59,14 @@ def test_a_terminal_shows_one_line_and_keeps_none(monkeypatch: pytest.MonkeyPatc
 def test_the_bar_goes_when_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
-    with pytest.raises(KeyboardInterrupt), Progress(COSTS, print_line, bar=True) as progress:
-        progress.start("unet: tracing")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with Progress(COSTS, print_line, bar=True) as progress:
+            progress.start("unet: tracing")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert "unet: tracing:   0%|" in screen.getvalue()
     assert on_screen(screen.getvalue()) == [""]
 
