@@ -22,7 +22,7 @@ PICTURES = "pictures"  # names the file of the golden pictures, and of the calls
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What the stages of one export share; a stage is a step of ``step``, done once."""
+    """One export, as its stages share it: each stage runs through ``step``, and is done once."""
 
     source: Source
     facts: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The progress of an export: which step runs, how far it is, and about how long the rest will take."""
+"""An export shows its progress: which step runs, how far it is, and about how long the rest will take."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""LoRA files: read by the names in them, and merged into a checkpoint's modules."""
+"""LoRA files are read by the names in them, and merged into a checkpoint's modules."""

@@ -49,7 +49,7 @@ def _difference(t: Tensors) -> tuple[Tensor, None]:
 
 
 def _tucker(core: Tensor, out: Tensor, into: Tensor) -> Tensor:
-    """Multiply a core (R, R, kh, kw) by factors (R, out) and (R, in); gives (out, in, kh, kw)."""
+    """Multiply a core (R, R, kh, kw) by factors (R, out) and (R, in); give (out, in, kh, kw)."""
     return torch.einsum("ij...,ip,jr->pr...", core, out, into)
 
 

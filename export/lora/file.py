@@ -33,7 +33,7 @@ class Layer:
 
     @property
     def first(self) -> str:
-        """The first of its keys, for messages."""
+        """The first of its keys stands for the layer in messages."""
         return next(key for name, key in self.keys.items() if name != "alpha")
 
 

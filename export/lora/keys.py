@@ -71,7 +71,7 @@ OUTSIDE_BLOCKS = {
 
 
 class Key(NamedTuple):
-    """What a key means."""
+    """A key names one tensor of one layer of a component."""
 
     component: str
     layer: str  # the path of the module with _ for .

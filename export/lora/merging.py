@@ -119,6 +119,7 @@ def _parts(tensors: Mapping[str, torch.Tensor], scale: Callable[[int], float], t
 
 
 def _tensor(file: Any, key: str, target: Any) -> torch.Tensor:
+    """Read a tensor in float32; without data where the model has none."""
     if target.weight.is_meta:
         return torch.empty(file.get_slice(key).get_shape(), device="meta")
     tensor: torch.Tensor = file.get_tensor(key).float()
@@ -144,6 +145,7 @@ def _scaling(lora: Lora, layer: Layer, path: str, file: Any) -> Callable[[int], 
 
 
 def _hint(lora: Lora, unet: Any) -> str:
+    """Say which family the file looks like, where the model is of another."""
     width = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
     model = FAMILY_OF_WIDTH.get(width) if isinstance(width, int) else None
     if lora.family is None or lora.family == model:

@@ -1,1 +1,1 @@
-"""ONNX graphs: traced from the parts of a checkpoint, and kept without their weights in memory."""
+"""ONNX graphs are traced from the parts of a checkpoint, and keep their weights out of memory."""

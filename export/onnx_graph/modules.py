@@ -50,7 +50,7 @@ class TextEncoder(torch.nn.Module):
 
 
 class Unet(torch.nn.Module):
-    """UNet2DConditionModel with all that it may be told as flat inputs."""
+    """Takes all that a UNet2DConditionModel may be told as flat inputs."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Unet(torch.nn.Module):
 
 
 class PixelUnet(torch.nn.Module):
-    """UNet2DModel, which reads no text."""
+    """Takes what a UNet2DModel is told; it reads no text."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

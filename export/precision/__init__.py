@@ -1,1 +1,1 @@
-"""Precisions: a part's fp32 graph in fewer bits, as near to torch as its ceiling says."""
+"""A precision stores or computes a part's graph in fewer bits, and stays as near to torch as its ceiling says."""

@@ -113,7 +113,7 @@ def float_tensors(graph: Graph) -> set[str]:
 
 @dataclass
 class _Walk:
-    """Which nodes of a graph compute in fp16, and which tensors come out of them."""
+    """Tells which nodes of a graph compute in fp16, and which tensors come out of them."""
 
     graph: Graph
     keep: Collection[str]

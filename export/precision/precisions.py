@@ -28,7 +28,7 @@ PLAIN_NAME = ".plain.onnx"  # ends the name of a graph for TensorRT
 
 @dataclass(frozen=True)
 class Precision:
-    """How a graph changes, and how far from torch in fp32 it may then be.
+    """A precision says how a graph changes, and how far from torch in fp32 it may then be.
 
     ``change`` makes the graph that is shipped of the fp32 one and the names of nodes to leave in fp32. ``seen`` makes
     the graph that shows on a CPU what it will give, where that is another (the plain one is then shipped too).
@@ -63,7 +63,7 @@ PRECISIONS: dict[str, Precision] = {
 
 @dataclass(frozen=True)
 class Proof:
-    """How far a part is from torch over the golden inputs, and which of them is the worst."""
+    """A proof says how far a part is from torch over the golden inputs, and which of them is the worst."""
 
     max_abs: float
     relative: float

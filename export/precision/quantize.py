@@ -20,7 +20,7 @@ CHANNEL = {"Conv": 0, "MatMul": 1, "Gemm": 0}
 
 
 def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
-    """Store float32 weights in fp16 behind a Cast: half the file, the same arithmetic; returns how many.
+    """Store float32 weights in fp16 behind a Cast: half the file, the same arithmetic; return how many.
 
     What fp16 cannot hold (above 65504), and the weights of the nodes named in ``keep``, stay as they are. Engines fold
     the casts when they load, and then hold both forms at once; so in large graphs the weights are inputs with a default

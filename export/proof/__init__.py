@@ -1,1 +1,1 @@
-"""The proof: what torch gives, and a pipeline that runs one part at a time to hold a bundle against it."""
+"""The proof holds a bundle against what torch gives, by a pipeline that opens one part at a time."""

@@ -1,4 +1,4 @@
-"""What is trained, how large and for how long. A preset is a value; scaling up is another preset."""
+"""A config says what is trained, how large and for how long. A preset is a value; scaling up is another preset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One reference model.
+    """A config describes one reference model.
 
     Sizes are pixels unless named otherwise; every ``*_steps`` counts optimizer steps.
     """
@@ -128,7 +128,7 @@ PRESETS: dict[str, Config] = {
 
 
 def load(name_or_path: str) -> Config:
-    """A preset by name, or a JSON file with the same fields."""
+    """Find a preset by name, or read a JSON file with the same fields."""
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     path = Path(name_or_path)

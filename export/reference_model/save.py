@@ -1,4 +1,4 @@
-"""The trained parts as a diffusers folder in fp16 (``pipeline/``), the judge's files and a card beside it."""
+"""The trained parts are saved in fp16 as a diffusers folder (``pipeline/``), the judge's files and a card beside it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from .train_unet import scaled_vae
 
 
 class ImageTower(torch.nn.Module):
+    """Gives the embeddings of pictures alone."""
+
     def __init__(self, model: CLIPVisionModelWithProjection) -> None:
         super().__init__()
         self.model = model
@@ -31,7 +33,7 @@ class ImageTower(torch.nn.Module):
 
 
 def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithProjection, folder: Path) -> None:
-    """``image_tower.onnx`` and ``glyphs.npz``: what scores pictures, without torch and without the font."""
+    """Write ``image_tower.onnx`` and ``glyphs.npz``: they score pictures without torch and without the font."""
     folder.mkdir(parents=True, exist_ok=True)
     size, longest = config.image_size, (config.glyph_min + config.glyph_max) // 2
     atlas = np.zeros((len(glyphs), size, size, 4), np.uint8)

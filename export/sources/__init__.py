@@ -1,1 +1,1 @@
-"""Sources: the checkpoints that an export reads, component by component, without network."""
+"""Sources are the checkpoints that an export reads, component by component, without network."""

@@ -33,7 +33,7 @@ def read_embeddings(files: Sequence[tuple[str | None, Path]], source: Source) ->
 
 
 def store_embeddings(carried: Sequence[CarriedEmbedding], folder: Path) -> list[tuple[str, Path]]:
-    """Write each as a safetensors file in ``folder``; returns (word, path)."""
+    """Write each as a safetensors file in ``folder``; return (word, path)."""
     out = []
     for k, (word, vectors) in enumerate(carried):
         path = folder / f"embedding_{k}.safetensors"

@@ -1,4 +1,4 @@
-"""Loads one component of a checkpoint as the module of diffusers or transformers that it is."""
+"""A component of a checkpoint loads as the module of diffusers or transformers that it is."""
 
 from __future__ import annotations
 
