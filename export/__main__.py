@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.cli import main as cli
+from edgediff.cli.options import size
 from edgediff.engines.tensorrt.installed import building_platform
 from edgediff.errors import ArgumentError, EdgediffError
 
@@ -95,10 +96,7 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
         "sampler": args.sampler,
     }
     if args.size is not None:
-        width, _, height = args.size.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            raise ArgumentError(f"size is {args.size[:40]!r}; write it as WIDTHxHEIGHT, for example 512x512")
-        defaults |= {"width": int(width), "height": int(height)}
+        defaults["width"], defaults["height"] = size(args.size)
     return {
         "precision": args.precision,
         "part_precision": dict(_pair(text) for text in args.part_precision),

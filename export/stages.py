@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import read_bundle
+from edgediff.compare import psnr
 from edgediff.errors import EngineError
-from edgediff.verify import psnr
 
 from .job import PICTURES, ExportJob
 from .manifest import file_entry, graph_entries, tensor_entry, write_manifest

@@ -17,6 +17,8 @@ from ..engines.background_build import Build
 from ..engines.base import DEVICES
 from ..engines.choose import ENGINES
 from ..errors import ArgumentError, BundleError, EdgediffError, EngineError, PromptWarning
+from ..generation.arguments import Arguments
+from ..generation.request import plan_for
 from ..image import check_output, save
 from ..pipeline import load
 from ..sampling.guidance import METHODS
@@ -116,10 +118,8 @@ def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def show_plan(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.model)
-    arguments = plan_arguments(args)
-    if unfused := args.guidance in METHODS and args.guidance not in GUIDANCES:
-        arguments["guidance"] = "cfg"
-    table = bundle.plan(**arguments)
+    unfused = args.guidance in METHODS and args.guidance not in GUIDANCES
+    table = plan_for(bundle, Arguments(**plan_arguments(args)))
     print(
         f"{table.label}, {table.spacing} spacing, {bundle.schedule.prediction_type}, "
         f"starting noise x {table.start:.6g}\n"

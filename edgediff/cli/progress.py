@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from ..pipeline import Step
+from ..generation.step import Step
 
 WIDTH = 30
 

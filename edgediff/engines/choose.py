@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from ..bundle.manifest import Bundle
 from ..device.base import Device
@@ -80,6 +82,10 @@ class Parts:
             if part not in self._onnx:
                 self._onnx[part] = self._open(part, reason)
             return self._onnx[part]
+
+    def run(self, part: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Call the part's engine for these inputs. Raises as ``pick``, and what the engine raises."""
+        return self.pick(part, {name: values.shape for name, values in inputs.items()})(**inputs)
 
     def outside(self, part: str, shapes: Mapping[str, Shape]) -> str:
         """Why the part's plan does not take inputs of these shapes; an empty string where it does, or there is none."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgediff.compare import relative
 from edgediff.errors import EngineError
-from edgediff.verify import relative
 
 from ..onnx_graph.attention import FUSED, plain
 from ..onnx_graph.graph import Graph, WrittenFile, write_graph

@@ -19,6 +19,8 @@ import edgediff
 from edgediff.bundle.manifest import sha256
 from edgediff.cli import main as cli
 from edgediff.cli import progress
+from edgediff.generation.arguments import Arguments
+from edgediff.generation.request import plan_for
 from edgediff.sampling.samplers import SAMPLERS
 
 
@@ -129,7 +131,8 @@ def test_plan(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_any_plan(sampler: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--sampler", sampler, "--steps", "8"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3 + len(edgediff.load().bundle.plan(sampler, 8).rows)
+    plan = plan_for(edgediff.load().bundle, Arguments(sampler=sampler, num_inference_steps=8))
+    assert len(capsys.readouterr().out.splitlines()) == 3 + len(plan.rows)
 
 
 def test_plan_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ PROMPT = "a red apple on a blue background"
 def resident(pipe: Pipeline) -> tuple[Pipeline, HostDevice]:
     """The same bundle on a device of host memory, its engines bound to addresses."""
     device = HostDevice()
-    return Pipeline(pipe.bundle, "cuda", _device=device), device
+    return Pipeline(pipe.bundle, device=device), device
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ class Full(HostDevice):
 
 def test_a_request_that_finds_no_memory_leaves_none_taken(pipe: Pipeline) -> None:
     device = Full()
-    ours = Pipeline(pipe.bundle, "cuda", _device=device)
+    ours = Pipeline(pipe.bundle, device=device)
     with pytest.raises(EngineError, match="out of memory"):
         latents(ours)
     assert not device.memory
@@ -225,7 +225,7 @@ class Lost(HostDevice):
 
 
 def test_the_first_error_is_told(pipe: Pipeline) -> None:
-    ours = Pipeline(pipe.bundle, "cuda", _device=Lost())
+    ours = Pipeline(pipe.bundle, device=Lost())
     ours.set_engine("unet", Broken(ours.engine("unet")))
     with pytest.raises(EngineError, match="unet, step 3, gave"):
         latents(ours)
@@ -278,7 +278,7 @@ def test_providers_run_on_the_devices_stream() -> None:
 
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
     device = HostDevice()
-    ours = Pipeline(pipe.bundle, "cuda", EngineOptions(providers=["CPUExecutionProvider"]), _device=device)
+    ours = Pipeline(pipe.bundle, EngineOptions(providers=["CPUExecutionProvider"]), device)
     assert not hasattr(ours.engine("unet"), "enqueue")
     np.testing.assert_array_equal(latents(ours), latents(pipe))
     assert device.calls["upload"] == 0
@@ -363,7 +363,7 @@ class Tight(HostDevice):
 
 def test_idle_runners_make_room_for_another(pipe: Pipeline) -> None:
     device = Tight()
-    ours = Pipeline(pipe.bundle, "cuda", _device=device)
+    ours = Pipeline(pipe.bundle, device=device)
     for size in (64, 128, 64):
         np.testing.assert_array_equal(latents(ours, height=size), latents(pipe, height=size))
     running = ours.stream(PROMPT, seed=0, num_inference_steps=2)

@@ -43,7 +43,7 @@ def build(bundle: Path, part: str, cache: EngineCache, recipe: BuildOptions | No
 
 def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, HostDevice]:
     device = HostDevice()
-    return Pipeline(read_bundle(bundle), "cuda", EngineOptions(engine=engine, cache=cache), _device=device), device
+    return Pipeline(read_bundle(bundle), EngineOptions(engine=engine, cache=cache), device), device
 
 
 def files(cache: EngineCache) -> list[str]:
