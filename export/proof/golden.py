@@ -49,7 +49,7 @@ def draw_pictures(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[ND
     pictures = []
     for call in calls:
         arguments: dict[str, Any] = {**call, **picture_arrays(pipe.bundle, call), "output_type": "np"}
-        pictures.append(pipe(**arguments).images[0])
+        pictures.append(np.asarray(pipe(**arguments).images[0]))
     return pictures
 
 
