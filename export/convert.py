@@ -134,13 +134,13 @@ def _build(job: ExportJob, manifest: dict[str, Any], carried: Sequence[CarriedEm
     """Build everything in the workspace's bundle, stage by stage."""
     traced = {recipe.name: trace_part(job, recipe) for recipe in job.recipes}
     texts = write_tokenizers(job)
-    manifest["parts"] = {name: found["part"] for name, found in traced.items()}
+    manifest["parts"] = {name: result["part"] for name, result in traced.items()}
     manifest["text"] = [{"file": file, **text} for file, text in zip(texts, job.facts["text"], strict=True)]
     proof = draw_reference(job, manifest)
     preview = fit_previews(job)
     made = {recipe.name: make_part(job, recipe, traced[recipe.name]["part"]) for recipe in job.recipes}
-    manifest["parts"] = {name: found["part"] for name, found in made.items()}
-    manifest["parity"] = {name: found["parity"] for name, found in made.items()}
+    manifest["parts"] = {name: result["part"] for name, result in made.items()}
+    manifest["parity"] = {name: result["parity"] for name, result in made.items()}
     if preview is not None:
         manifest["parity"]["preview_r2"] = preview.pop("r2")
         manifest["preview"] = preview

@@ -59,9 +59,9 @@ class ExportJob:
 
     def step(self, name: str, do: Callable[[], tuple[Any, list[Path]]]) -> Any:
         """Do a step, unless it was done before; return what it said of itself."""
-        if (found := self.workspace.found(name)) is not None:
+        if (result := self.workspace.result(name)) is not None:
             self.progress.skip(name)
-            return found
+            return result
         self.progress.start(name)
         facts, files = do()
         self.workspace.finish(name, facts, files)

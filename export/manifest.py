@@ -67,17 +67,19 @@ def model_facts(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
 
 def _check_defaults(facts: dict[str, Any]) -> None:
     """Raise ``ArgumentError`` for defaults that no call could use."""
-    given, multiple = facts["defaults"], facts["latent"]["size_multiple"]
+    defaults, multiple = facts["defaults"], facts["latent"]["size_multiple"]
     known = [f.name for f in dataclasses.fields(Defaults)]
-    if unknown := [name for name in given if name not in known]:
+    if unknown := [name for name in defaults if name not in known]:
         raise ArgumentError(f"no default {unknown[0]!r}; choose from {choices(known)}")
     for side in ("width", "height"):
-        if given[side] < 1 or given[side] % multiple:
-            raise ArgumentError(f"the default {side} is {given[side]}; it must be a multiple of {multiple}")
-    if not facts["text"] and given["guidance_scale"] > 1:
-        raise ArgumentError(f"the default guidance_scale is {given['guidance_scale']}; a model without text has none")
+        if defaults[side] < 1 or defaults[side] % multiple:
+            raise ArgumentError(f"the default {side} is {defaults[side]}; it must be a multiple of {multiple}")
+    if not facts["text"] and defaults["guidance_scale"] > 1:
+        raise ArgumentError(
+            f"the default guidance_scale is {defaults['guidance_scale']}; a model without text has none"
+        )
     schedule = edgediff.Schedule(**facts["schedule"])
-    edgediff.plan(schedule, given["sampler"], given["num_inference_steps"], float(given["guidance_scale"]))
+    edgediff.plan(schedule, defaults["sampler"], defaults["num_inference_steps"], float(defaults["guidance_scale"]))
 
 
 def _check_unet(unet: Any) -> None:

@@ -63,8 +63,8 @@ def trace_part(job: ExportJob, recipe: PartRecipe) -> dict[str, Any]:
         }
         return {"part": described}, [*(f.path for f in files), cases]
 
-    found: dict[str, Any] = job.step(f"{recipe.name}: tracing", do)
-    return found
+    result: dict[str, Any] = job.step(f"{recipe.name}: tracing", do)
+    return result
 
 
 def write_tokenizers(job: ExportJob) -> list[dict[str, Any]]:
@@ -99,8 +99,8 @@ def draw_reference(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]:
         store_tensors(job.case_file(PICTURES), tensors)
         return {"calls": calls}, [job.case_file(PICTURES)]
 
-    found: dict[str, Any] = job.step("pictures by torch", do)
-    return found
+    result: dict[str, Any] = job.step("pictures by torch", do)
+    return result
 
 
 def fit_previews(job: ExportJob) -> dict[str, Any] | None:
@@ -112,8 +112,8 @@ def fit_previews(job: ExportJob) -> dict[str, Any] | None:
 
     if not job.source.has("vae"):
         return None
-    found: dict[str, Any] = job.step("preview: fitting", do)
-    return found
+    result: dict[str, Any] = job.step("preview: fitting", do)
+    return result
 
 
 def make_part(job: ExportJob, recipe: PartRecipe, described: dict[str, Any]) -> dict[str, Any]:
@@ -143,8 +143,8 @@ def make_part(job: ExportJob, recipe: PartRecipe, described: dict[str, Any]) -> 
         )
         return {"part": part, "parity": parity}, [f.path for f in files]
 
-    found: dict[str, Any] = job.step(f"{name}: {precision}", do)
-    return found
+    result: dict[str, Any] = job.step(f"{name}: {precision}", do)
+    return result
 
 
 def store_golden(job: ExportJob) -> dict[str, Any]:
@@ -177,18 +177,18 @@ def compare_pictures(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]
     from safetensors.numpy import load_file
 
     job.progress.start("pictures compared")
-    wanted = load_file(job.case_file(PICTURES))
+    references = load_file(job.case_file(PICTURES))
     with draft_bundle(job, manifest) as bundle:
         openers = {r.name: _opener(_by_onnxruntime, job, bundle, r.name) for r in job.recipes}
         pictures = draw_pictures(pipeline_of(bundle, openers, job.size)[0], manifest["golden"]["pictures"])
-    found = [round(psnr(p, wanted[f"picture.{k}"]), 2) for k, p in enumerate(pictures)]
-    job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in found)} dB, at least {job.floor:g}")
-    if min(found) < job.floor:
+    psnrs = [round(psnr(p, references[f"picture.{k}"]), 2) for k, p in enumerate(pictures)]
+    job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in psnrs)} dB, at least {job.floor:g}")
+    if min(psnrs) < job.floor:
         raise EngineError(
-            f"the pictures of this bundle are {min(found):.1f} dB (PSNR) from torch's, below the floor of "
+            f"the pictures of this bundle are {min(psnrs):.1f} dB (PSNR) from torch's, below the floor of "
             f"{job.floor:g} dB{_worst_of_unet(job)}"
         )
-    return {"psnr": found, "floor": job.floor}
+    return {"psnr": psnrs, "floor": job.floor}
 
 
 def _worst_of_unet(job: ExportJob) -> str:
@@ -207,7 +207,7 @@ def _by_onnxruntime(job: ExportJob, bundle: Bundle, name: str) -> EngineCall:
     names = [t.name for t in part.outputs]
     path = job.workspace.bundle / part.files[0].path
     if PRECISIONS[precision].seen is not None:
-        kept = job.workspace.found(f"{name}: {precision}")["parity"].get("kept_fp32", {})
+        kept = job.workspace.result(f"{name}: {precision}")["parity"].get("kept_fp32", {})
         path = job.scratch() / f"{name}.onnx"
         write_graph(seen_graph(read_graph(job.path(name)), precision, kept)[1], path)
     opened = open_session(path)

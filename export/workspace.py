@@ -71,15 +71,15 @@ class Workspace:
         try:
             state = json.loads((self.root / STATE).read_text(encoding="utf-8"))
             self._done = state["done"] if state["key"] == self._key else {}
-            for step, found in list(self._done.items()):
-                if any(not self._whole(name, size) for name, size in found["files"].items()):
+            for step, done in list(self._done.items()):
+                if any(not self._whole(name, size) for name, size in done["files"].items()):
                     del self._done[step]
         except (OSError, ValueError, KeyError, TypeError):
             self._done = {}
         if not self._done:
             shutil.rmtree(self.root, ignore_errors=True)
         self.bundle.mkdir(parents=True, exist_ok=True)
-        wanted = {Path(name) for found in self._done.values() for name in found["files"]} | {Path(STATE)}
+        wanted = {Path(name) for done in self._done.values() for name in done["files"]} | {Path(STATE)}
         for path in [p for p in self.root.rglob("*") if p.is_file()]:
             if path.relative_to(self.root) not in wanted:  # a step that was cut off
                 path.unlink()
@@ -94,7 +94,7 @@ class Workspace:
             return ""
         return f"; what is finished stays in {self.root}: run again to go on, or delete it"
 
-    def found(self, step: str) -> Any:
+    def result(self, step: str) -> Any:
         """Return what a finished step said of itself; None when it is still to do."""
         done = self._done.get(step)
         return None if done is None else done["facts"]

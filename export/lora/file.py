@@ -82,22 +82,22 @@ def _layers(path: Path, keys: Sequence[str]) -> list[Layer]:
     parsed = {key: parse_key(key) for key in keys}
     if not any(parsed.values()):
         raise BundleError(f"{path} has no LoRA in it: its {len(keys)} keys begin with {', '.join(keys[:3]) or 'none'}")
-    found: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    by_layer: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for key, meaning in parsed.items():
         if meaning is None:
             raise BundleError(f"{path}: {key} is of no algorithm that can be merged; choose {READABLE}")
-        tensors = found[meaning.component, meaning.layer]
+        tensors = by_layer[meaning.component, meaning.layer]
         if meaning.tensor in tensors:
             raise BundleError(f"{path}: {tensors[meaning.tensor]} and {key} are the same tensor of one layer")
         tensors[meaning.tensor] = key
-    for tensors in found.values():
+    for tensors in by_layer.values():
         main = frozenset(tensors) - BESIDE
         if main not in FORMULAS and not (not main and "diff_b" in tensors):
             held = ", ".join(sorted(tensors))
             raise BundleError(
                 f"{path}: the layer of {next(iter(tensors.values()))} has only {held}: tensors are missing"
             )
-    return [Layer(component, name, tensors) for (component, name), tensors in found.items()]
+    return [Layer(component, name, tensors) for (component, name), tensors in by_layer.items()]
 
 
 def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
@@ -112,11 +112,11 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, 
         settings = json.loads(inside if inside else beside.read_text(encoding="utf-8"))
         if not inside:
             settings = {f"{component}.{k}": v for component in components for k, v in settings.items()}
-        found: dict[str, dict[str, Any]] = {component: {} for component in components}
+        configs: dict[str, dict[str, Any]] = {component: {} for component in components}
         for key, value in settings.items():
             component, _, name = key.partition(".")
-            found.setdefault(component, {})[name] = value
-        for config in found.values():
+            configs.setdefault(component, {})[name] = value
+        for config in configs.values():
             for alpha in (config.get("lora_alpha") or 0, *(config.get("alpha_pattern") or {}).values()):
                 if not math.isfinite(alpha):
                     raise ValueError(f"alpha is {alpha}")
@@ -124,7 +124,7 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, 
                 re.compile(pattern)
     except (ValueError, TypeError, AttributeError, re.error) as error:
         raise BundleError(f"{source} is not PEFT's settings: {error}") from error
-    return dict(found)
+    return dict(configs)
 
 
 def _family(layers: Sequence[Layer], shape: Callable[[str], list[int]]) -> str | None:

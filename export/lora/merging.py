@@ -72,7 +72,7 @@ def merge(loras: Sequence[Lora], component: str, module: Any) -> int:
 def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
     """Yield (layer of ``module``, what all LoRAs together add to its ``weight`` and ``bias``), layer by layer."""
     paths = layer_paths(module)
-    found: dict[str, list[tuple[Lora, Layer]]] = defaultdict(list)
+    by_path: dict[str, list[tuple[Lora, Layer]]] = defaultdict(list)
     for lora in loras:
         own: dict[str, Layer] = {}
         for layer in lora.layers:
@@ -82,10 +82,10 @@ def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tup
                         f"{lora.path} changes {component}.{path} twice: {own[path].first} and {layer.first}"
                     )
                 own[path] = layer
-                found[path].append((lora, layer))
+                by_path[path].append((lora, layer))
     with ExitStack() as stack:
         files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in {lora.path for lora in loras}}
-        for path, items in found.items():
+        for path, items in by_path.items():
             target = module.get_submodule(path)
             sums: dict[str, torch.Tensor] = {}
             for lora, layer in items:

@@ -70,16 +70,16 @@ class Graph:
 
     def drop_unused(self) -> None:
         """Forget nodes and weights that nothing reads."""
-        wanted = {o.name for o in self.model.graph.output}
+        read = {o.name for o in self.model.graph.output}
         kept: list[onnx.NodeProto] = []
         for node in reversed(self.model.graph.node):
-            if wanted & set(node.output):
+            if read & set(node.output):
                 kept.append(node)
-                wanted |= set(node.input)
-                wanted |= _captured(node)
+                read |= set(node.input)
+                read |= _captured(node)
         if len(kept) < len(self.model.graph.node):
             self.replace_nodes(kept[::-1])
-        self.weights = {name: w for name, w in self.weights.items() if name in wanted}
+        self.weights = {name: w for name, w in self.weights.items() if name in read}
 
     def require(self, domain: str, version: int) -> None:
         """Let nodes of another operator domain be used."""

@@ -41,15 +41,15 @@ def to_fp16(graph: Graph, keep: Collection[str] = ()) -> Graph:
     for node in walk.nodes():
         half = walk.half(node)
         for k, name in walk.float_inputs(node):
-            wanted = half and (node.op_type, k) not in FP32_INPUTS
+            as_fp16 = half and (node.op_type, k) not in FP32_INPUTS
             if name in graph.weights:
                 weight = graph.weights[name]
-                node.input[k] = name + ".fp16" if wanted else name
-                weights[node.input[k]] = weight_in_fp16(weight) if wanted else weight
+                node.input[k] = name + ".fp16" if as_fp16 else name
+                weights[node.input[k]] = weight_in_fp16(weight) if as_fp16 else weight
             elif walk.is_half[name] and name in walk.outputs:  # there in both, see below
-                node.input[k] = name + ".fp16" if wanted else name
-            elif walk.is_half[name] != wanted:
-                node.input[k] = cast(name, wanted)
+                node.input[k] = name + ".fp16" if as_fp16 else name
+            elif walk.is_half[name] != as_fp16:
+                node.input[k] = cast(name, as_fp16)
         if node.op_type == "Cast" and half:
             for attribute in node.attribute:
                 attribute.i = TensorProto.FLOAT16
@@ -77,11 +77,11 @@ def rounded(graph: Graph, keep: Collection[str] = ()) -> Graph:
     for node in walk.nodes():
         half = walk.half(node)
         for k, name in walk.float_inputs(node):
-            wanted = half and (node.op_type, k) not in FP32_INPUTS
+            as_fp16 = half and (node.op_type, k) not in FP32_INPUTS
             if name in graph.weights:
-                node.input[k] = name + "/rounded" if wanted else name
-                weights[node.input[k]] = _rounded(graph.weights[name]) if wanted else graph.weights[name]
-            elif wanted and not walk.is_half[name]:
+                node.input[k] = name + "/rounded" if as_fp16 else name
+                weights[node.input[k]] = _rounded(graph.weights[name]) if as_fp16 else graph.weights[name]
+            elif as_fp16 and not walk.is_half[name]:
                 if name not in done:
                     done[name] = name + "/rounded"
                     through_half(name, done[name])
@@ -148,14 +148,14 @@ class _Walk:
 def _before(graph: Graph, operators: Collection[str]) -> set[str]:
     """Name the nodes of these kinds and all that they depend on."""
     maker = {name: node for node in graph.nodes for name in node.output}
-    found: dict[str, onnx.NodeProto] = {}
+    nodes: dict[str, onnx.NodeProto] = {}
     waiting = [node for node in graph.nodes if node.op_type in operators]
     while waiting:
         node = waiting.pop()
-        if node.name not in found:
-            found[node.name] = node
+        if node.name not in nodes:
+            nodes[node.name] = node
             waiting += [maker[name] for name in node.input if name in maker]
-    return set(found)
+    return set(nodes)
 
 
 def _rounded(weight: Weight) -> Weight:

@@ -70,9 +70,9 @@ def _measure(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, tu
                 columns.append(column)
     graph.replace_nodes(nodes)
     out: dict[str, tuple[float, float]] = {}
-    for found in run_graph(graph, feeds, scratch, columns):
+    for outputs in run_graph(graph, feeds, scratch, columns):
         for name, column in zip(tensors, columns, strict=True):
-            peak, loss, norm = (float(v) for v in found[column])
+            peak, loss, norm = (float(v) for v in outputs[column])
             before = out.get(name, (0.0, 0.0))
             out[name] = max(before[0], peak), max(before[1], loss / norm if norm else 0.0)
     return out
@@ -110,12 +110,12 @@ def worst_nodes(
     shared = {name for node in other.nodes for name in node.output} & floats
     nodes = [n for n in reference.nodes if n.op_type not in MOVES and n.output and n.output[0] in shared]
     tensors = sorted({name for n in nodes for name in (*n.output, *n.input) if name in shared})
-    wanted, found = (run_graph(g, [feed], scratch, tensors)[0] for g in (reference, other))
+    exact, changed = (run_graph(g, [feed], scratch, tensors)[0] for g in (reference, other))
     error = {}
     with np.errstate(all="ignore"):
         for name in tensors:
-            norm = float(np.linalg.norm(wanted[name])) or 1.0
-            error[name] = float(np.nan_to_num(np.linalg.norm(found[name] - wanted[name]) / norm, nan=np.inf))
+            norm = float(np.linalg.norm(exact[name])) or 1.0
+            error[name] = float(np.nan_to_num(np.linalg.norm(changed[name] - exact[name]) / norm, nan=np.inf))
     added = {
         n.name: error[n.output[0]] - max((error.get(i, 0.0) for i in n.input), default=0.0)
         for n in nodes

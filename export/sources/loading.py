@@ -30,8 +30,8 @@ def scheduler_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     cls = model_class(name)
     taken = inspect.signature(cls.__init__).parameters
-    found = cls.from_config({k: v for k, v in config.items() if k in taken}).config
-    return {**{k: v for k, v in found.items() if k in taken}, "_class_name": name}
+    settings = cls.from_config({k: v for k, v in config.items() if k in taken}).config
+    return {**{k: v for k, v in settings.items() if k in taken}, "_class_name": name}
 
 
 def hollow_module(folder: Path, name: str) -> Any:

@@ -90,5 +90,5 @@ def _class_of(folder: Path) -> str:
 
 
 def _check_class(folder: Path, known: Sequence[str]) -> None:
-    if (found := _class_of(folder)) not in known:
-        raise BundleError(f"{folder} is a {found!r}; here it must be one of {choices(known)}")
+    if (name := _class_of(folder)) not in known:
+        raise BundleError(f"{folder} is a {name!r}; here it must be one of {choices(known)}")

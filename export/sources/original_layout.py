@@ -27,25 +27,25 @@ def converted_weights(component: str, prefix: str, model: Any, tensors: Tensors,
     Raises:
         BundleError: a weight that the file lacks, that has another shape, or, of a U-Net, that has no place.
     """
-    given = dict(tensors)
+    originals = dict(tensors)
     try:
         if component == "unet":
-            weights = single_file_utils.convert_ldm_unet_checkpoint(given, dict(model.config))
+            weights = single_file_utils.convert_ldm_unet_checkpoint(originals, dict(model.config))
         elif component == "vae":
-            weights = single_file_utils.convert_ldm_vae_checkpoint(given, dict(model.config))
+            weights = single_file_utils.convert_ldm_vae_checkpoint(originals, dict(model.config))
         elif ".model." in prefix:
-            weights = single_file_utils.convert_open_clip_checkpoint(model, given, prefix)
+            weights = single_file_utils.convert_open_clip_checkpoint(model, originals, prefix)
         else:
-            found = {name.removeprefix(prefix): t for name, t in given.items()}
+            unprefixed = {name.removeprefix(prefix): t for name, t in originals.items()}
             # Early files (NovelAI's line) lack the inner name.
-            weights = {name if name.startswith(INNER) else INNER[0] + name: t for name, t in found.items()}
+            weights = {name if name.startswith(INNER) else INNER[0] + name: t for name, t in unprefixed.items()}
     except KeyError as error:
         raise BundleError(
             f"{path}: {component} lacks {prefix}{error.args[0]}; give a fitting config as --config"
         ) from error
     if component == "unet":
         placed = {id(t) for t in weights.values()}
-        if lost := [name for name, t in given.items() if t.numel() and id(t) not in placed]:
+        if lost := [name for name, t in originals.items() if t.numel() and id(t) not in placed]:
             raise BundleError(
                 f"{path}: unet: {len(lost)} weights have no place in the U-Net, first {lost[0]}; it is another model, "
                 "or needs --config"

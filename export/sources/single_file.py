@@ -53,11 +53,11 @@ class SingleFile:
         self._family = _detect_family(path, self._shapes, self._folder)
         self._channels = self._shapes.get(f"{UNET}input_blocks.0.0.weight", (0, CHANNELS[0]))[1]
         self._inpaints = self._channels == CHANNELS[1]
-        said = self._stated_prediction()
+        stated = self._stated_prediction()
         self._assumed = (
-            not (said or prediction_type or self._inpaints or self._folder) and self._family.prediction_type == V
+            not (stated or prediction_type or self._inpaints or self._folder) and self._family.prediction_type == V
         )
-        self._prediction = prediction_type or said or (EPSILON if self._inpaints else self._family.prediction_type)
+        self._prediction = prediction_type or stated or (EPSILON if self._inpaints else self._family.prediction_type)
         if self._folder is not None:
             self.pipeline = self._folder.pipeline
         elif self._channels not in CHANNELS:
@@ -87,8 +87,8 @@ class SingleFile:
         if self._folder is not None:
             return str(self._folder.scheduler().get("prediction_type", EPSILON))
         for field in PREDICTION_FIELDS:
-            if said := self._metadata.get(field):
-                return V if said.startswith("v") else EPSILON
+            if stated := self._metadata.get(field):
+                return V if stated.startswith("v") else EPSILON
         if (architecture := self._metadata.get("modelspec.architecture", "").split("/")[0]) in ARCHITECTURES:
             return ARCHITECTURES[architecture]
         if "global_step" in self._shapes:
@@ -175,8 +175,8 @@ def _detect_family(path: Path, shapes: Shapes, folder: Folder | None) -> Family:
         raise BundleError(
             f"{path} has {marks[0]}: it is trained on EDM's noise levels, which this version does not run"
         )
-    found = [f for f in FAMILIES if all(any(n.startswith(p) for n in shapes) for p in f.prefixes.values())]
-    if not found:
+    families = [f for f in FAMILIES if all(any(n.startswith(p) for n in shapes) for p in f.prefixes.values())]
+    if not families:
         if look := looks_like(shapes):
             raise BundleError(f"{path} looks like {look}")
         raise BundleError(
@@ -185,18 +185,20 @@ def _detect_family(path: Path, shapes: Shapes, folder: Folder | None) -> Family:
         )
     for prefix, what in ((UNET, "U-Net"), (VAE, "autoencoder")):
         if not any(name.startswith(prefix) for name in shapes):
-            raise BundleError(f"{path} is of the family {found[0].name} and holds no {what} ({prefix}...)")
+            raise BundleError(f"{path} is of the family {families[0].name} and holds no {what} ({prefix}...)")
     if folder is not None:
-        fitting = [f for f in found if [encoder for encoder, _ in encoders_of(folder)] == list(f.prefixes)]
+        fitting = [f for f in families if [encoder for encoder, _ in encoders_of(folder)] == list(f.prefixes)]
         if not fitting:
             raise BundleError(
-                f"{path} has the text encoders of {found[0].name} ({choices(found[0].prefixes)}); the config at "
+                f"{path} has the text encoders of {families[0].name} ({choices(families[0].prefixes)}); the config at "
                 f"{folder.path} is of a {folder.pipeline}"
             )
         return fitting[0]
     # SDXL's refiner and SD-Turbo name their text encoder alike; its width tells.
-    fitting = [f for f in found if all(_width(shapes, p) == f.configs[c]["hidden_size"] for c, p in f.prefixes.items())]
-    return (fitting or found)[0]
+    fitting = [
+        f for f in families if all(_width(shapes, p) == f.configs[c]["hidden_size"] for c, p in f.prefixes.items())
+    ]
+    return (fitting or families)[0]
 
 
 def _width(shapes: Shapes, prefix: str) -> int | None:
