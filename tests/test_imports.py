@@ -17,7 +17,7 @@ FLOORS = (
     *("cli", "examples", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
     *("image", "compare", "checks", "arrays", "errors", "version"),
 )
-LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda"}
+LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda", "tqdm"}
 
 
 @pytest.mark.parametrize("module", [m for m in PACKAGE.modules if m not in ("__init__", "__main__")])
