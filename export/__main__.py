@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.cli import main as cli
-from edgediff.cli.options import size
+from edgediff.cli.options import named_file, size
 from edgediff.engines.tensorrt.installed import building_platform
 from edgediff.errors import ArgumentError, EdgediffError
 
@@ -101,7 +101,7 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
         "precision": args.precision,
         "part_precision": dict(_pair(text) for text in args.part_precision),
         "loras": [_weighed(text) for text in args.lora],
-        "embeddings": [_word(text) for text in args.embedding],
+        "embeddings": [named_file(text) for text in args.embedding],
         "config": args.config,
         "vae": args.vae,
         "preview_decoder": args.preview_decoder,
@@ -129,12 +129,6 @@ def _weighed(text: str) -> tuple[Path, float]:
         return Path(path), float(weight)
     except ValueError:
         return Path(text), 1.0
-
-
-def _word(text: str) -> tuple[str | None, Path]:
-    """Split ``WORD=FILE``; a path may hold the sign itself."""
-    word, equals, path = text.partition("=")
-    return (word, Path(path)) if equals and not Path(text).exists() else (None, Path(text))
 
 
 def _peak_memory() -> int:
