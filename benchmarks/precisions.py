@@ -18,8 +18,6 @@ import numpy as np
 
 import edgediff
 from benchmarks.common import table, write
-from benchmarks.oracle import PIPELINE
-from benchmarks.quality import Judge, draw, measure, prompt, triples
 from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import read_bundle
 from edgediff.engines.onnxruntime import OnnxRuntimeEngine
@@ -28,6 +26,8 @@ from edgediff_export.convert import export
 from edgediff_export.graph import read
 from edgediff_export.graph import write as write_graph
 from edgediff_export.precision import PRECISIONS, seen_graph
+from tests.oracle.cases import PIPELINE
+from tests.support.quality import Judge, draw, measure, prompt, triples
 
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers")
 

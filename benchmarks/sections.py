@@ -17,7 +17,7 @@ from benchmarks.common import REPOSITORY, table
 
 
 @dataclass
-class Findings:
+class Report:
     """What a section found: figures, checks that must hold, goals of speed."""
 
     figures: dict[str, Any] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Findings:
         self.goals.append({"name": name, "value": round(value, 3), "goal": goal, "met": bool(met)})
 
 
-def guarded(findings: Findings, work: Callable[[], Any]) -> dict[str, Any]:
+def guarded(findings: Report, work: Callable[[], Any]) -> dict[str, Any]:
     """What ``work`` found, as JSON; an exception is a check that failed."""
     start = time.perf_counter()
     try:
@@ -65,7 +65,7 @@ def ended(found: dict[str, Any], code: int | None, output: str, seconds: float) 
     """What a child's section found, and that it ended badly where it did."""
     if code in (0, 1) and found:
         return found
-    findings = Findings({"output": output[-4000:]})
+    findings = Report({"output": output[-4000:]})
     findings.check("ends well", False, f"ran past {seconds:.0f} s" if code is None else f"ended with code {code}")
     return asdict(findings) | found | {"checks": [*found.get("checks", []), *findings.checks]}
 

@@ -17,12 +17,12 @@ import pytest
 
 from benchmarks import gpu_pieces
 from benchmarks.common import REPOSITORY, RESULTS
-from benchmarks.gpu_pictures import parity
-from benchmarks.gpu_place import Place
+from benchmarks.gpu.pictures import parity
+from benchmarks.gpu.testbed import Testbed
 from benchmarks.gpu_weights import RECIPE, Weights, _digest, _places, _tensors, fill
-from benchmarks.gpu_weights import Place as Form
-from benchmarks.kernel import unusable
-from benchmarks.sections import Findings
+from benchmarks.gpu_weights import Testbed as Form
+from benchmarks.kernel.installed import unusable
+from benchmarks.sections import Report
 from edgediff.bundle.manifest import WEIGHTS, sha256
 from edgediff.bundle.reading import read_bundle
 from edgediff.errors import ArgumentError, BundleError, OutputError
@@ -110,8 +110,8 @@ def test_parity_sees_other_weights(prepared: Path, report: dict[str, Any], tmp_p
     (values * np.float16(1.2)).tofile(root / file.path)
     manifest = (root / "bundle.json").read_text(encoding="utf-8")
     (root / "bundle.json").write_text(manifest.replace(file.sha256, sha256(root / file.path)), encoding="utf-8")
-    findings = Findings()
-    parity(findings, Place(folder, dry=True))
+    findings = Report()
+    parity(findings, Testbed(folder, dry=True))
     failed = {check["name"] for check in findings.checks if not check["holds"]}
     assert failed >= {"verify: unet", "its latents are the CPU's"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import edgediff
-from benchmarks.quality import Judge, measure
+from tests.support.quality import Judge, measure
 
 COUNT = 60
 

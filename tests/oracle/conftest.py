@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.oracle import PIPELINE
 from edgediff_export.convert import export
+from tests.oracle.cases import PIPELINE
 
 
 @pytest.fixture(scope="session")

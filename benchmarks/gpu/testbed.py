@@ -24,7 +24,7 @@ BLOCK = 2 << 30  # bytes
 QUERY = ["nvidia-smi", "--format=csv,noheader,nounits"]
 
 
-class Place:
+class Testbed:
     """The device of one section, in a process of its own, and the folder it works on.
 
     Args:

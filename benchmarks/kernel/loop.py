@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import EXACT, Float32, Shape, relative
-from benchmarks.kernel_speed import STEPS, on_device
-from benchmarks.sections import Findings
+from benchmarks.kernel.speed import STEPS, on_device
+from benchmarks.sections import Report
 from edgediff.device.base import DeviceArray
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.loop import DeviceLoop
@@ -19,6 +18,8 @@ from edgediff.sampling import loop as host
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
+from tests.device.gpu.sweep import EXACT
+from tests.support.replay import Float32, Shape, relative
 
 
 class _Memory:
@@ -75,7 +76,7 @@ class Small:
         return (halves[: len(x)], halves[len(x) :]) if guided else (None, halves)
 
 
-def whole_loop(findings: Findings, device: CudaDevice) -> None:
+def whole_loop(findings: Report, device: CudaDevice) -> None:
     """F: the loop with a captured U-Net: the same values, no waiting, and what a step costs the host."""
     import torch
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.sections import Findings
+from benchmarks.sections import Report
 from edgediff.device.base import DeviceArray
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.pictures import DevicePictures
-from edgediff.sampling import loop as host
 from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.rng import Generator, TorchCpuGenerator, TorchCudaGenerator
 from edgediff.sampling.samplers import SAMPLERS
 from edgediff.sampling.schedule import Schedule
 
-Float32 = NDArray[np.float32]
-Shape = tuple[int, int, int, int]
-STEPS, ROWS = 6, 16
+from ...support.replay import ROWS, Float32, Replay, Shape, Tape, copy, fetched, on_host, packed, relative, unpacked
+
 EXACT, NOISY = 1e-6, 1e-5  # limits of max|dx| / max|x|; the latter where the device draws the noise
 SMALL: tuple[Shape, ...] = ((1, 4, 64, 64), (2, 3, 7, 5), (3, 4, 33, 17))
 LARGE: tuple[Shape, ...] = ((8, 4, 128, 128), (2, 3, 301, 303))  # four values a thread; strides of one value
@@ -35,110 +32,6 @@ GUIDANCES: dict[str, dict[str, Any]] = {
     "7.5": {"guidance_scale": 7.5},
     "interval": {"guidance_scale": 7.5, "guidance_interval": (0.25, 0.75)},
 }
-
-
-def packed(values: Float32, dtype: str) -> NDArray[Any]:
-    """``values`` rounded to ``dtype``, to nearest even, as it lies in memory."""
-    with np.errstate(over="ignore"):
-        if dtype != "bfloat16":
-            return values.astype(dtype)
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def unpacked(memory: NDArray[Any], dtype: str) -> Float32:
-    if dtype != "bfloat16":
-        return memory.astype(np.float32)
-    return (memory.astype(np.uint32) << 16).view(np.float32)
-
-
-def fetched(device: Any, array: DeviceArray) -> NDArray[Any]:
-    out = np.empty(array.shape, "uint16" if array.dtype == "bfloat16" else array.dtype)
-    device.download(array.address, out)
-    return out
-
-
-def copy(device: Any, to: int, source: int, size: int) -> None:
-    """Enqueue a copy of ``size`` bytes within the device (or the host stand-in of the tests)."""
-    if device.ordinal < 0:
-        ctypes.memmove(to, source, size)
-        return
-    from cuda.bindings import driver
-
-    (error,) = driver.cuMemcpyDtoDAsync(to, source, size, device.stream)
-    if error != driver.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"cuMemcpyDtoDAsync gave {error.name}")
-
-
-class Replay:
-    """A stand-in U-Net with the same bits on device and host: call k gives back values made beforehand.
-
-    With ``fixed`` every call gives those of call 0, so that it can be part of a graph.
-    """
-
-    def __init__(self, device: Any, shape: Shape, dtype: str, fixed: bool = False, seed: int = 0) -> None:
-        self.device, self.dtype, self.capturable, self.fixed = device, dtype, fixed, fixed
-        calls = 1 if fixed else ROWS
-        values = np.random.default_rng(seed).standard_normal((calls, 2, *shape)).astype(np.float32)
-        self.memory = packed(values, dtype)
-        self.values = unpacked(self.memory, dtype)
-        self.address = device.allocate(self.memory.nbytes)
-        device.upload(self.address, self.memory)
-        self.call = 0
-
-    @property
-    def key(self) -> Hashable:
-        return self.address
-
-    def _next(self) -> int:
-        self.call += 1
-        return 0 if self.fixed else self.call - 1
-
-    def enqueue(self, sample: DeviceArray, timestep: DeviceArray, output: DeviceArray, stream: int) -> None:
-        half = self.memory[0, 0].nbytes
-        guided = output.nbytes == 2 * half
-        copy(self.device, output.address, self.address + (2 * self._next() + (not guided)) * half, output.nbytes)
-
-    def denoise(self, x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
-        u, c = self.values[self._next()]
-        return (u if guided else None), c
-
-
-class Tape:
-    """A generator whose draws are kept, so that many runs can begin at its start; of one shape."""
-
-    def __init__(self, generator: Generator) -> None:
-        self.generator, self.drawn, self.at = generator, list[Float32](), 0
-
-    def randn(self, shape: tuple[int, ...]) -> Float32:
-        if self.at == len(self.drawn):
-            self.drawn.append(self.generator.randn(shape))
-        self.at += 1
-        return self.drawn[self.at - 1]
-
-    def rewound(self) -> Tape:
-        self.at = 0
-        return self
-
-
-def on_host(table: Plan, model: Replay, shape: Shape, streams: Sequence[Generator]) -> host.LoopStep:
-    """The last step of the host loop."""
-
-    def draw() -> Float32:
-        return np.concatenate([s.randn((1, *shape[1:])) for s in streams])
-
-    model.call = 0
-    step = None
-    for step in host.run(table, model.denoise, table.start * draw(), draw):
-        pass
-    assert step is not None
-    return step
-
-
-def relative(found: Float32, expected: Float32) -> float:
-    """max|dx| / max|x|; infinite where a value is not finite."""
-    error = np.abs(found.astype(np.float64) - expected).max() / np.abs(expected).max()
-    return float(error) if np.isfinite(error) else float("inf")
 
 
 def settings(shapes: Iterable[Shape], types: Iterable[tuple[str, str]]) -> Iterator[tuple[Shape, str, str]]:
@@ -218,7 +111,7 @@ def _not_told(loop: DeviceLoop, table: Plan, after: Float32) -> list[str]:
     return wrong if (told == t).all() else [*wrong, f"timestep {told[0]}, not {t[0]}"]
 
 
-def samplers(findings: Findings, device: Any, emulated: int = 0) -> None:
+def samplers(findings: Report, device: Any, emulated: int = 0) -> None:
     """B: every sampler x guidance x prediction x type on small odd shapes; some on large ones; graphs; pictures."""
     found, wrong = sweep(device, tuple(SAMPLERS), settings(SMALL, ALIKE), emulated=emulated)
     large, wrong_large = sweep(device, FEW, settings(LARGE, MIXED), ("epsilon",), emulated)

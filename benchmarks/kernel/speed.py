@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import Shape, relative
-from benchmarks.sections import Findings
+from benchmarks.sections import Report
 from edgediff.device.cuda import CudaDevice
 from edgediff.sampling.kernels import HEADER, ROW, require_package
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
 from edgediff.sampling.update import Row
+from tests.support.replay import Shape, relative
 
 ROOM = 4096  # rows: how often an update may run before its header is set back
 CHAIN = 100  # updates in a captured graph
@@ -208,7 +208,7 @@ def cupy_updates(cupy: Any, p: Prepared) -> dict[str, Callable[[], Any]]:
     return {"CuPy, operators": plain, "CuPy, ElementwiseKernel": one}
 
 
-def rivals(findings: Findings, device: CudaDevice) -> None:
+def rivals(findings: Report, device: CudaDevice) -> None:
     """D: time of one update (guided dpmpp_2m, float16 model), called from the host and within a replayed graph.
 
     The rivals have the row's numbers as constants, which is kind to them: in a run they change every step.
@@ -281,7 +281,7 @@ class _noted:
         return True
 
 
-def _ratios(findings: Findings, shape: Shape, rows: dict[str, dict[str, Any]]) -> None:
+def _ratios(findings: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> None:
     """Each rival over ours: call over call, graph over graph, and its call over our place in the loop's graph."""
     mine = rows["edgediff"]
     for name, row in rows.items():
@@ -308,7 +308,7 @@ def _copy_bandwidth(torch: Any, stream: Any) -> float:
     return 2 * source.numel() / on_device(torch, stream, lambda: target.copy_(source)) / 1e3
 
 
-def bandwidth(findings: Findings, device: CudaDevice) -> None:
+def bandwidth(findings: Report, device: CudaDevice) -> None:
     """E: bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
     import torch
 

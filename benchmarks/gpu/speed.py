@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_place import Place
-from benchmarks.sections import Findings
+from benchmarks.gpu.testbed import Testbed
+from benchmarks.sections import Report
 from edgediff.device.base import DeviceArray
 from edgediff.pipeline import Pipeline
 
@@ -39,7 +39,7 @@ class Recorded:
             call()
 
 
-def measure(place: Place, pipe: Pipeline) -> dict[str, Any]:
+def measure(place: Testbed, pipe: Pipeline) -> dict[str, Any]:
     """Figures of a pipeline whose parts are open."""
     request = place.request(pipe)
     first = place.timed(lambda: pipe(**request))
@@ -55,7 +55,7 @@ def measure(place: Place, pipe: Pipeline) -> dict[str, Any]:
     }
 
 
-def around(findings: Findings, place: Place, pipe: Pipeline, label: str) -> dict[str, Any]:
+def around(findings: Report, place: Testbed, pipe: Pipeline, label: str) -> dict[str, Any]:
     """What a request takes beyond its engines' calls, made again back to back: the text's, the U-Net's, the decoder's.
 
     Whole and replayed are timed in turn. "around_unet" is of a request for latents, over the U-Net's time.
@@ -93,7 +93,7 @@ def around(findings: Findings, place: Place, pipe: Pipeline, label: str) -> dict
     return figures
 
 
-def ours(findings: Findings, place: Place) -> None:
+def ours(findings: Report, place: Testbed) -> None:
     """Our pipeline as it comes: ONNX Runtime's CUDA provider with its own options, the loop on the device."""
     start = time.perf_counter()
     pipe = place.pipeline("sd").warm()

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import EXACT, NOISY, ROWS, STEPS, Replay, Shape, on_host, relative
-from benchmarks.sections import Findings
+from benchmarks.sections import Report
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.loop import DeviceLoop
 from edgediff.errors import ArgumentError, EngineError
@@ -17,6 +16,8 @@ from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
 from edgediff.sampling.schedule import CLEAN, Schedule
 from edgediff.sampling.update import Row
+from tests.device.gpu.sweep import EXACT, NOISY, STEPS
+from tests.support.replay import ROWS, Replay, Shape, on_host, relative
 
 SEEDS = (0, 42, 2**40 + 5)
 
@@ -31,7 +32,7 @@ def _bare_plan(*rows: Row) -> Plan:
     return Plan("ddim", "custom", 1.0, (CLEAN,) * (len(rows) + 1), rows, 1.0, 0, len(rows))
 
 
-def philox(findings: Findings, device: CudaDevice) -> None:
+def philox(findings: Report, device: CudaDevice) -> None:
     """C: noise drawn by the kernels against ``torch.randn`` on this GPU; torch's values for a test without one."""
     import torch
 
@@ -79,7 +80,7 @@ def _golden(torch: Any) -> list[dict[str, Any]]:
     return out
 
 
-def bad_input(findings: Findings, device: CudaDevice) -> None:
+def bad_input(findings: Report, device: CudaDevice) -> None:
     """H: what is wrong is refused with a typed error, and the device goes on working."""
     kernels = require_package()
     shape: Shape = (1, 4, 16, 16)

@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import REPOSITORY, RESULTS, table, write
-from benchmarks.gpu_best import FOUND, fastest
-from benchmarks.gpu_options import DRY, VARIANTS
-from benchmarks.gpu_place import Place, ask
-from benchmarks.gpu_prepare import FACTS, prepare
+from benchmarks.gpu.best import FOUND, fastest
+from benchmarks.gpu.options import DRY, VARIANTS
+from benchmarks.gpu.prepare import FACTS, prepare
+from benchmarks.gpu.testbed import Testbed, ask
 from benchmarks.gpu_weights import fill
-from benchmarks.kernel import install, unusable
-from benchmarks.sections import Findings, all_hold, called, checks_and_goals, ended, guarded
+from benchmarks.kernel.installed import install, unusable
+from benchmarks.sections import Report, all_hold, called, checks_and_goals, ended, guarded
 from edgediff.version import __version__
 
 PACKAGES = (
@@ -65,7 +65,7 @@ OPTIONS = {f"{OPTION}{name}": ("gpu_options", "option", 40) for name in VARIANTS
 SECTIONS = {**BEFORE, **OPTIONS, **AFTER}
 
 
-def weights(findings: Findings, place: Place) -> None:
+def weights(findings: Report, place: Testbed) -> None:
     """The weights that did not travel, drawn again."""
     for name in ("sd", "sd-fp32"):
         start = time.perf_counter()
@@ -75,10 +75,10 @@ def weights(findings: Findings, place: Place) -> None:
 
 def section(name: str, folder: Path, dry: bool, to: Path) -> bool:
     """One section, in this process; whether its checks hold."""
-    findings, facts = Findings(), dict[str, Any]()
+    findings, facts = Report(), dict[str, Any]()
 
     def work() -> None:
-        place = Place(folder, dry)
+        place = Testbed(folder, dry)
         module, function, _ = SECTIONS[name]
         do = getattr(importlib.import_module(f"benchmarks.{module}"), function)
         if name.startswith(OPTION):
@@ -106,7 +106,7 @@ def in_child(name: str, folder: Path, dry: bool, seconds: float) -> dict[str, An
 
 def compare(found: dict[str, Any]) -> dict[str, Any]:
     """Ours over diffusers', where both have run: speed, memory."""
-    findings = Findings()
+    findings = Report()
     by = {name: found.get(name, {}).get("figures", {}) for name in ("ours", "best", *RIVALS)}
     mine = {"as it comes": by["ours"]}
     if "variant" in by["best"]:

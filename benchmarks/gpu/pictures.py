@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 import edgediff
-from benchmarks.gpu_place import PROMPT, SEED, Place
-from benchmarks.sections import Findings
+from benchmarks.gpu.testbed import PROMPT, SEED, Testbed
+from benchmarks.sections import Report
 from edgediff.verify import prove, psnr, relative
 
 REFERENCE = "reference.npz"
 ASKED = (PROMPT, "a tiger on a green background", "a cactus on a yellow background")
 
 
-def reference(findings: Findings, place: Place) -> None:
+def reference(findings: Report, place: Testbed) -> None:
     """The picture that others are held against: the CPU, fp32, the host's loop."""
     start = time.perf_counter()
     pipe = edgediff.load(place.folder / "sd-fp32").warm()
@@ -34,7 +34,7 @@ def reference(findings: Findings, place: Place) -> None:
     np.savez(place.notes / REFERENCE, picture=made.images[0], latents=made.latents)
 
 
-def parity(findings: Findings, place: Place) -> None:
+def parity(findings: Report, place: Testbed) -> None:
     """The fp16 bundle on the GPU: torch's stored values, then the reference's picture at full size."""
     pipe = place.pipeline("sd")
     for found in prove(pipe):
@@ -55,7 +55,7 @@ def parity(findings: Findings, place: Place) -> None:
         findings.figures["another_seed_psnr"] = round(psnr(other, kept["picture"]), 2)
 
 
-def against_reference(findings: Findings, place: Place, name: str, picture: Any, floor: float) -> dict[str, Any]:
+def against_reference(findings: Report, place: Testbed, name: str, picture: Any, floor: float) -> dict[str, Any]:
     """PSNR to the reference, checked."""
     if not (place.notes / REFERENCE).exists():
         findings.check(f"{name} is the CPU's in fp32", False, "the reference was not drawn")
@@ -66,7 +66,7 @@ def against_reference(findings: Findings, place: Place, name: str, picture: Any,
     return {"psnr": round(found, 2), "floor": floor}
 
 
-def emoji(findings: Findings, place: Place) -> None:
+def emoji(findings: Report, place: Testbed) -> None:
     """The built-in model: in fp16, and as it is shipped (fp32 arithmetic), on the GPU; against fp32 on the CPU."""
     host = edgediff.load()
     own = host.bundle.defaults

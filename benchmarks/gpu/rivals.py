@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_pictures import against_reference
-from benchmarks.gpu_place import GUIDANCE, PROMPT, SEED, Place
+from benchmarks.gpu.pictures import against_reference
+from benchmarks.gpu.testbed import GUIDANCE, PROMPT, SEED, Testbed
 from benchmarks.gpu_weights import Weights
-from benchmarks.sections import Findings
+from benchmarks.sections import Report
 
 NEEDED = ("torch", "diffusers", "transformers")
 
@@ -75,27 +75,27 @@ def _bare(name: str) -> str:
     return name.removeprefix("text_model.")
 
 
-def eager(findings: Findings, place: Place) -> None:
+def eager(findings: Report, place: Testbed) -> None:
     """diffusers, fp16, as it comes."""
     _measure(findings, place, None)
 
 
-def compiled(findings: Findings, place: Place) -> None:
+def compiled(findings: Report, place: Testbed) -> None:
     """U-Net and decoder through torch.compile, as it comes."""
     _measure(findings, place, "default")
 
 
-def reduced(findings: Findings, place: Place) -> None:
+def reduced(findings: Report, place: Testbed) -> None:
     """The same with channels last and mode reduce-overhead, which captures graphs."""
     _measure(findings, place, "reduce-overhead")
 
 
-def autotuned(findings: Findings, place: Place) -> None:
+def autotuned(findings: Report, place: Testbed) -> None:
     """The same with mode max-autotune, which tries kernels as well."""
     _measure(findings, place, "max-autotune")
 
 
-def _measure(findings: Findings, place: Place, mode: str | None) -> None:
+def _measure(findings: Report, place: Testbed, mode: str | None) -> None:
     if reason := why_not(place.dry):
         findings.figures["skipped"] = f"not compared: {reason}"
         return

@@ -15,26 +15,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import re
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.common import table, write
+from benchmarks.sections import Report, all_hold, called, checks_and_goals, ended, guarded, slug
+from edgediff.sampling.kernels import require_package
 
-from benchmarks.common import REPOSITORY, table, write
-from benchmarks.sections import Findings, all_hold, called, checks_and_goals, ended, guarded, slug
-from edgediff.sampling.kernels import HEADER, advance, find_package, packed, require_package
-from edgediff.sampling.planning import Plan, plan
-from edgediff.sampling.schedule import Schedule
-from edgediff.sampling.update import remember, update
+from .host_twin import twin
+from .installed import install, unusable
 
 PACKAGES = (
     *("edgediff", "edgediff-kernels", "numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x"),
@@ -51,103 +45,13 @@ SECTIONS = {  # name: (module, function, seconds at most)
 }
 TOOLS = ("memcheck", "initcheck", "racecheck", "synccheck")
 TOOL_S = 60
-SHAPES = ((1, 4, 64, 64), (1, 4, 128, 128), (8, 4, 128, 128))
-
-
-def twin(findings: Findings) -> None:
-    """A: one update by the host twin and by NumPy, bit for bit, and their times; what a prepared call costs."""
-    require_package()
-    rng = np.random.default_rng(0)
-    plans = {name: plan(Schedule(), name, 20, 7.5) for name in ("euler", "dpmpp_2m")}
-    for shape in SHAPES:
-        turns = max(200, 20_000_000 // int(np.prod(shape)))
-        x, u, c, h = (rng.standard_normal(shape).astype(np.float32) for _ in range(4))
-        for name, rows in plans.items():
-            row, history, keep = rows.rows[10], [h] * rows.depth, rows.depth > 0
-
-            def plain() -> Any:
-                return update(row, x, u, c, history), remember(row, x, u, c) if keep else None  # noqa: B023
-
-            def fused() -> Any:
-                return advance(row, x, u, c, history, None, keep)  # noqa: B023
-
-            taken: dict[Callable[[], Any], list[float]] = {plain: [], fused: []}
-            for turn in range(turns):
-                for work in (plain, fused) if turn % 2 else (fused, plain):  # neither has always the warmer cache
-                    start = time.perf_counter()
-                    work()
-                    taken[work].append(time.perf_counter() - start)
-            pairs = zip(fused(), plain(), strict=True)
-            equal = all((a is None and b is None) or a.tobytes() == b.tobytes() for a, b in pairs)
-            findings.check(f"host twin equals NumPy, {name} {shape}", equal, f"{turns} updates")
-            numpy_us, twin_us = (1e6 * statistics.median(taken[v]) for v in (plain, fused))
-            findings.figures[f"{name} {' x '.join(map(str, shape))}"] = {
-                "numpy_us": round(numpy_us, 1),
-                "twin_us": round(twin_us, 1),
-                "ratio": round(numpy_us / twin_us, 2),
-            }
-    for shape in ((1, 1, 1, 1), *SHAPES):
-        taken = _prepared_call(plans["dpmpp_2m"], shape)
-        findings.figures[f"prepared call, dpmpp_2m {' x '.join(map(str, shape))}"] = {"us": round(taken, 2)}
-
-
-def _prepared_call(rows: Plan, shape: Sequence[int]) -> float:
-    """Microseconds of ``Update.step`` on the host: x0 kept, float32 in and out of the model."""
-    batch, size = shape[0], int(np.prod(shape[1:]))
-    header = np.zeros(1, HEADER)
-    header["steps"], header["depth"], header["copies"] = len(rows.rows), rows.depth, 2
-    memory = {name: np.zeros(2 * batch * size, np.float32) for name in ("x", "history", "x0", "output", "input")}
-    memory |= {"header": header, "rows": packed(rows), "seeds": np.zeros(batch, np.uint64)}
-    memory["timestep"] = np.zeros(2 * batch, np.float32)
-    prepared = require_package().Update(
-        device=-1,
-        batch=batch,
-        size=size,
-        stride=size,
-        depth=rows.depth,
-        rows=len(rows.rows),
-        copies=2,
-        input="float32",
-        output="float32",
-        timestep="float32",
-        buffers={name: (v.ctypes.data, v.nbytes) for name, v in memory.items()},
-    )
-    taken = []
-    for _ in range(max(200, min(2000, 20_000_000 // (batch * size)))):
-        header["step"] = 10
-        start = time.perf_counter()
-        prepared.step()
-        taken.append(time.perf_counter() - start)
-    return 1e6 * statistics.median(taken)
-
-
-def unusable() -> str:
-    """Why the sections on the GPU cannot run; empty where they can."""
-    found = find_package()
-    if found.module is None:
-        return found.why_not
-    try:
-        return "" if found.module.device_count() else "no CUDA device"
-    except found.module.CudaError as error:
-        return str(error)
-
-
-def install() -> float:
-    """Build and install ./cpp_ext for this machine's GPU; seconds."""
-    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "./cpp_ext"]
-    settings = {"CMAKE_ARGS": "-DCMAKE_CUDA_ARCHITECTURES=native"} | os.environ
-    start = time.perf_counter()
-    if code := subprocess.run(command, cwd=REPOSITORY, env=settings).returncode:
-        raise SystemExit(code)  # pip has said why
-    importlib.invalidate_caches()
-    return time.perf_counter() - start
 
 
 def section(name: str, to: Path | None) -> bool:
     """One section, in this process; whether its checks hold."""
     from edgediff.device.cuda import CudaDevice
 
-    findings, gpu = Findings(), dict[str, Any]()
+    findings, gpu = Report(), dict[str, Any]()
 
     def work() -> None:
         device = CudaDevice()
@@ -194,7 +98,7 @@ def in_child(name: str, seconds: float) -> dict[str, Any]:
     return ended(found, code, output, seconds)
 
 
-def sanitizer(findings: Findings, until: float) -> None:
+def sanitizer(findings: Report, until: float) -> None:
     """G: a small run of everything under compute-sanitizer's tools."""
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(program).exists():
@@ -264,7 +168,7 @@ def main() -> int:
     extra: dict[str, Any] = {}  # beside the sections
     if args.install:
         extra["build_s"] = round(install(), 1)
-    findings = Findings()
+    findings = Report()
     found["host_twin"] = guarded(findings, lambda: twin(findings))
     name, why = "kernel-cpu", unusable()
     if args.check and why:
@@ -278,7 +182,7 @@ def main() -> int:
             if gpu:
                 extra["gpu"], name = gpu, f"kernel-{slug(gpu['name'])}"
             _keep(name, found, extra, args.out)
-        sanitized = Findings()
+        sanitized = Report()
         print("-- sanitizer", flush=True)
         found["sanitizer"] = guarded(sanitized, lambda: sanitizer(sanitized, until))
     path = _keep(name, found, extra, args.out)

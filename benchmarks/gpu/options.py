@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_place import Place
-from benchmarks.sections import Findings
+from benchmarks.gpu.testbed import Testbed
+from benchmarks.sections import Report
 from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
 from edgediff.device.base import DeviceArray
@@ -63,7 +63,7 @@ VARIANTS: dict[str, Variant] = {
 DRY = ("none", "plain", "fixed")
 
 
-def path_of(place: Place, graph: str) -> Path:
+def path_of(place: Testbed, graph: str) -> Path:
     """The U-Net's file; one of fixed shapes is written beside it, over the same weights."""
     bundle = read_bundle(place.folder / "sd")
     part = bundle.parts["unet"]
@@ -86,14 +86,14 @@ def path_of(place: Place, graph: str) -> Path:
     return fixed
 
 
-def engine(place: Place, variant: Variant) -> OnnxRuntimeStreamEngine:
+def engine(place: Testbed, variant: Variant) -> OnnxRuntimeStreamEngine:
     """The U-Net as ``variant`` says, on the place's stream."""
     providers = None if place.dry else [(CUDA, dict(variant.options))]
     part = read_bundle(place.folder / "sd").parts["unet"]
     return OnnxRuntimeStreamEngine("unet", path_of(place, variant.graph), part, None, place.device, providers)
 
 
-def inputs(place: Place, seed: int = 0) -> dict[str, NDArray[Any]]:
+def inputs(place: Testbed, seed: int = 0) -> dict[str, NDArray[Any]]:
     """One guided call of one picture."""
     bundle = read_bundle(place.folder / "sd")
     rng, out = np.random.default_rng(seed), {}
@@ -107,7 +107,7 @@ def inputs(place: Place, seed: int = 0) -> dict[str, NDArray[Any]]:
     return out
 
 
-def option(findings: Findings, place: Place, name: str) -> None:
+def option(findings: Report, place: Testbed, name: str) -> None:
     """One variant. What the first one gave is what the others are held against."""
     variant, figures = VARIANTS[name], findings.figures
     figures |= {"options": dict(variant.options), "graph": variant.graph}
@@ -166,7 +166,7 @@ def _upload(device: Any, bound: Mapping[str, DeviceArray], values: Mapping[str, 
         device.upload(array.address, values[name])
 
 
-def _compare(findings: Findings, place: Place, name: str, outputs: NDArray[np.float32]) -> None:
+def _compare(findings: Report, place: Testbed, name: str, outputs: NDArray[np.float32]) -> None:
     base = place.notes / "unet.npy"
     findings.check("finite", bool(np.isfinite(outputs).all()))
     different = relative(outputs[0], outputs[1])

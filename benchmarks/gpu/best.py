@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import REPOSITORY
-from benchmarks.gpu_options import VARIANTS, engine
-from benchmarks.gpu_pictures import against_reference
-from benchmarks.gpu_place import Place
-from benchmarks.gpu_speed import around, measure
-from benchmarks.sections import Findings, all_hold
+from benchmarks.gpu.options import VARIANTS, engine
+from benchmarks.gpu.pictures import against_reference
+from benchmarks.gpu.speed import around, measure
+from benchmarks.gpu.testbed import Testbed
+from benchmarks.sections import Report, all_hold
 from edgediff.pipeline import Pipeline
 
 FOUND = "found.json"  # in the notes: what the sections before gave
@@ -34,7 +34,7 @@ def fastest(found: Mapping[str, Any]) -> str | None:
     return min(times, key=lambda name: times[name]) if times else None
 
 
-def best(findings: Findings, place: Place) -> None:
+def best(findings: Report, place: Testbed) -> None:
     """The fastest variant, and in turn with it the one without options."""
     path = place.notes / FOUND
     name = fastest(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
@@ -61,7 +61,7 @@ def best(findings: Findings, place: Place) -> None:
     np.save(place.notes / "best.npy", made)
 
 
-def opened(place: Place, variant: str) -> Pipeline:
+def opened(place: Testbed, variant: str) -> Pipeline:
     """A pipeline whose U-Net is opened so."""
     pipe = place.pipeline("sd")
     if variant != "none":
@@ -69,7 +69,7 @@ def opened(place: Place, variant: str) -> Pipeline:
     return pipe.warm()
 
 
-def tensorrt(findings: Findings, place: Place) -> None:
+def tensorrt(findings: Report, place: Testbed) -> None:
     """Plans built here by ``edgediff build``, then everything that ``ours`` measures."""
     if place.dry or importlib.util.find_spec("tensorrt") is None:
         findings.figures["skipped"] = "a dry run has no GPU" if place.dry else "tensorrt is not installed"
