@@ -151,22 +151,24 @@ def plan(
     if guidance != "cfg" and not recipe.memoryless:
         fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
         raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
-    rows, before, interval = [], [], -1
-    for step in _steps(key, levels, schedule, eta):
+    linear = _steps(key, levels, schedule, eta)
+    # Some samplers look at a flow model's levels as straight ones, with alpha 1.
+    states = [replace(step.at, alpha=1 - step.at.sigma) if schedule.flow else step.at for step in linear]
+    states.append(levels[-1])
+    rows, interval = [], -1
+    for step, to in zip(linear, states[1:], strict=True):
         interval += step.stage == 0
         g = scales[interval] if first <= interval < stop else None
-        row = _row(step, schedule.prediction_type, g, guidance)
+        row = _row(step, to, schedule.prediction_type, g, guidance)
         if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
-        # Some samplers look at a flow model's levels as straight ones, with alpha 1.
-        before.append(replace(step.at, alpha=1 - step.at.sigma) if schedule.flow else step.at)
     unit = recipe.unit_start or spacing == "leading" or schedule.flow
     return Plan(
         sampler=key,
         spacing=spacing,
         guidance_scale=tuple(scales) if np.ndim(guidance_scale) else scales[0],
-        levels=(*before, levels[-1]),
+        levels=tuple(states),
         rows=tuple(rows),
         start=1.0 if unit else levels[0].sigma,
         depth=max(len(row.w) for row in rows),
@@ -189,8 +191,8 @@ def _steps(key: str, levels: Sequence[Level], schedule: Schedule, eta: float | N
         raise ArgumentError(f"sampler {key} has no finite steps on these levels: {error}") from error
 
 
-def _row(step: LinearStep, prediction: str, g: float | None, guidance: str) -> Row:
-    """A step with x0 = P*x + Q*m and m = u + g*(c - u) put in; without guidance when ``g`` is None."""
+def _row(step: LinearStep, to: Level, prediction: str, g: float | None, guidance: str) -> Row:
+    """A step to the level ``to`` with x0 = P*x + Q*m and m = u + g*(c - u) put in; no guidance when ``g`` is None."""
     p, q = x0_from(prediction, step.at)
     guided = g is not None and (guidance == "cfg++" or g > 1)
     g = g if g is not None and guided else 1.0
@@ -211,6 +213,8 @@ def _row(step: LinearStep, prediction: str, g: float | None, guidance: str) -> R
         scale=g,
         x0_x=p,
         x0_m=q,
+        ka=to.alpha,
+        ks=to.sigma,
     )
 
 
