@@ -13,6 +13,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parents[1]
+PIPELINE = REPOSITORY / "export" / "reference_model" / "pipeline"  # the built-in model's source, for diffusers
 
 
 def cpu_name() -> str:

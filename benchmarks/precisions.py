@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import edgediff
-from benchmarks.common import table, write
+from benchmarks.common import PIPELINE, table, write
 from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import read_bundle
 from edgediff.engines.onnxruntime import OnnxRuntimeEngine
@@ -26,7 +26,6 @@ from edgediff_export.convert import export
 from edgediff_export.graph import read
 from edgediff_export.graph import write as write_graph
 from edgediff_export.precision import PRECISIONS, seen_graph
-from tests.oracle.cases import PIPELINE
 from tests.support.quality import Judge, draw, measure, prompt, triples
 
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers")

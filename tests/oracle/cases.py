@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 import edgediff
-from benchmarks.common import REPOSITORY
 from edgediff.sampling.loop import run
 from edgediff.sampling.rng import TorchCpuGenerator
-from tests.oracle.schedulers import FLOW, SCHEDULERS, SIGMAS, TIMESTEPS, skipped, toy
 
-PIPELINE = REPOSITORY / "export" / "reference_model" / "pipeline"
-GOLDEN = REPOSITORY / "tests" / "oracle" / "k_diffusion.json"
+from .schedulers import FLOW, SCHEDULERS, SIGMAS, TIMESTEPS, skipped, toy
+
+PIPELINE = Path(__file__).parents[2] / "export" / "reference_model" / "pipeline"  # the built-in model's source
+GOLDEN = Path(__file__).parent / "k_diffusion.json"
 GOLDEN_SHAPE = (1, 4, 3, 3)
 STEPS = 20
 PREDICTIONS = ("epsilon", "v_prediction", "sample")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgediff_export.convert import export
-from tests.oracle.cases import PIPELINE
+
+from .cases import PIPELINE
 
 
 @pytest.fixture(scope="session")

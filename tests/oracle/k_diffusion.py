@@ -19,8 +19,9 @@ import torch
 
 from edgediff import Schedule
 from edgediff.sampling.samplers import SAMPLERS
-from tests.oracle.cases import GOLDEN, STEPS, golden_draws, golden_start
-from tests.oracle.schedulers import BrownianPath, toy
+
+from .cases import GOLDEN, STEPS, golden_draws, golden_start
+from .schedulers import BrownianPath, toy
 
 FUNCTIONS = {
     "euler": "sample_euler",

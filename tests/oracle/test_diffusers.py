@@ -9,8 +9,9 @@ import pytest
 
 from edgediff.sampling.samplers import SAMPLERS
 from edgediff.sampling.schedule import BETAS
-from tests.oracle.cases import PIPELINE, PIPELINES, V_PIPELINES, cases, golden_error, goldens, latents_error
-from tests.oracle.schedulers import FLOW, K_DIFFUSION, SCHEDULERS, scheduler_error
+
+from .cases import PIPELINE, PIPELINES, V_PIPELINES, cases, golden_error, goldens, latents_error
+from .schedulers import FLOW, K_DIFFUSION, SCHEDULERS, scheduler_error
 
 
 @pytest.mark.parametrize(("sampler", "spacing", "prediction"), cases())

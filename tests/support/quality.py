@@ -14,7 +14,7 @@ from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff_export.reference_model.captions import phrase
 from edgediff_export.reference_model.glyphs import COLOURS, Glyph, core_glyphs
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[2] / "benchmarks" / "data"  # written by edgediff_export.reference_model
 CAPTION = "{a} on a {c} background"
 BATCH = 20
 Pictures = NDArray[np.uint8]  # (N, H, W, 3)

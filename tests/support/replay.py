@@ -10,37 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.device.base import DeviceArray
+from edgediff.device.host import DTYPES, narrowed, widened
 from edgediff.sampling import loop as host
 from edgediff.sampling.planning import Plan
 from edgediff.sampling.rng import Generator
 
 Float32 = NDArray[np.float32]
 Shape = tuple[int, int, int, int]
-
-
-def packed(values: Float32, dtype: str) -> NDArray[Any]:
-    """``values`` rounded to ``dtype``, to nearest even, as it lies in memory."""
-    with np.errstate(over="ignore"):
-        if dtype != "bfloat16":
-            return values.astype(dtype)
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def unpacked(memory: NDArray[Any], dtype: str) -> Float32:
-    if dtype != "bfloat16":
-        return memory.astype(np.float32)
-    return (memory.astype(np.uint32) << 16).view(np.float32)
-
-
-def fetched(device: Any, array: DeviceArray) -> NDArray[Any]:
-    out = np.empty(array.shape, "uint16" if array.dtype == "bfloat16" else array.dtype)
-    device.download(array.address, out)
-    return out
+CALLS = 16  # the most that a run of these checks makes
 
 
 def copy(device: Any, to: int, source: int, size: int) -> None:
-    """Enqueue a copy of ``size`` bytes within the device (or the host stand-in of the tests)."""
+    """Enqueue a copy of ``size`` bytes within the device's memory."""
     if device.ordinal < 0:
         ctypes.memmove(to, source, size)
         return
@@ -51,25 +32,32 @@ def copy(device: Any, to: int, source: int, size: int) -> None:
         raise RuntimeError(f"cuMemcpyDtoDAsync gave {error.name}")
 
 
+def fetched(device: Any, array: DeviceArray) -> NDArray[Any]:
+    """The values of an array in device memory; bfloat16 as uint16."""
+    out: NDArray[Any] = np.empty(array.shape, DTYPES[array.dtype])
+    device.download(array.address, out)
+    return out
+
+
 class Replay:
-    """A stand-in U-Net with the same bits on device and host: call k gives back values made beforehand.
+    """A stand-in U-Net: call k gives back values that were made beforehand, on the device and on the host alike.
 
     With ``fixed`` every call gives those of call 0, so that it can be part of a graph.
     """
 
     def __init__(self, device: Any, shape: Shape, dtype: str, fixed: bool = False, seed: int = 0) -> None:
-        self.device, self.dtype, self.capturable, self.fixed = device, dtype, fixed, fixed
-        calls = 1 if fixed else ROWS
+        self.device, self.capturable, self.fixed = device, fixed, fixed
+        calls = 1 if fixed else CALLS
         values = np.random.default_rng(seed).standard_normal((calls, 2, *shape)).astype(np.float32)
-        self.memory = packed(values, dtype)
-        self.values = unpacked(self.memory, dtype)
+        self.memory = narrowed(values, dtype)
+        self.values = widened(self.memory, dtype)
         self.address = device.allocate(self.memory.nbytes)
         device.upload(self.address, self.memory)
         self.call = 0
 
     @property
     def key(self) -> Hashable:
-        return self.address
+        return int(self.address)
 
     def _next(self) -> int:
         self.call += 1
@@ -81,12 +69,17 @@ class Replay:
         copy(self.device, output.address, self.address + (2 * self._next() + (not guided)) * half, output.nbytes)
 
     def denoise(self, x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
+        """The same values for the host loop."""
         u, c = self.values[self._next()]
         return (u if guided else None), c
 
+    def close(self) -> None:
+        """Give the values' memory back."""
+        self.device.free(self.address)
+
 
 class Tape:
-    """A generator whose draws are kept, so that many runs can begin at its start; of one shape."""
+    """A generator whose draws, all of one shape, are kept, so that many runs can begin at its start."""
 
     def __init__(self, generator: Generator) -> None:
         self.generator, self.drawn, self.at = generator, list[Float32](), 0
@@ -109,11 +102,8 @@ def on_host(table: Plan, model: Replay, shape: Shape, streams: Sequence[Generato
         return np.concatenate([s.randn((1, *shape[1:])) for s in streams])
 
     model.call = 0
-    step = None
-    for step in host.run(table, model.denoise, table.start * draw(), draw):
-        pass
-    assert step is not None
-    return step
+    *_, last = host.run(table, model.denoise, table.start * draw(), draw)
+    return last
 
 
 def relative(found: Float32, expected: Float32) -> float:
