@@ -34,59 +34,59 @@ def fastest(found: Mapping[str, Any]) -> str | None:
     return min(times, key=lambda name: times[name]) if times else None
 
 
-def best(findings: Report, place: Testbed) -> None:
+def best(report: Report, testbed: Testbed) -> None:
     """The fastest variant, and in turn with it the one without options."""
-    path = place.notes / FOUND
+    path = testbed.notes / FOUND
     name = fastest(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
     if name is None:
-        findings.figures["skipped"] = "no variant has run"
+        report.figures["skipped"] = "no variant has run"
         return
     pipes: dict[str, Pipeline] = {}
     rows: dict[str, list[dict[str, Any]]] = {name: [], "none": []}
     for turn in range(2):
         for variant in rows:
             if variant not in pipes:
-                pipes[variant] = opened(place, variant)
-            rows[variant].append(measure(place, pipes[variant]))
+                pipes[variant] = opened(testbed, variant)
+            rows[variant].append(measure(testbed, pipes[variant]))
     for variant, measured in rows.items():  # the memory of what is opened second holds the first's
         peak = measured[0]["peak_mb"] if variant == name else None
         faster = min(measured, key=lambda row: float(row["picture_s"]))
-        findings.figures[variant] = faster | {"peak_mb": peak, "rounds": len(measured)}
-    findings.figures["variant"] = name
-    findings.figures["around"] = around(findings, place, pipes[name], name)
+        report.figures[variant] = faster | {"peak_mb": peak, "rounds": len(measured)}
+    report.figures["variant"] = name
+    report.figures["around"] = around(report, testbed, pipes[name], name)
     manifest = pipes[name].bundle
-    made = pipes[name](**place.request(pipes[name])).images[0]
+    made = pipes[name](**testbed.request(pipes[name])).images[0]
     floor = float(manifest.parity["pictures"]["floor"])
-    findings.figures |= against_reference(findings, place, "the fastest variant's picture", made, floor)
-    np.save(place.notes / "best.npy", made)
+    report.figures |= against_reference(report, testbed, "the fastest variant's picture", made, floor)
+    np.save(testbed.notes / "best.npy", made)
 
 
-def opened(place: Testbed, variant: str) -> Pipeline:
+def opened(testbed: Testbed, variant: str) -> Pipeline:
     """A pipeline whose U-Net is opened so."""
-    pipe = place.pipeline("sd")
+    pipe = testbed.pipeline("sd")
     if variant != "none":
-        pipe.set_engine("unet", engine(place, VARIANTS[variant]))
+        pipe.set_engine("unet", engine(testbed, VARIANTS[variant]))
     return pipe.warm()
 
 
-def tensorrt(findings: Report, place: Testbed) -> None:
+def tensorrt(report: Report, testbed: Testbed) -> None:
     """Plans built here by ``edgediff build``, then everything that ``ours`` measures."""
-    if place.dry or importlib.util.find_spec("tensorrt") is None:
-        findings.figures["skipped"] = "a dry run has no GPU" if place.dry else "tensorrt is not installed"
+    if testbed.dry or importlib.util.find_spec("tensorrt") is None:
+        report.figures["skipped"] = "a dry run has no GPU" if testbed.dry else "tensorrt is not installed"
         return
-    plans = place.folder / "plans"
+    plans = testbed.folder / "plans"
     start = time.perf_counter()
-    command = [sys.executable, "-m", "edgediff", "build", str(place.folder / "sd"), "--plans", str(plans)]
-    sizes = place.pipeline("sd").bundle.defaults
+    command = [sys.executable, "-m", "edgediff", "build", str(testbed.folder / "sd"), "--plans", str(plans)]
+    sizes = testbed.pipeline("sd").bundle.defaults
     size = f"{sizes.width}x{sizes.height}"
     done = subprocess.run([*command, "--size", size], cwd=REPOSITORY)
-    findings.check("edgediff build", done.returncode == 0, f"exit code {done.returncode}")
-    findings.figures["builds_s"] = round(time.perf_counter() - start, 1)
+    report.check("edgediff build", done.returncode == 0, f"exit code {done.returncode}")
+    report.figures["builds_s"] = round(time.perf_counter() - start, 1)
     if done.returncode:
         return
-    pipe = place.pipeline("sd", "tensorrt", plans=Path(plans)).warm()
-    findings.figures |= measure(place, pipe)
-    findings.figures["around"] = around(findings, place, pipe, "TensorRT")
-    made = pipe(**place.request(pipe)).images[0]
+    pipe = testbed.pipeline("sd", "tensorrt", plans=Path(plans)).warm()
+    report.figures |= measure(testbed, pipe)
+    report.figures["around"] = around(report, testbed, pipe, "TensorRT")
+    made = pipe(**testbed.request(pipe)).images[0]
     floor = float(pipe.bundle.parity["pictures"]["floor"])
-    findings.figures |= against_reference(findings, place, "TensorRT's picture", made, floor)
+    report.figures |= against_reference(report, testbed, "TensorRT's picture", made, floor)

@@ -13,14 +13,13 @@ import numpy as np
 
 from benchmarks.gpu.pictures import against_reference
 from benchmarks.gpu.testbed import GUIDANCE, PROMPT, SEED, Testbed
-from benchmarks.gpu_weights import Weights
 from benchmarks.sections import Report
 
 NEEDED = ("torch", "diffusers", "transformers")
 
 
 def why_not(dry: bool) -> str:
-    """Why diffusers cannot run here, or an empty string."""
+    """Say why diffusers cannot run here; an empty string where it can."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         return f"{', '.join(missing)} not installed"
     if not dry:
@@ -32,86 +31,54 @@ def why_not(dry: bool) -> str:
 
 
 def build(folder: Path, dry: bool) -> Any:
-    """diffusers' pipeline of the skeleton in ``folder``: fp16 on the GPU, fp32 on the CPU."""
+    """Load diffusers' pipeline: fp16 on the GPU, fp32 on the CPU."""
     import diffusers
     import torch
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
-    weights = Weights(folder)
-    classes = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    parts = {}
-    device = "cpu" if dry else "cuda"
     diffusers.logging.set_verbosity_error()
-    with torch.device(device):
-        for name in ("unet", "vae"):
-            kind = getattr(diffusers, classes[name][1])
-            parts[name] = kind.from_config(kind.load_config(folder / name))
-        parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
-    with torch.no_grad():
-        for name, module in parts.items():
-            module.to(device, torch.float32 if dry else torch.float16).eval()
-            own = {_bare(key): value for key, value in module.state_dict().items()}
-            missing = {key for key, value in own.items() if value.is_floating_point()}
-            for key, values in weights.component(name):
-                own[_bare(key)].copy_(torch.from_numpy(values))
-                missing.remove(_bare(key))
-            if missing:
-                raise ValueError(f"{name}: no weights for {sorted(missing)[:3]}")
-    scheduler = getattr(diffusers, classes["scheduler"][1])
-    pipe = diffusers.StableDiffusionPipeline(
-        **parts,
-        tokenizer=CLIPTokenizerFast.from_pretrained(folder / "tokenizer"),
-        scheduler=scheduler.from_config(scheduler.load_config(folder / "scheduler")),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    dtype = torch.float32 if dry else torch.float16
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to("cpu" if dry else "cuda")
 
 
-def _bare(name: str) -> str:
-    """transformers 5 names CLIP's parameters without this."""
-    return name.removeprefix("text_model.")
+def eager(report: Report, testbed: Testbed) -> None:
+    """Measure diffusers, fp16, as it comes."""
+    _measure(report, testbed, None)
 
 
-def eager(findings: Report, place: Testbed) -> None:
-    """diffusers, fp16, as it comes."""
-    _measure(findings, place, None)
+def compiled(report: Report, testbed: Testbed) -> None:
+    """Measure it with U-Net and decoder through torch.compile, as that comes."""
+    _measure(report, testbed, "default")
 
 
-def compiled(findings: Report, place: Testbed) -> None:
-    """U-Net and decoder through torch.compile, as it comes."""
-    _measure(findings, place, "default")
+def reduced(report: Report, testbed: Testbed) -> None:
+    """Measure the same with channels last and mode reduce-overhead, which captures graphs."""
+    _measure(report, testbed, "reduce-overhead")
 
 
-def reduced(findings: Report, place: Testbed) -> None:
-    """The same with channels last and mode reduce-overhead, which captures graphs."""
-    _measure(findings, place, "reduce-overhead")
+def autotuned(report: Report, testbed: Testbed) -> None:
+    """Measure the same with mode max-autotune, which tries kernels as well."""
+    _measure(report, testbed, "max-autotune")
 
 
-def autotuned(findings: Report, place: Testbed) -> None:
-    """The same with mode max-autotune, which tries kernels as well."""
-    _measure(findings, place, "max-autotune")
-
-
-def _measure(findings: Report, place: Testbed, mode: str | None) -> None:
-    if reason := why_not(place.dry):
-        findings.figures["skipped"] = f"not compared: {reason}"
+def _measure(report: Report, testbed: Testbed, mode: str | None) -> None:
+    if reason := why_not(testbed.dry):
+        report.figures["skipped"] = f"not compared: {reason}"
         return
     import torch
 
     start = time.perf_counter()
-    pipe = build(place.folder / "source", place.dry)
-    findings.figures |= {"builds_s": round(time.perf_counter() - start, 2), "mode": mode or "eager"}
-    manifest = json.loads((place.folder / "sd" / "bundle.json").read_text(encoding="utf-8"))
+    pipe = build(testbed.folder / "source", testbed.dry)
+    report.figures |= {"builds_s": round(time.perf_counter() - start, 2), "mode": mode or "eager"}
+    manifest = json.loads((testbed.folder / "sd" / "bundle.json").read_text(encoding="utf-8"))
     defaults, floor = manifest["defaults"], float(manifest["parity"]["pictures"]["floor"])
     if mode not in (None, "default"):
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
     if mode is not None:
         # Without a GPU what is compiled would only take time: the graph is traced, and run as it is.
-        how: dict[str, Any] = {"backend": "eager"} if place.dry else {} if mode == "default" else {"mode": mode}
+        how: dict[str, Any] = {"backend": "eager"} if testbed.dry else {} if mode == "default" else {"mode": mode}
         pipe.unet = torch.compile(pipe.unet, fullgraph=True, **how)
         pipe.vae.decode = torch.compile(pipe.vae.decode, fullgraph=True, **how)
 
@@ -119,7 +86,7 @@ def _measure(findings: Report, place: Testbed, mode: str | None) -> None:
     cells = [defaults[side] // pipe.vae_scale_factor for side in ("height", "width")]
     channels = pipe.vae.config.latent_channels
     noise = torch.randn((1, channels, *cells), generator=torch.Generator().manual_seed(SEED))
-    latents = noise.to(pipe.device, torch.float32 if place.dry else torch.float16)
+    latents = noise.to(pipe.device, torch.float32 if testbed.dry else torch.float16)
 
     def draw() -> Any:
         return pipe(
@@ -127,7 +94,7 @@ def _measure(findings: Report, place: Testbed, mode: str | None) -> None:
             latents=latents,
             height=defaults["height"],
             width=defaults["width"],
-            num_inference_steps=place.steps,
+            num_inference_steps=testbed.steps,
             guidance_scale=GUIDANCE,
             output_type="np",
         ).images[0]
@@ -141,15 +108,15 @@ def _measure(findings: Report, place: Testbed, mode: str | None) -> None:
 
     first = taken()
     taken()
-    peak = place.peak_mb(draw)
-    seconds = [taken() for _ in range(place.repeats)]
-    findings.figures |= {
+    peak = testbed.peak_mb(draw)
+    seconds = [taken() for _ in range(testbed.repeats)]
+    report.figures |= {
         "first_s": round(first, 3),
         "picture_s": round(statistics.median(seconds), 5),
         "picture_s_range": [round(min(seconds), 5), round(max(seconds), 5)],
         "images_per_s": round(1 / statistics.median(seconds), 4),
         "peak_mb": None if peak is None else round(peak),
-        "turns": place.repeats,
+        "turns": testbed.repeats,
     }
     picture = np.rint(pictures[0] * 255).clip(0, 255).astype(np.uint8)
-    findings.figures |= against_reference(findings, place, "diffusers' picture", picture, floor)
+    report.figures |= against_reference(report, testbed, "diffusers' picture", picture, floor)

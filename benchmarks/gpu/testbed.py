@@ -28,7 +28,7 @@ class Testbed:
     """The device of one section, in a process of its own, and the folder it works on.
 
     Args:
-        folder: what ``gpu_prepare`` wrote, filled.
+        folder: what ``prepare`` wrote.
         dry: run on the kernels' host twin and ONNX Runtime's CPU provider, few and short.
     """
 
@@ -158,12 +158,12 @@ def _host_peak_mb() -> float:
 
 def used_mb(dry: bool = False) -> float | None:
     """GPU memory in use, by whomever; None where the driver's tool is not there."""
-    found = None if dry else ask("memory.used")
+    found = None if dry else nvidia_smi("memory.used")
     return float(found) if found and found.isdigit() else None
 
 
-def ask(what: str) -> str | None:
-    """One fact of the first GPU, as nvidia-smi tells it."""
+def nvidia_smi(what: str) -> str | None:
+    """Ask nvidia-smi for one fact of the first GPU; None where it is not there."""
     try:
         command = [*QUERY, f"--query-gpu={what}", "-i", "0"]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()

@@ -1,4 +1,4 @@
-"""The host twin of the update beside NumPy: the same bits, and the time of each."""
+"""The host twin of the update beside NumPy: equal bits, and the time of each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from edgediff.sampling.update import remember, update
 SHAPES = ((1, 4, 64, 64), (1, 4, 128, 128), (8, 4, 128, 128))
 
 
-def twin(findings: Report) -> None:
-    """A: one update by the host twin and by NumPy, bit for bit, and their times; what a prepared call costs."""
+def twin(report: Report) -> None:
+    """Time one update by the host twin and by NumPy, whose bits must be equal, and a prepared call."""
     require_package()
     rng = np.random.default_rng(0)
     plans = {name: plan(Schedule(), name, 20, 7.5) for name in ("euler", "dpmpp_2m")}
@@ -43,20 +43,20 @@ def twin(findings: Report) -> None:
                     taken[work].append(time.perf_counter() - start)
             pairs = zip(fused(), plain(), strict=True)
             equal = all((a is None and b is None) or a.tobytes() == b.tobytes() for a, b in pairs)
-            findings.check(f"host twin equals NumPy, {name} {shape}", equal, f"{turns} updates")
+            report.check(f"host twin equals NumPy, {name} {shape}", equal, f"{turns} updates")
             numpy_us, twin_us = (1e6 * statistics.median(taken[v]) for v in (plain, fused))
-            findings.figures[f"{name} {' x '.join(map(str, shape))}"] = {
+            report.figures[f"{name} {' x '.join(map(str, shape))}"] = {
                 "numpy_us": round(numpy_us, 1),
                 "twin_us": round(twin_us, 1),
                 "ratio": round(numpy_us / twin_us, 2),
             }
     for shape in ((1, 1, 1, 1), *SHAPES):
         taken = _prepared_call(plans["dpmpp_2m"], shape)
-        findings.figures[f"prepared call, dpmpp_2m {' x '.join(map(str, shape))}"] = {"us": round(taken, 2)}
+        report.figures[f"prepared call, dpmpp_2m {' x '.join(map(str, shape))}"] = {"us": round(taken, 2)}
 
 
 def _prepared_call(rows: Plan, shape: Sequence[int]) -> float:
-    """Microseconds of ``Update.step`` on the host: x0 kept, float32 in and out of the model."""
+    """Give the microseconds of ``Update.step`` on the host: x0 kept, float32 in and out of the model."""
     batch, size = shape[0], int(np.prod(shape[1:]))
     header = np.zeros(1, HEADER)
     header["steps"], header["depth"], header["copies"] = len(rows.rows), rows.depth, 2

@@ -1,4 +1,4 @@
-"""Speed of the update on a GPU, beside torch, CuPy and a plain copy. Used by ``benchmarks.kernel``."""
+"""Speed of the update on a GPU, beside torch, CuPy and a plain copy."""
 
 from __future__ import annotations
 
@@ -204,8 +204,8 @@ def cupy_updates(cupy: Any, p: Prepared) -> dict[str, Callable[[], Any]]:
     return {"CuPy, operators": plain, "CuPy, ElementwiseKernel": one}
 
 
-def rivals(findings: Report, device: CudaDevice) -> None:
-    """D: time of one update (guided dpmpp_2m, float16 model), called from the host and within a replayed graph.
+def rivals(report: Report, device: CudaDevice) -> None:
+    """Time one update (guided dpmpp_2m, float16 model), called from the host and within a replayed graph.
 
     The rivals have the row's numbers as constants, which is kind to them: in a run they change every step.
     """
@@ -227,7 +227,7 @@ def rivals(findings: Report, device: CudaDevice) -> None:
         mine["graph_us"] = on_device(torch, ours_stream, lambda g=graph: device.launch(g), CHAIN)
         ran, bad = p.ran()
         expected = (3 + REPEATS) * CHAIN
-        findings.check(f"every update ran, {shape}", (ran, bad) == (expected, 0), f"{ran} of {expected}, bad {bad}")
+        report.check(f"every update ran, {shape}", (ran, bad) == (expected, 0), f"{ran} of {expected}, bad {bad}")
 
         args = tuple(v.clone() for v in before)
         update = torch_update(p.row)
@@ -251,13 +251,13 @@ def rivals(findings: Report, device: CudaDevice) -> None:
             with _noted(rows, name):
                 made = [torch.as_tensor(v, device="cuda").float().cpu().numpy() for v in work()]
                 errors = [relative(m, o.float().cpu().numpy()) for m, o in zip(made, ours_now, strict=True)]
-                findings.check(f"{name} does the same, {shape}", max(errors) <= 2e-3, f"errors {errors}")
+                report.check(f"{name} does the same, {shape}", max(errors) <= 2e-3, f"errors {errors}")
                 rows[name]["call_us"] = by_call(torch, work)
                 if "CuPy" in name:
                     rows[name]["graph_us"] = in_cupy_graph(torch, cupy, work)
                 elif "reduce" not in name:  # that is a graph by itself
                     rows[name]["graph_us"] = in_torch_graph(torch, work)
-        _ratios(findings, shape, rows)
+        _ratios(report, shape, rows)
 
 
 class _noted:
@@ -277,7 +277,7 @@ class _noted:
         return True
 
 
-def _ratios(findings: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> None:
+def _ratios(report: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> None:
     """Each rival over ours: call over call, graph over graph, and its call over our place in the loop's graph."""
     mine = rows["edgediff"]
     for name, row in rows.items():
@@ -290,10 +290,10 @@ def _ratios(findings: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> 
     goals += [("torch.compile", kind, ">= 2") for kind in ("call_ratio", "graph_ratio")]
     for name, kind, goal in goals:
         if kind in rows.get(name, {}):
-            findings.goal(f"{name}, {kind}, {shape}", rows[name][kind], goal)
+            report.goal(f"{name}, {kind}, {shape}", rows[name][kind], goal)
     for row in rows.values():
         row |= {kind: round(row[kind], 3) for kind in ("call_us", "graph_us") if kind in row}
-    findings.figures[" x ".join(map(str, shape))] = rows
+    report.figures[" x ".join(map(str, shape))] = rows
 
 
 def _copy_bandwidth(torch: Any, stream: Any) -> float:
@@ -304,14 +304,14 @@ def _copy_bandwidth(torch: Any, stream: Any) -> float:
     return 2 * source.numel() / on_device(torch, stream, lambda: target.copy_(source)) / 1e3
 
 
-def bandwidth(findings: Report, device: CudaDevice) -> None:
-    """E: bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
+def bandwidth(report: Report, device: CudaDevice) -> None:
+    """Give the bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
     import torch
 
     shape = (512, 4, 128, 128)
     stream = torch.cuda.ExternalStream(device.stream)
     copied = _copy_bandwidth(torch, stream)
-    findings.figures["copy_GB_s"] = round(copied, 1)
+    report.figures["copy_GB_s"] = round(copied, 1)
     cases = {
         "euler": (typical("euler"), False),
         "dpmpp_2m": (typical("dpmpp_2m"), False),
@@ -324,8 +324,8 @@ def bandwidth(findings: Report, device: CudaDevice) -> None:
         ran, bad = p.ran()
         moved = p.bytes / taken / 1e3
         figures = {"us": round(taken, 1), "bytes_a_value": p.bytes / p.values, "GB_s": round(moved, 1)}
-        findings.figures[name] = figures | {"share_of_copy": round(moved / copied, 3)}
-        findings.check(f"every update ran, {name}", (ran, bad) == ((3 + REPEATS) * FEW, 0), f"{ran}, bad {bad}")
-        findings.goal(f"share of copy bandwidth, {name}", moved / copied, ">= 0.85")
+        report.figures[name] = figures | {"share_of_copy": round(moved / copied, 3)}
+        report.check(f"every update ran, {name}", (ran, bad) == ((3 + REPEATS) * FEW, 0), f"{ran}, bad {bad}")
+        report.goal(f"share of copy bandwidth, {name}", moved / copied, ">= 0.85")
         del p
         torch.cuda.empty_cache()
