@@ -22,7 +22,7 @@ from tests.oracle.schedulers import K_DIFFUSION, SCHEDULERS, scheduler_error
 
 
 def table_errors() -> dict[str, dict[str, float]]:
-    """Float64 and float32 differences by sampler, spacing and prediction type."""
+    """Give float64 and float32 differences by sampler, spacing and prediction type."""
     out = {}
     for case in cases():
         out[" ".join(case)] = {"float64": scheduler_error(*case), "float32": scheduler_error(*case, wide=False)}

@@ -32,7 +32,7 @@ PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers")
 
 
 def as_computed(bundle: Bundle, fp32: Path, folder: Path) -> edgediff.Pipeline:
-    """The bundle's pipeline with every part as its precision computes it."""
+    """Open the bundle's pipeline with every part as its precision computes it."""
     pipe = edgediff.Pipeline(bundle)
     for name, part in bundle.parts.items():
         precision = bundle.parity[name]["precision"]

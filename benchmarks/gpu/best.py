@@ -25,7 +25,7 @@ FOUND = "found.json"  # in the notes: what the sections before gave
 
 
 def fastest(found: Mapping[str, Any]) -> str | None:
-    """The variant whose call takes least, of those whose checks all hold."""
+    """Name the variant whose call takes least, of those whose checks all hold."""
     times = {
         name: found[f"option {name}"]["figures"]["call_ms"]
         for name in VARIANTS
@@ -35,7 +35,7 @@ def fastest(found: Mapping[str, Any]) -> str | None:
 
 
 def best(report: Report, testbed: Testbed) -> None:
-    """The fastest variant, and in turn with it the one without options."""
+    """Measure the fastest variant, and in turn with it the one without options."""
     path = testbed.notes / FOUND
     name = fastest(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
     if name is None:
@@ -62,7 +62,7 @@ def best(report: Report, testbed: Testbed) -> None:
 
 
 def opened(testbed: Testbed, variant: str) -> Pipeline:
-    """A pipeline whose U-Net is opened so."""
+    """Open a pipeline, and its U-Net so."""
     pipe = testbed.pipeline("sd")
     if variant != "none":
         pipe.set_engine("unet", engine(testbed, VARIANTS[variant]))
@@ -70,13 +70,13 @@ def opened(testbed: Testbed, variant: str) -> Pipeline:
 
 
 def tensorrt(report: Report, testbed: Testbed) -> None:
-    """Plans built here by ``edgediff build``, then everything that ``ours`` measures."""
+    """Build engine files by ``edgediff build``, then measure what ``ours`` measures."""
     if testbed.dry or importlib.util.find_spec("tensorrt") is None:
         report.figures["skipped"] = "a dry run has no GPU" if testbed.dry else "tensorrt is not installed"
         return
-    plans = testbed.folder / "plans"
+    engines = testbed.folder / "engines"
     start = time.perf_counter()
-    command = [sys.executable, "-m", "edgediff", "build", str(testbed.folder / "sd"), "--plans", str(plans)]
+    command = [sys.executable, "-m", "edgediff", "build", str(testbed.folder / "sd"), "--plans", str(engines)]
     sizes = testbed.pipeline("sd").bundle.defaults
     size = f"{sizes.width}x{sizes.height}"
     done = subprocess.run([*command, "--size", size], cwd=REPOSITORY)
@@ -84,7 +84,7 @@ def tensorrt(report: Report, testbed: Testbed) -> None:
     report.figures["builds_s"] = round(time.perf_counter() - start, 1)
     if done.returncode:
         return
-    pipe = testbed.pipeline("sd", "tensorrt", plans=Path(plans)).warm()
+    pipe = testbed.pipeline("sd", "tensorrt", engine_cache=engines).warm()
     report.figures |= measure(testbed, pipe)
     report.figures["around"] = around(report, testbed, pipe, "TensorRT")
     made = pipe(**testbed.request(pipe)).images[0]

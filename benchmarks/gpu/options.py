@@ -64,7 +64,7 @@ DRY = ("none", "plain", "fixed")
 
 
 def path_of(testbed: Testbed, graph: str) -> Path:
-    """The U-Net's file; one of fixed shapes is written beside it, over the same weights."""
+    """Give the U-Net's file; one of fixed shapes is written beside it, over the same weights."""
     bundle = read_bundle(testbed.folder / "sd")
     part = bundle.parts["unet"]
     if graph == "plain":
@@ -87,14 +87,14 @@ def path_of(testbed: Testbed, graph: str) -> Path:
 
 
 def engine(testbed: Testbed, variant: Variant) -> OnnxRuntimeStreamEngine:
-    """The U-Net as ``variant`` says, on the testbed's stream."""
+    """Open the U-Net as ``variant`` says, on the testbed's stream."""
     providers = None if testbed.dry else [(CUDA, dict(variant.options))]
     part = read_bundle(testbed.folder / "sd").parts["unet"]
     return OnnxRuntimeStreamEngine("unet", path_of(testbed, variant.graph), part, None, testbed.device, providers)
 
 
 def inputs(testbed: Testbed, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """One guided call of one picture."""
+    """Make the inputs of a guided call of one picture."""
     bundle = read_bundle(testbed.folder / "sd")
     rng, out = np.random.default_rng(seed), {}
     sizes = {"batch": 2, "tokens": TOKENS}
@@ -108,7 +108,7 @@ def inputs(testbed: Testbed, seed: int = 0) -> dict[str, NDArray[Any]]:
 
 
 def option(report: Report, testbed: Testbed, name: str) -> None:
-    """One variant. What the first one gave is what the others are held against."""
+    """Measure one variant. The others are held against what the first one gave."""
     variant, figures = VARIANTS[name], report.figures
     figures |= {"options": dict(variant.options), "graph": variant.graph}
     opened: list[OnnxRuntimeStreamEngine] = []

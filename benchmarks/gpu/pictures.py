@@ -18,7 +18,7 @@ ASKED = (PROMPT, "a tiger on a green background", "a cactus on a yellow backgrou
 
 
 def reference(report: Report, testbed: Testbed) -> None:
-    """The picture that others are held against: the CPU, fp32, the host's loop."""
+    """Draw what others are held against: on the CPU, in fp32, by the host's loop."""
     start = time.perf_counter()
     pipe = edgediff.load(testbed.folder / "sd-fp32").warm()
     opened = time.perf_counter()
@@ -35,7 +35,7 @@ def reference(report: Report, testbed: Testbed) -> None:
 
 
 def parity(report: Report, testbed: Testbed) -> None:
-    """The fp16 bundle on the GPU: torch's stored values, then the reference's picture at full size."""
+    """Hold the fp16 bundle on the GPU against torch's stored values, then against the reference's picture."""
     pipe = testbed.pipeline("sd")
     for found in prove(pipe):
         report.check(f"verify: {found.what}", found.ok, found.detail)
@@ -56,7 +56,7 @@ def parity(report: Report, testbed: Testbed) -> None:
 
 
 def against_reference(report: Report, testbed: Testbed, name: str, picture: Any, floor: float) -> dict[str, Any]:
-    """PSNR to the reference, checked."""
+    """Give the PSNR to the reference, and check it."""
     if not (testbed.notes / REFERENCE).exists():
         report.check(f"{name} is the CPU's in fp32", False, "the reference was not drawn")
         return {"psnr": None, "floor": floor}
@@ -67,7 +67,7 @@ def against_reference(report: Report, testbed: Testbed, name: str, picture: Any,
 
 
 def emoji(report: Report, testbed: Testbed) -> None:
-    """The built-in model: in fp16, and as it is shipped (fp32 arithmetic), on the GPU; against fp32 on the CPU."""
+    """Hold the built-in model on the GPU, in fp16 and as it is shipped, against the CPU in fp32."""
     host = edgediff.load()
     own = host.bundle.defaults
     request: dict[str, Any] = {"num_inference_steps": testbed.steps, "output_type": "np"}

@@ -1,4 +1,4 @@
-"""diffusers with the same weights: fp16 as it comes, and compiled. Each in a process of its own."""
+"""diffusers with the same weights: in fp16 as it comes, and compiled."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Recorded:
 
     @property
     def key(self) -> Any:
-        """The engine's, which changes when its memory moves."""
+        """The engine's key, which changes when its memory moves."""
         return getattr(self.engine, "key", None)
 
     def __call__(self, **inputs: Any) -> Any:
@@ -44,7 +44,7 @@ class Recorded:
 
 
 def measure(testbed: Testbed, pipe: Pipeline) -> dict[str, Any]:
-    """Figures of a pipeline whose parts are open."""
+    """Time a pipeline whose parts are open, and take its peak memory."""
     request = testbed.request(pipe)
     first = testbed.timed(lambda: pipe(**request))
     peak = testbed.peak_mb(lambda: pipe(**request))
@@ -60,7 +60,7 @@ def measure(testbed: Testbed, pipe: Pipeline) -> dict[str, Any]:
 
 
 def around(report: Report, testbed: Testbed, pipe: Pipeline, label: str) -> dict[str, Any]:
-    """What a request takes beyond its engines' calls, made again back to back: the text's, the U-Net's, the decoder's.
+    """Give what a request takes beyond its engines' calls, which are made again back to back.
 
     Whole and replayed are timed in turn. "around_unet" is of a request for latents, over the U-Net's time.
     """
@@ -98,7 +98,7 @@ def around(report: Report, testbed: Testbed, pipe: Pipeline, label: str) -> dict
 
 
 def ours(report: Report, testbed: Testbed) -> None:
-    """Our pipeline as it comes: ONNX Runtime's CUDA provider with its own options, the loop on the device."""
+    """Measure our pipeline as it comes: ONNX Runtime's CUDA provider with its own options, the loop on the device."""
     start = time.perf_counter()
     pipe = testbed.pipeline("sd").warm()
     report.figures["opens_s"] = round(time.perf_counter() - start, 3)

@@ -41,7 +41,7 @@ class Testbed:
 
     @cached_property
     def device(self) -> Any:
-        """Opened when first asked for: diffusers' sections have no use for it."""
+        """The device is opened when first asked for: diffusers' sections have no use for it."""
         if self.dry:
             from edgediff.device.host import HostDevice
 
@@ -55,32 +55,32 @@ class Testbed:
         name: str | None,
         engine: str = "onnx",
         providers: Sequence[Provider] | None = None,
-        plans: Path | None = None,
+        engine_cache: Path | None = None,
     ) -> Pipeline:
-        """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
+        """Open a bundle of the folder, or the built-in model without ``name``, on the device."""
         bundle = read_bundle(None if name is None else self.folder / name)
-        wish = EngineOptions(None, providers, engine, EngineCache(plans or default_folder()))
-        return Pipeline(bundle, "cuda", wish, _device=self.device)
+        options = EngineOptions(None, providers, engine, EngineCache(engine_cache or default_folder()))
+        return Pipeline(bundle, "cuda", options, _device=self.device)
 
     def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:
-        """The call that is timed and compared: the model's size and sampler, guided."""
+        """Give the call that is timed and compared: the model's size and sampler, guided."""
         defaults = pipe.bundle.defaults
         size = {"height": defaults.height, "width": defaults.width, "num_inference_steps": self.steps}
         return {"prompt": PROMPT, "seed": SEED, "guidance_scale": GUIDANCE, "output_type": "np", **size, **more}
 
     def wait(self) -> None:
-        """Until the device has done all that was enqueued."""
+        """Wait until the device has done all that was enqueued."""
         self.device.wait(self.device.mark())
 
     def timed(self, work: Callable[[], Any]) -> float:
-        """Seconds of ``work``, the device's part of it included."""
+        """Give the seconds of ``work``, with the device's part of it."""
         start = time.perf_counter()
         work()
         self.wait()
         return time.perf_counter() - start
 
     def peak_mb(self, work: Callable[[], Any]) -> float | None:
-        """The most GPU memory in use during ``work``, over what was before this process; of the process, on the host.
+        """Give the most GPU memory in use during ``work``, over what was before; in a dry run, the process's.
 
         Not while timing: it asks the driver all the time.
         """
@@ -122,12 +122,12 @@ class Testbed:
         return int(self.device.allocate(BLOCK))
 
     def _fill(self) -> None:
-        """Takes a GPU about a millisecond."""
+        """Enqueue what takes a GPU about a millisecond."""
         device = self.device
         device._call(device._driver.cuMemsetD8Async, self._block, 0, BLOCK, device.stream)
 
     def facts(self) -> dict[str, Any]:
-        """Of the device, where it was opened; by ONNX Runtime's name for what it is."""
+        """Describe the device, where it was opened, and ONNX Runtime."""
         if "device" not in self.__dict__:
             return {}
         ort = import_onnxruntime()
@@ -148,7 +148,7 @@ class Testbed:
 
 
 def _host_peak_mb() -> float:
-    """Of this process; what resource tells begins at its parent's."""
+    """Give the peak memory of this process; what resource tells begins at its parent's."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1e3
@@ -157,7 +157,7 @@ def _host_peak_mb() -> float:
 
 
 def used_mb(dry: bool = False) -> float | None:
-    """GPU memory in use, by whomever; None where the driver's tool is not there."""
+    """Give the GPU memory in use, by whomever; None where the driver's tool is not there."""
     found = None if dry else nvidia_smi("memory.used")
     return float(found) if found and found.isdigit() else None
 

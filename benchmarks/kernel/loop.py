@@ -67,7 +67,7 @@ class Small:
             torch.cuda._sleep(self.spin)
 
     def denoise(self, x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
-        """The same on NumPy arrays, for the host loop."""
+        """Do the same on NumPy arrays, for the host loop."""
         torch, copies = self.torch, 2 if guided else 1
         sample = torch.from_numpy(np.concatenate([x.astype(np.float16)] * copies)).cuda()
         y = torch.empty_like(sample)

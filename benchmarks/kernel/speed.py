@@ -27,7 +27,7 @@ STEPS = 20
 
 
 def typical(sampler: str, prediction: str = "epsilon") -> Row:
-    """A guided row from the middle of a run; contracting, so that thousands of steps stay finite."""
+    """Give a guided row from the middle of a run; contracting, so that thousands of steps stay finite."""
     table = plan(Schedule(prediction_type=prediction), sampler, STEPS, 7.5)
     return replace(table.rows[STEPS // 2], a=0.5, p=0.5)
 
@@ -83,7 +83,7 @@ class Prepared:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the first row. Waits for the device."""
+        """Go back to the first row; this waits for the device."""
         self._torch.cuda.synchronize()
         self._header.copy_(self._fresh)
         self._torch.cuda.synchronize()
@@ -92,14 +92,14 @@ class Prepared:
         self._update.step(self.device.stream)
 
     def ran(self) -> tuple[int, int]:
-        """Steps since the last reset, and what was bad in them (0: nothing)."""
+        """Give the steps since the last reset, and what was bad in them (0: nothing)."""
         self._torch.cuda.synchronize()
         header = self._header.cpu().numpy().view(HEADER)[0]
         return int(header["step"]), int(header["bad_what"])
 
 
 def on_device(torch: Any, stream: Any, work: Callable[[], Any], inner: int = 1) -> float:
-    """Microseconds on the device that ``work`` takes, by events; the median, divided by ``inner``."""
+    """Give the microseconds of ``work`` on the device, by events: the median, divided by ``inner``."""
     taken = []
     for turn in range(3 + REPEATS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -115,7 +115,7 @@ def on_device(torch: Any, stream: Any, work: Callable[[], Any], inner: int = 1) 
 
 
 def by_call(torch: Any, work: Callable[[], Any], before: Callable[[], None] | None = None, calls: int = 200) -> float:
-    """Microseconds a call takes from the host, one after the other, the wait for the last included; the median."""
+    """Give the microseconds of a call from the host, one after the other, with the wait for the last: the median."""
     taken = []
     for turn in range(3 + REPEATS):
         if before is not None:
@@ -131,7 +131,7 @@ def by_call(torch: Any, work: Callable[[], Any], before: Callable[[], None] | No
 
 
 def torch_update(row: Row) -> Callable[..., Any]:
-    """The row as plain torch ops: guidance, update, history, and the model's next input."""
+    """Give the row as plain torch ops: guidance, update, history, and the model's next input."""
     g, (w,), bm, qm = row.scale, row.w, row.bu + row.bc, row.qu + row.qc
 
     def update(x: Any, output: Any, h: Any) -> tuple[Any, Any, Any]:
@@ -146,7 +146,7 @@ def torch_update(row: Row) -> Callable[..., Any]:
 
 
 def in_torch_graph(torch: Any, work: Callable[[], Any]) -> float:
-    """Microseconds of ``work`` within a captured graph of many."""
+    """Give the microseconds of ``work`` within a captured graph of many."""
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -159,6 +159,7 @@ def in_torch_graph(torch: Any, work: Callable[[], Any]) -> float:
 
 
 def in_cupy_graph(torch: Any, cupy: Any, work: Callable[[], Any]) -> float:
+    """Do the same with CuPy's graph."""
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         for _ in range(3):  # its memory pool is filled before the capture, which cannot allocate
@@ -172,7 +173,7 @@ def in_cupy_graph(torch: Any, cupy: Any, work: Callable[[], Any]) -> float:
 
 
 def cupy_updates(cupy: Any, p: Prepared) -> dict[str, Callable[[], Any]]:
-    """The row as CuPy's plain operators, and as one ElementwiseKernel."""
+    """Give the row as CuPy's plain operators, and as one ElementwiseKernel."""
     row, (w,) = p.row, p.row.w
     x, h, output, target = (cupy.asarray(v) for v in (p.x.clone(), p.history[0].clone(), p.output, p.input.clone()))
     u, c = cupy.split(output, 2)
@@ -278,7 +279,7 @@ class _noted:
 
 
 def _ratios(report: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> None:
-    """Each rival over ours: call over call, graph over graph, and its call over our place in the loop's graph."""
+    """Divide each rival's time by ours: call by call, graph by graph, and its call by our share of the loop's graph."""
     mine = rows["edgediff"]
     for name, row in rows.items():
         for kind in ("call_us", "graph_us"):
@@ -297,7 +298,7 @@ def _ratios(report: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> No
 
 
 def _copy_bandwidth(torch: Any, stream: Any) -> float:
-    """GB/s, read and written, of a copy of 2 GB."""
+    """Give the GB/s, read and written, of a copy of 2 GB."""
     source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
     torch.cuda.synchronize()
