@@ -73,9 +73,9 @@ def tensorrt(report: Report, testbed: Testbed) -> None:
     if testbed.dry or importlib.util.find_spec("tensorrt") is None:
         report.figures["skipped"] = "a dry run has no GPU" if testbed.dry else "tensorrt is not installed"
         return
-    engines = testbed.folder / "engines"
+    cache = testbed.folder / "engine-cache"
     start = time.perf_counter()
-    command = [sys.executable, "-m", "edgediff", "build", str(testbed.folder / "sd"), "--plans", str(engines)]
+    command = [sys.executable, "-m", "edgediff", "build", str(testbed.folder / "sd"), "--engine-cache", str(cache)]
     sizes = testbed.pipeline("sd").bundle.defaults
     size = f"{sizes.width}x{sizes.height}"
     done = subprocess.run([*command, "--size", size], cwd=REPOSITORY)
@@ -83,7 +83,7 @@ def tensorrt(report: Report, testbed: Testbed) -> None:
     report.figures["builds_s"] = round(time.perf_counter() - start, 1)
     if done.returncode:
         return
-    pipe = testbed.pipeline("sd", "tensorrt", engine_cache=engines).warm()
+    pipe = testbed.pipeline("sd", "tensorrt", engine_cache=cache).warm()
     report.figures |= measure(testbed, pipe)
     report.figures["around"] = around(report, testbed, pipe, "TensorRT")
     made = pipe(**testbed.request(pipe)).images[0]

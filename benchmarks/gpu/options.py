@@ -16,9 +16,9 @@ from benchmarks.gpu.testbed import Testbed
 from benchmarks.sections import Report
 from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
+from edgediff.compare import relative
 from edgediff.device.base import DeviceArray
 from edgediff.engines.onnxruntime import CUDA, OnnxRuntimeStreamEngine
-from edgediff.verify import relative
 
 FIXED = "unet.fixed.onnx"
 ROUNDS = 5

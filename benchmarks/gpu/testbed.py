@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines.base import Provider
-from edgediff.engines.choose import EngineOptions
+from edgediff.engines.base import EngineOptions, Provider, default_engine_cache
 from edgediff.engines.onnxruntime import import_onnxruntime
-from edgediff.engines.tensorrt.cache import EngineCache, default_folder
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.kernels import require_package
 
@@ -59,8 +57,8 @@ class Testbed:
     ) -> Pipeline:
         """Open a bundle of the folder, or the built-in model without ``name``, on the device."""
         bundle = read_bundle(None if name is None else self.folder / name)
-        options = EngineOptions(None, providers, engine, EngineCache(engine_cache or default_folder()))
-        return Pipeline(bundle, "cuda", options, _device=self.device)
+        options = EngineOptions(None, providers, engine, engine_cache or default_engine_cache())
+        return Pipeline(bundle, options, self.device)
 
     def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:
         """Give the call that is timed and compared: the model's size and sampler, guided."""

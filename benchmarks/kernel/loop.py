@@ -19,7 +19,7 @@ from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
 from tests.support.device_checks import EXACT
-from tests.support.replay import Float32, Shape, relative
+from tests.support.replay import Float32, Shape, largest_error
 
 
 class _Memory:
@@ -91,7 +91,7 @@ def whole_loop(report: Report, device: CudaDevice) -> None:
         expected = step.after
     assert expected is not None
     for turn in ("eager, then captured", "replayed"):
-        error = relative(_last(loop, table, [TorchCpuGenerator(3)]).after, expected)
+        error = largest_error(_last(loop, table, [TorchCpuGenerator(3)]).after, expected)
         report.check(f"the loop's values, {turn}", error <= EXACT, f"error {error:.2g}")
 
     waits = {"download": 0, "wait": 0}

@@ -17,7 +17,7 @@ from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
 from edgediff.sampling.update import Row
-from tests.support.replay import Shape, relative
+from tests.support.replay import Shape, largest_error
 
 ROOM = 4096  # rows: how often an update may run before its header is set back
 CHAIN = 100  # updates in a captured graph
@@ -251,7 +251,7 @@ def rivals(report: Report, device: CudaDevice) -> None:
             rows[name] = {}
             with _noted(rows, name):
                 made = [torch.as_tensor(v, device="cuda").float().cpu().numpy() for v in work()]
-                errors = [relative(m, o.float().cpu().numpy()) for m, o in zip(made, ours_now, strict=True)]
+                errors = [largest_error(m, o.float().cpu().numpy()) for m, o in zip(made, ours_now, strict=True)]
                 report.check(f"{name} does the same, {shape}", max(errors) <= 2e-3, f"errors {errors}")
                 rows[name]["call_us"] = by_call(torch, work)
                 if "CuPy" in name:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import is_number
 from ..errors import ArgumentError, choices
 from .linear_step import LinearStep
 from .names import resolve, resolve_spacing
@@ -275,7 +276,7 @@ def _interval(given: tuple[float, float] | None, count: int) -> tuple[int, int]:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if not is_number(value):
         raise ArgumentError(f"{name} is {value!r}; it must be a number")
     if not low <= value <= high:  # NaN too
         raise ArgumentError(f"{name} is {value}; it must be {low:g} .. {high:g}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import is_whole
 from ..errors import ArgumentError, choices
 from .schedule import SPACINGS, Float64, Level, Schedule
 
@@ -42,7 +43,7 @@ def spaced(
     """
     if not isinstance(spacing, str) or spacing not in SPACINGS:
         raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+    if not is_whole(steps):
         raise ArgumentError(f"num_inference_steps is {steps!r}; it must be a whole number")
     total, steps = schedule.num_train_timesteps, int(steps)
     if spacing == "lcm" and total < DISTILLED_STEPS:

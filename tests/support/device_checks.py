@@ -16,7 +16,7 @@ from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.rng import Generator, TorchCpuGenerator, TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
 
-from .replay import CALLS, Float32, Replay, Shape, Tape, copy, fetched, on_host, relative
+from .replay import CALLS, Float32, Replay, Shape, Tape, copy, fetched, largest_error, on_host
 
 STEPS = 6
 EXACT, NOISY = 1e-6, 1e-5  # limits of max|dx| / max|x|; the latter where the device draws the noise
@@ -98,7 +98,7 @@ def _check_types(
                 *_, last = loop.run(table, streams)
                 after, x0 = last.after, last.x0()
                 label = f"{sampler} {shape} {sample}/{output} {prediction}, guidance {guidance}, noise of the {kind}"
-                error = max(relative(after, expected.after), relative(x0, expected.x0()))
+                error = max(largest_error(after, expected.after), largest_error(x0, expected.x0()))
                 assert error <= limit, f"{label}: error {error:.3g}"
                 _check_told(loop, table, after, label)
                 yield Run(label, kind, error, np.array_equal(after, expected.after))
@@ -128,7 +128,7 @@ def check_graph(device: Any) -> None:
         table = plan(Schedule(), "dpmpp_2m_sde", steps, 7.5)
         *_, last = loop.run(table, [TorchCpuGenerator(s) for s in range(3)])
         expected = on_host(table, model, shape, [TorchCpuGenerator(s) for s in range(3)])
-        assert relative(last.after, expected.after) <= EXACT, f"{steps} steps"
+        assert largest_error(last.after, expected.after) <= EXACT, f"{steps} steps"
     assert len(loop._graphs) == 1
     loop.close()
     model.close()

@@ -106,7 +106,7 @@ def on_host(table: Plan, model: Replay, shape: Shape, streams: Sequence[Generato
     return last
 
 
-def relative(found: Float32, expected: Float32) -> float:
-    """max|dx| / max|x|; infinite where a value is not finite."""
+def largest_error(found: Float32, expected: Float32) -> float:
+    """Give max|dx| / max|x|; infinite where a value is not finite."""
     error = np.abs(found.astype(np.float64) - expected).max() / np.abs(expected).max()
     return float(error) if np.isfinite(error) else float("inf")

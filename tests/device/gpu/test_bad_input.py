@@ -17,7 +17,7 @@ from edgediff.sampling.rng import TorchCpuGenerator
 from edgediff.sampling.schedule import Schedule
 
 from ...support.device_checks import EXACT, STEPS
-from ...support.replay import CALLS, Replay, Shape, on_host, relative
+from ...support.replay import CALLS, Replay, Shape, largest_error, on_host
 
 pytestmark = pytest.mark.gpu
 
@@ -113,7 +113,7 @@ def test_nan_from_the_model_is_named_and_the_device_goes_on(gpu: CudaDevice) -> 
     expected = on_host(table, model, SHAPE, [TorchCpuGenerator(0)])
     model.call = 0
     *_, last = loop.run(table, [TorchCpuGenerator(0)])
-    assert relative(last.after, expected.after) <= EXACT
+    assert largest_error(last.after, expected.after) <= EXACT
     loop.close()
     for each in (model, broken):
         each.close()
