@@ -1,4 +1,4 @@
-"""Speed of the update on a GPU, beside torch, CuPy and a plain copy. Used by ``benchmarks.kernel``."""
+"""Speed of the update on a GPU, beside torch, CuPy and a plain copy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import Shape, relative
-from benchmarks.sections import Findings
+from benchmarks.sections import Report
 from edgediff.device.cuda import CudaDevice
 from edgediff.sampling.kernels import HEADER, ROW, record, require_package
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
 from edgediff.sampling.update import Row
+from tests.support.replay import Shape, largest_error
 
 ROOM = 4096  # rows: how often an update may run before its header is set back
 CHAIN = 100  # updates in a captured graph
@@ -27,7 +27,7 @@ STEPS = 20
 
 
 def typical(sampler: str, prediction: str = "epsilon") -> Row:
-    """A guided row from the middle of a run; contracting, so that thousands of steps stay finite."""
+    """Give a guided row from the middle of a run; contracting, so that thousands of steps stay finite."""
     table = plan(Schedule(prediction_type=prediction), sampler, STEPS, 7.5)
     return replace(table.rows[STEPS // 2], a=0.5, p=0.5)
 
@@ -83,7 +83,7 @@ class Prepared:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the first row. Waits for the device."""
+        """Go back to the first row; this waits for the device."""
         self._torch.cuda.synchronize()
         self._header.copy_(self._fresh)
         self._torch.cuda.synchronize()
@@ -92,14 +92,14 @@ class Prepared:
         self._update.step(self.device.stream)
 
     def ran(self) -> tuple[int, int]:
-        """Steps since the last reset, and what was bad in them (0: nothing)."""
+        """Give the steps since the last reset, and what was bad in them (0: nothing)."""
         self._torch.cuda.synchronize()
         header = self._header.cpu().numpy().view(HEADER)[0]
         return int(header["step"]), int(header["bad_what"])
 
 
 def on_device(torch: Any, stream: Any, work: Callable[[], Any], inner: int = 1) -> float:
-    """Microseconds on the device that ``work`` takes, by events; the median, divided by ``inner``."""
+    """Give the microseconds of ``work`` on the device, by events: the median, divided by ``inner``."""
     taken = []
     for turn in range(3 + REPEATS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -115,7 +115,7 @@ def on_device(torch: Any, stream: Any, work: Callable[[], Any], inner: int = 1) 
 
 
 def by_call(torch: Any, work: Callable[[], Any], before: Callable[[], None] | None = None, calls: int = 200) -> float:
-    """Microseconds a call takes from the host, one after the other, the wait for the last included; the median."""
+    """Give the microseconds of a call from the host, one after the other, with the wait for the last: the median."""
     taken = []
     for turn in range(3 + REPEATS):
         if before is not None:
@@ -131,7 +131,7 @@ def by_call(torch: Any, work: Callable[[], Any], before: Callable[[], None] | No
 
 
 def torch_update(row: Row) -> Callable[..., Any]:
-    """The row as plain torch ops: guidance, update, history, and the model's next input."""
+    """Give the row as plain torch ops: guidance, update, history, and the model's next input."""
     g, (w,), bm, qm = row.scale, row.w, row.bu + row.bc, row.qu + row.qc
 
     def update(x: Any, output: Any, h: Any) -> tuple[Any, Any, Any]:
@@ -146,7 +146,7 @@ def torch_update(row: Row) -> Callable[..., Any]:
 
 
 def in_torch_graph(torch: Any, work: Callable[[], Any]) -> float:
-    """Microseconds of ``work`` within a captured graph of many."""
+    """Give the microseconds of ``work`` within a captured graph of many."""
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -159,6 +159,7 @@ def in_torch_graph(torch: Any, work: Callable[[], Any]) -> float:
 
 
 def in_cupy_graph(torch: Any, cupy: Any, work: Callable[[], Any]) -> float:
+    """Do the same with CuPy's graph."""
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         for _ in range(3):  # its memory pool is filled before the capture, which cannot allocate
@@ -172,7 +173,7 @@ def in_cupy_graph(torch: Any, cupy: Any, work: Callable[[], Any]) -> float:
 
 
 def cupy_updates(cupy: Any, p: Prepared) -> dict[str, Callable[[], Any]]:
-    """The row as CuPy's plain operators, and as one ElementwiseKernel."""
+    """Give the row as CuPy's plain operators, and as one ElementwiseKernel."""
     row, (w,) = p.row, p.row.w
     x, h, output, target = (cupy.asarray(v) for v in (p.x.clone(), p.history[0].clone(), p.output, p.input.clone()))
     u, c = cupy.split(output, 2)
@@ -204,8 +205,8 @@ def cupy_updates(cupy: Any, p: Prepared) -> dict[str, Callable[[], Any]]:
     return {"CuPy, operators": plain, "CuPy, ElementwiseKernel": one}
 
 
-def rivals(findings: Findings, device: CudaDevice) -> None:
-    """D: time of one update (guided dpmpp_2m, float16 model), called from the host and within a replayed graph.
+def rivals(report: Report, device: CudaDevice) -> None:
+    """Time one update (guided dpmpp_2m, float16 model), called from the host and within a replayed graph.
 
     The rivals have the row's numbers as constants, which is kind to them: in a run they change every step.
     """
@@ -227,7 +228,7 @@ def rivals(findings: Findings, device: CudaDevice) -> None:
         mine["graph_us"] = on_device(torch, ours_stream, lambda g=graph: device.launch(g), CHAIN)
         ran, bad = p.ran()
         expected = (3 + REPEATS) * CHAIN
-        findings.check(f"every update ran, {shape}", (ran, bad) == (expected, 0), f"{ran} of {expected}, bad {bad}")
+        report.check(f"every update ran, {shape}", (ran, bad) == (expected, 0), f"{ran} of {expected}, bad {bad}")
 
         args = tuple(v.clone() for v in before)
         update = torch_update(p.row)
@@ -250,14 +251,14 @@ def rivals(findings: Findings, device: CudaDevice) -> None:
             rows[name] = {}
             with _noted(rows, name):
                 made = [torch.as_tensor(v, device="cuda").float().cpu().numpy() for v in work()]
-                errors = [relative(m, o.float().cpu().numpy()) for m, o in zip(made, ours_now, strict=True)]
-                findings.check(f"{name} does the same, {shape}", max(errors) <= 2e-3, f"errors {errors}")
+                errors = [largest_error(m, o.float().cpu().numpy()) for m, o in zip(made, ours_now, strict=True)]
+                report.check(f"{name} does the same, {shape}", max(errors) <= 2e-3, f"errors {errors}")
                 rows[name]["call_us"] = by_call(torch, work)
                 if "CuPy" in name:
                     rows[name]["graph_us"] = in_cupy_graph(torch, cupy, work)
                 elif "reduce" not in name:  # that is a graph by itself
                     rows[name]["graph_us"] = in_torch_graph(torch, work)
-        _ratios(findings, shape, rows)
+        _ratios(report, shape, rows)
 
 
 class _noted:
@@ -277,8 +278,8 @@ class _noted:
         return True
 
 
-def _ratios(findings: Findings, shape: Shape, rows: dict[str, dict[str, Any]]) -> None:
-    """Each rival over ours: call over call, graph over graph, and its call over our place in the loop's graph."""
+def _ratios(report: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> None:
+    """Divide each rival's time by ours: call by call, graph by graph, and its call by our share of the loop's graph."""
     mine = rows["edgediff"]
     for name, row in rows.items():
         for kind in ("call_us", "graph_us"):
@@ -290,28 +291,28 @@ def _ratios(findings: Findings, shape: Shape, rows: dict[str, dict[str, Any]]) -
     goals += [("torch.compile", kind, ">= 2") for kind in ("call_ratio", "graph_ratio")]
     for name, kind, goal in goals:
         if kind in rows.get(name, {}):
-            findings.goal(f"{name}, {kind}, {shape}", rows[name][kind], goal)
+            report.goal(f"{name}, {kind}, {shape}", rows[name][kind], goal)
     for row in rows.values():
         row |= {kind: round(row[kind], 3) for kind in ("call_us", "graph_us") if kind in row}
-    findings.figures[" x ".join(map(str, shape))] = rows
+    report.figures[" x ".join(map(str, shape))] = rows
 
 
 def _copy_bandwidth(torch: Any, stream: Any) -> float:
-    """GB/s, read and written, of a copy of 2 GB."""
+    """Give the GB/s, read and written, of a copy of 2 GB."""
     source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
     torch.cuda.synchronize()
     return 2 * source.numel() / on_device(torch, stream, lambda: target.copy_(source)) / 1e3
 
 
-def bandwidth(findings: Findings, device: CudaDevice) -> None:
-    """E: bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
+def bandwidth(report: Report, device: CudaDevice) -> None:
+    """Give the bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
     import torch
 
     shape = (512, 4, 128, 128)
     stream = torch.cuda.ExternalStream(device.stream)
     copied = _copy_bandwidth(torch, stream)
-    findings.figures["copy_GB_s"] = round(copied, 1)
+    report.figures["copy_GB_s"] = round(copied, 1)
     cases = {
         "euler": (typical("euler"), False),
         "dpmpp_2m": (typical("dpmpp_2m"), False),
@@ -324,8 +325,8 @@ def bandwidth(findings: Findings, device: CudaDevice) -> None:
         ran, bad = p.ran()
         moved = p.bytes / taken / 1e3
         figures = {"us": round(taken, 1), "bytes_a_value": p.bytes / p.values, "GB_s": round(moved, 1)}
-        findings.figures[name] = figures | {"share_of_copy": round(moved / copied, 3)}
-        findings.check(f"every update ran, {name}", (ran, bad) == ((3 + REPEATS) * FEW, 0), f"{ran}, bad {bad}")
-        findings.goal(f"share of copy bandwidth, {name}", moved / copied, ">= 0.85")
+        report.figures[name] = figures | {"share_of_copy": round(moved / copied, 3)}
+        report.check(f"every update ran, {name}", (ran, bad) == ((3 + REPEATS) * FEW, 0), f"{ran}, bad {bad}")
+        report.goal(f"share of copy bandwidth, {name}", moved / copied, ">= 0.85")
         del p
         torch.cuda.empty_cache()

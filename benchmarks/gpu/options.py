@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_place import Place
-from benchmarks.sections import Findings
+from benchmarks.gpu.testbed import Testbed
+from benchmarks.sections import Report
 from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import relative
@@ -63,19 +63,19 @@ VARIANTS: dict[str, Variant] = {
 DRY = ("none", "plain", "fixed")
 
 
-def path_of(place: Place, graph: str) -> Path:
-    """The U-Net's file; one of fixed shapes is written beside it, over the same weights."""
-    bundle = read_bundle(place.folder / "sd")
+def path_of(testbed: Testbed, graph: str) -> Path:
+    """Give the U-Net's file; one of fixed shapes is written beside it, over the same weights."""
+    bundle = read_bundle(testbed.folder / "sd")
     part = bundle.parts["unet"]
     if graph == "plain":
-        return place.folder / "sd" / next(f.path for f in part.files if f.engine == PLAIN)
-    path = place.folder / "sd" / part.files[0].path
+        return testbed.folder / "sd" / next(f.path for f in part.files if f.engine == PLAIN)
+    path = testbed.folder / "sd" / part.files[0].path
     if graph == "fused":
         return path
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    shapes = {name: values.shape for name, values in inputs(place).items()}
+    shapes = {name: values.shape for name, values in inputs(testbed).items()}
     shapes["out_sample"] = shapes["sample"]
     for value in (*model.graph.input, *model.graph.output):
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
@@ -86,16 +86,16 @@ def path_of(place: Place, graph: str) -> Path:
     return fixed
 
 
-def engine(place: Place, variant: Variant) -> OnnxRuntimeStreamEngine:
-    """The U-Net as ``variant`` says, on the place's stream."""
-    providers = None if place.dry else [(CUDA, dict(variant.options))]
-    part = read_bundle(place.folder / "sd").parts["unet"]
-    return OnnxRuntimeStreamEngine("unet", path_of(place, variant.graph), part, None, place.device, providers)
+def engine(testbed: Testbed, variant: Variant) -> OnnxRuntimeStreamEngine:
+    """Open the U-Net as ``variant`` says, on the testbed's stream."""
+    providers = None if testbed.dry else [(CUDA, dict(variant.options))]
+    part = read_bundle(testbed.folder / "sd").parts["unet"]
+    return OnnxRuntimeStreamEngine("unet", path_of(testbed, variant.graph), part, None, testbed.device, providers)
 
 
-def inputs(place: Place, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """One guided call of one picture."""
-    bundle = read_bundle(place.folder / "sd")
+def inputs(testbed: Testbed, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Make the inputs of a guided call of one picture."""
+    bundle = read_bundle(testbed.folder / "sd")
     rng, out = np.random.default_rng(seed), {}
     sizes = {"batch": 2, "tokens": TOKENS}
     sizes["latent_height"] = bundle.defaults.height // bundle.latent.factor
@@ -107,48 +107,48 @@ def inputs(place: Place, seed: int = 0) -> dict[str, NDArray[Any]]:
     return out
 
 
-def option(findings: Findings, place: Place, name: str) -> None:
-    """One variant. What the first one gave is what the others are held against."""
-    variant, figures = VARIANTS[name], findings.figures
+def option(report: Report, testbed: Testbed, name: str) -> None:
+    """Measure one variant. The others are held against what the first one gave."""
+    variant, figures = VARIANTS[name], report.figures
     figures |= {"options": dict(variant.options), "graph": variant.graph}
     opened: list[OnnxRuntimeStreamEngine] = []
 
     def open_and_run() -> None:
         start = time.perf_counter()
-        opened.append(engine(place, variant))
+        opened.append(engine(testbed, variant))
         figures["opens_s"] = round(time.perf_counter() - start, 3)
         call()
         figures["first_s"] = round(time.perf_counter() - start - figures["opens_s"], 3)
         for _ in range(3):
             call()
 
-    device, first, second = place.device, inputs(place), inputs(place, 1)
+    device, first, second = testbed.device, inputs(testbed), inputs(testbed, 1)
     bound = {k: DeviceArray(device.allocate(v.nbytes), v.shape, str(v.dtype)) for k, v in first.items()}
-    made = np.zeros(first["sample"].shape, read_bundle(place.folder / "sd").parts["unet"].outputs[0].dtype)
+    made = np.zeros(first["sample"].shape, read_bundle(testbed.folder / "sd").parts["unet"].outputs[0].dtype)
     out = DeviceArray(device.allocate(made.nbytes), made.shape, str(made.dtype))
 
     def call() -> None:
         opened[0].enqueue(bound, {"out_sample": out}, device.stream)
-        place.wait()
+        testbed.wait()
 
     _upload(device, bound, first)
-    peak = place.peak_mb(open_and_run)
+    peak = testbed.peak_mb(open_and_run)
     figures["peak_mb"] = None if peak is None else round(peak)
     host, whole = [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        for _ in range(place.repeats):
+        for _ in range(testbed.repeats):
             opened[0].enqueue(bound, {"out_sample": out}, device.stream)
-        host.append((time.perf_counter() - start) / place.repeats)
-        place.wait()
-        whole.append((time.perf_counter() - start) / place.repeats)
+        host.append((time.perf_counter() - start) / testbed.repeats)
+        testbed.wait()
+        whole.append((time.perf_counter() - start) / testbed.repeats)
     figures["call_ms"] = round(1e3 * statistics.median(whole), 4)
     figures["host_ms"] = round(1e3 * statistics.median(host), 4)
-    if place.busy(BUSY_S):  # does a call wait for what was enqueued before it?
+    if testbed.busy(BUSY_S):  # does a call wait for what was enqueued before it?
         start = time.perf_counter()
         opened[0].enqueue(bound, {"out_sample": out}, device.stream)
         returned = time.perf_counter() - start
-        place.wait()
+        testbed.wait()
         figures["behind_busy_ms"] = [round(1e3 * returned, 3), round(1e3 * (time.perf_counter() - start), 3)]
         # One that is not captured may have to wait for room in the queue of launches, of about 1000.
         figures["returns_at_once"] = returned < BUSY_S / 2
@@ -158,7 +158,7 @@ def option(findings: Findings, place: Place, name: str) -> None:
         call()
         device.download(out.address, made)
         outputs.append(made.astype(np.float32))
-    _compare(findings, place, name, np.stack(outputs))
+    _compare(report, testbed, name, np.stack(outputs))
 
 
 def _upload(device: Any, bound: Mapping[str, DeviceArray], values: Mapping[str, NDArray[Any]]) -> None:
@@ -166,18 +166,18 @@ def _upload(device: Any, bound: Mapping[str, DeviceArray], values: Mapping[str, 
         device.upload(array.address, values[name])
 
 
-def _compare(findings: Findings, place: Place, name: str, outputs: NDArray[np.float32]) -> None:
-    base = place.notes / "unet.npy"
-    findings.check("finite", bool(np.isfinite(outputs).all()))
+def _compare(report: Report, testbed: Testbed, name: str, outputs: NDArray[np.float32]) -> None:
+    base = testbed.notes / "unet.npy"
+    report.check("finite", bool(np.isfinite(outputs).all()))
     different = relative(outputs[0], outputs[1])
-    findings.check("other inputs give another output", different > 0.1, f"{different:.2g}")
+    report.check("other inputs give another output", different > 0.1, f"{different:.2g}")
     if name == next(iter(VARIANTS)):
         np.save(base, outputs)
         return
     if not base.exists():
-        findings.check("held against the first variant", False, "which did not run")
+        report.check("held against the first variant", False, "which did not run")
         return
-    ceiling = float(read_bundle(place.folder / "sd").parity["unet"]["ceiling"])
+    ceiling = float(read_bundle(testbed.folder / "sd").parity["unet"]["ceiling"])
     error = relative(outputs, np.load(base))
-    findings.figures["relative_error"] = float(f"{error:.3e}")
-    findings.check("the first variant's values", error <= ceiling, f"{error:.1e} (relative), at most {ceiling:g}")
+    report.figures["relative_error"] = float(f"{error:.3e}")
+    report.check("the first variant's values", error <= ceiling, f"{error:.1e} (relative), at most {ceiling:g}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_place import Place
-from benchmarks.sections import Findings
+from benchmarks.gpu.testbed import Testbed
+from benchmarks.sections import Report
 from edgediff.device.base import DeviceArray
 from edgediff.pipeline import Pipeline
 
@@ -23,8 +23,12 @@ class Recorded:
     def __init__(self, engine: Any) -> None:
         self.engine, self.inputs, self.outputs = engine, engine.inputs, engine.outputs
         self.capturable = getattr(engine, "capturable", False)
-        self.key = getattr(engine, "key", None)
         self.calls: list[Callable[[], Any]] = []
+
+    @property
+    def key(self) -> Any:
+        """The engine's key, which changes when its memory moves."""
+        return getattr(self.engine, "key", None)
 
     def __call__(self, **inputs: Any) -> Any:
         self.calls.append(lambda: self.engine(**inputs))
@@ -39,24 +43,24 @@ class Recorded:
             call()
 
 
-def measure(place: Place, pipe: Pipeline) -> dict[str, Any]:
-    """Figures of a pipeline whose parts are open."""
-    request = place.request(pipe)
-    first = place.timed(lambda: pipe(**request))
-    peak = place.peak_mb(lambda: pipe(**request))
-    seconds = [place.timed(lambda: pipe(**request)) for _ in range(place.repeats)]
+def measure(testbed: Testbed, pipe: Pipeline) -> dict[str, Any]:
+    """Time a pipeline whose parts are open, and take its peak memory."""
+    request = testbed.request(pipe)
+    first = testbed.timed(lambda: pipe(**request))
+    peak = testbed.peak_mb(lambda: pipe(**request))
+    seconds = [testbed.timed(lambda: pipe(**request)) for _ in range(testbed.repeats)]
     return {
         "first_s": round(first, 4),
         "picture_s": round(statistics.median(seconds), 5),
         "picture_s_range": [round(min(seconds), 5), round(max(seconds), 5)],
         "images_per_s": round(1 / statistics.median(seconds), 4),
         "peak_mb": None if peak is None else round(peak),
-        "turns": place.repeats,
+        "turns": testbed.repeats,
     }
 
 
-def around(findings: Findings, place: Place, pipe: Pipeline, label: str) -> dict[str, Any]:
-    """What a request takes beyond its engines' calls, made again back to back: the text's, the U-Net's, the decoder's.
+def around(report: Report, testbed: Testbed, pipe: Pipeline, label: str) -> dict[str, Any]:
+    """Give what a request takes beyond its engines' calls, which are made again back to back.
 
     Whole and replayed are timed in turn. "around_unet" is of a request for latents, over the U-Net's time.
     """
@@ -64,16 +68,16 @@ def around(findings: Findings, place: Place, pipe: Pipeline, label: str) -> dict
     for part in pipe.bundle.needed:
         engines[part] = Recorded(pipe.engine(part))
         pipe.set_engine(part, engines[part])
-    latents, pictures = place.request(pipe, output_type="latent"), place.request(pipe)
+    latents, pictures = testbed.request(pipe, output_type="latent"), testbed.request(pipe)
     rows = []
-    for turn in range(place.repeats + 1):
+    for turn in range(testbed.repeats + 1):
         row = {}
         for name, request in (("latents_s", latents), ("whole_s", pictures)):
             for engine in engines.values():
                 engine.calls.clear()
-            row[name] = place.timed(lambda: pipe(**request))  # noqa: B023
+            row[name] = testbed.timed(lambda: pipe(**request))  # noqa: B023
         for part, engine in engines.items():
-            row[part] = place.timed(engine.again)
+            row[part] = testbed.timed(engine.again)
         if turn:
             rows.append(row)
     for part, engine in engines.items():
@@ -89,15 +93,15 @@ def around(findings: Findings, place: Place, pipe: Pipeline, label: str) -> dict
     if capturable:  # its calls are inside of graphs from the third on
         figures["around_unet"] = figures["around_engines"] = None
     else:
-        findings.goal(f"time around the U-Net's calls, of theirs, {label}", figures["around_unet"], f"<= {AROUND}")
+        report.goal(f"time around the U-Net's calls, of theirs, {label}", figures["around_unet"], f"<= {AROUND}")
     return figures
 
 
-def ours(findings: Findings, place: Place) -> None:
-    """Our pipeline as it comes: ONNX Runtime's CUDA provider with its own options, the loop on the device."""
+def ours(report: Report, testbed: Testbed) -> None:
+    """Measure our pipeline as it comes: ONNX Runtime's CUDA provider with its own options, the loop on the device."""
     start = time.perf_counter()
-    pipe = place.pipeline("sd").warm()
-    findings.figures["opens_s"] = round(time.perf_counter() - start, 3)
-    findings.figures |= measure(place, pipe)
-    findings.figures |= around(findings, place, pipe, "as it comes")
-    np.save(place.notes / "ours.npy", pipe(**place.request(pipe)).images[0])
+    pipe = testbed.pipeline("sd").warm()
+    report.figures["opens_s"] = round(time.perf_counter() - start, 3)
+    report.figures |= measure(testbed, pipe)
+    report.figures |= around(report, testbed, pipe, "as it comes")
+    np.save(testbed.notes / "ours.npy", pipe(**testbed.request(pipe)).images[0])

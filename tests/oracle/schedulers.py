@@ -200,7 +200,7 @@ def _flow_sigmas(sampler: str, steps: int, shift: float, wide: bool) -> list[flo
     return [float(s) for s in scheduler.sigmas[:-1]]
 
 
-def error(
+def scheduler_error(
     sampler: str,
     spacing: str,
     prediction: str = "epsilon",

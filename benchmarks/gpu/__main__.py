@@ -1,41 +1,38 @@
 """Everything that has to be shown on a GPU, in one run: speed beside diffusers, parity, ONNX Runtime's options, memory.
 
-    python -m benchmarks.gpu --prepare PREPARED           # where torch and the exporter are; no GPU, no weights kept
-    python -m benchmarks.gpu --install --run PREPARED     # where the GPU is, in under 9 minutes; no network
-    python -m benchmarks.gpu --go-on --run PREPARED       # what there was no time for
-    python -m benchmarks.gpu --dry-run                    # both at toy width on the kernels' host twin, without a GPU
+    python -m benchmarks.gpu --prepare FOLDER           # exports the models (11 GB); needs torch, but no GPU
+    python -m benchmarks.gpu --install --run FOLDER     # where the GPU is, in under 9 minutes; no network
+    python -m benchmarks.gpu --go-on --run FOLDER       # what there was no time for
+    python -m benchmarks.gpu --dry-run                  # both at toy width on the kernels' host twin, without a GPU
 
 Stable Diffusion 1.5 at its true size with random weights, fp16, 512 x 512, 20 steps, guidance 7.5, and the built-in
 model. Every section runs in a process of its own with a limit of its own, and results are written after each, so that
-one that fails or hangs costs the others nothing. ``benchmarks.gpu_pieces`` helps to carry what PREPARED holds, and
-onnxruntime-gpu, to a machine without network. Exit code 1 where a check fails; goals of speed are only told.
+one that fails or hangs costs the others nothing. Exit code 1 where a check fails; goals of speed are only told.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import REPOSITORY, RESULTS, table, write
-from benchmarks.gpu_best import FOUND, fastest
-from benchmarks.gpu_options import DRY, VARIANTS
-from benchmarks.gpu_place import Place, ask
-from benchmarks.gpu_prepare import FACTS, prepare
-from benchmarks.gpu_weights import fill
-from benchmarks.kernel import install, unusable
-from benchmarks.sections import Findings, all_hold, called, checks_and_goals, ended, guarded
+from benchmarks.kernel.device import install
+from benchmarks.sections import LATE, Report, Runner, Section, all_hold, checks_and_goals, run_here
+from edgediff.device.cuda import why_no_device
 from edgediff.version import __version__
+
+from .best import FOUND, fastest
+from .options import DRY, VARIANTS
+from .prepare import FACTS, prepare
+from .testbed import Testbed, nvidia_smi
 
 PACKAGES = (
     *("edgediff", "edgediff-kernels", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt"),
@@ -43,70 +40,45 @@ PACKAGES = (
 )
 BUDGET_S = 530  # for all sections
 LEAST_S, BEST_S = 8, 70  # with less left, a section is not begun; the latter is for what uses the options' figures
-LATE = "no time left"
 OPTION = "option "
-BEFORE = {  # name: (module, function, seconds at most); the most wanted first
-    "weights": ("gpu", "weights", 90),
-    "ours": ("gpu_speed", "ours", 60),
-    "reference": ("gpu_pictures", "reference", 150),
-    "parity": ("gpu_pictures", "parity", 100),
-    "compiled": ("gpu_rivals", "compiled", 150),
-    "eager": ("gpu_rivals", "eager", 60),
-    "emoji": ("gpu_pictures", "emoji", 45),
+HERE = "benchmarks.gpu"
+BEFORE = {  # the most wanted first
+    "ours": Section(f"{HERE}.speed", "ours", 60),
+    "reference": Section(f"{HERE}.pictures", "reference", 150),
+    "parity": Section(f"{HERE}.pictures", "parity", 100),
+    "compiled": Section(f"{HERE}.rivals", "compiled", 150),
+    "eager": Section(f"{HERE}.rivals", "eager", 60),
+    "emoji": Section(f"{HERE}.pictures", "emoji", 45),
 }
 AFTER = {
-    "best": ("gpu_best", "best", 60),
-    "reduced": ("gpu_rivals", "reduced", 180),
-    "tensorrt": ("gpu_best", "tensorrt", 400),
-    "autotuned": ("gpu_rivals", "autotuned", 300),
+    "best": Section(f"{HERE}.best", "best", 60),
+    "reduced": Section(f"{HERE}.rivals", "reduced", 180),
+    "tensorrt": Section(f"{HERE}.best", "tensorrt", 400),
+    "autotuned": Section(f"{HERE}.rivals", "autotuned", 300),
 }
 RIVALS = ("eager", "compiled", "reduced", "autotuned")
-OPTIONS = {f"{OPTION}{name}": ("gpu_options", "option", 40) for name in VARIANTS}
+OPTIONS = {f"{OPTION}{name}": Section(f"{HERE}.options", "option", 40) for name in VARIANTS}
 SECTIONS = {**BEFORE, **OPTIONS, **AFTER}
 
 
-def weights(findings: Findings, place: Place) -> None:
-    """The weights that did not travel, drawn again."""
-    for name in ("sd", "sd-fp32"):
-        start = time.perf_counter()
-        fill(place.folder / name)
-        findings.figures[f"{name}_s"] = round(time.perf_counter() - start, 2)
-
-
 def section(name: str, folder: Path, dry: bool, to: Path) -> bool:
-    """One section, in this process; whether its checks hold."""
-    findings, facts = Findings(), dict[str, Any]()
+    """Run a section in this process; tell whether its checks hold."""
 
-    def work() -> None:
-        place = Place(folder, dry)
-        module, function, _ = SECTIONS[name]
-        do = getattr(importlib.import_module(f"benchmarks.{module}"), function)
-        if name.startswith(OPTION):
-            do = partial(do, name=name.removeprefix(OPTION))
-        do(findings, place)
-        facts.update(place.facts())
-        place.close()
+    def work(report: Report) -> None:
+        testbed = Testbed(folder, dry)
+        variant = {"name": name.removeprefix(OPTION)} if name.startswith(OPTION) else {}
+        SECTIONS[name].load()(report, testbed, **variant)
+        report.device |= testbed.facts()
+        testbed.close()
 
-    found = guarded(findings, work) | {"device": facts}
+    found = run_here(work)
     to.write_text(json.dumps(found, indent=1, default=str), encoding="utf-8")
     return all_hold({name: found})
 
 
-def in_child(name: str, folder: Path, dry: bool, seconds: float) -> dict[str, Any]:
-    """One section, in a process of its own."""
-    with tempfile.TemporaryDirectory() as temporary:
-        to = Path(temporary, "found.json")
-        command = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.gpu", "--section", name]
-        command += ["--run", str(folder.resolve()), "--to", str(to), *(["--dry-run"] if dry else [])]
-        code, output = called(command, seconds)
-        print(output, end="", flush=True)
-        found = json.loads(to.read_text(encoding="utf-8")) if to.exists() else {}
-    return ended(found, code, output, seconds)
-
-
 def compare(found: dict[str, Any]) -> dict[str, Any]:
-    """Ours over diffusers', where both have run: speed, memory."""
-    findings = Findings()
+    """Hold ours against diffusers', where both have run: speed, memory."""
+    report = Report()
     by = {name: found.get(name, {}).get("figures", {}) for name in ("ours", "best", *RIVALS)}
     mine = {"as it comes": by["ours"]}
     if "variant" in by["best"]:
@@ -115,43 +87,40 @@ def compare(found: dict[str, Any]) -> dict[str, Any]:
         for how, figures in mine.items():
             if "images_per_s" in figures and "images_per_s" in by[name]:
                 ratio = figures["images_per_s"] / by[name]["images_per_s"]
-                findings.figures[f"speed over diffusers {name}, {how}"] = round(ratio, 3)
+                report.figures[f"speed over diffusers {name}, {how}"] = round(ratio, 3)
                 if name != "eager":
-                    findings.goal(f"images/s over diffusers {name}, {how}", ratio, ">= 1")
+                    report.goal(f"images/s over diffusers {name}, {how}", ratio, ">= 1")
             if figures.get("peak_mb") and by[name].get("peak_mb"):
                 share = figures["peak_mb"] / by[name]["peak_mb"]
-                findings.figures[f"memory over diffusers {name}, {how}"] = round(share, 3)
-    return {"figures": findings.figures, "checks": findings.checks, "goals": findings.goals}
+                report.figures[f"memory over diffusers {name}, {how}"] = round(share, 3)
+    return {"figures": report.figures, "checks": report.checks, "goals": report.goals}
 
 
 def run(args: argparse.Namespace, folder: Path, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """All sections; what was found so far goes to ``keep`` after each."""
-    until, notes = time.monotonic() + args.seconds, folder / "notes"
+    """Run the sections; what was found so far goes to ``keep`` after each."""
+    arguments = ["--run", str(folder.resolve()), *(["--dry-run"] if args.dry_run else [])]
+    runner, notes = Runner(HERE, arguments, args.seconds), folder / "notes"
     found: dict[str, Any] = {}
     if args.go_on and (notes / FOUND).exists():
         found = json.loads((notes / FOUND).read_text(encoding="utf-8"))
     else:
         shutil.rmtree(notes, ignore_errors=True)
         notes.mkdir()
-    for name, (_, _, most) in SECTIONS.items():
-        bare, left = name.removeprefix(OPTION), until - time.monotonic()
+    for name, section in SECTIONS.items():
+        bare = name.removeprefix(OPTION)
         done = name in found and found[name]["figures"].get("skipped") != LATE
         if (args.only and name not in args.only and bare not in args.only) or (done and not args.only):
             continue
         if args.dry_run and name.startswith(OPTION) and bare not in DRY:
             continue
-        print(f"-- {name} ({left:.0f} s left)", flush=True)
-        if left < (BEST_S if name.startswith(OPTION) else LEAST_S):
-            found[name] = {"figures": {"skipped": LATE}}
-        else:
-            found[name] = in_child(name, folder, args.dry_run, min(most, left))
+        found[name] = runner.run(name, section.seconds, BEST_S if name.startswith(OPTION) else LEAST_S)
         (notes / FOUND).write_text(json.dumps(found), encoding="utf-8")
         keep(found | {"comparison": compare(found)})
     return found | {"comparison": compare(found)}
 
 
 def commit() -> str:
-    """Of the working tree, and whether it holds more; empty outside of git."""
+    """Name the working tree's commit, and whether it holds more; empty outside of git."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
@@ -163,7 +132,7 @@ def commit() -> str:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Checks, goals, and a table for each kind of section."""
+    """Make tables of checks and goals, and one for each kind of section."""
     parts = checks_and_goals({name: part for name, part in found.items() if part.get("checks") or part.get("goals")})
     head = ("images_per_s", "picture_s", "first_s", "peak_mb", "psnr", "around_unet")
     rows = {name: found[name]["figures"] for name in ("ours", *RIVALS, "tensorrt")
@@ -220,20 +189,22 @@ def _main(args: argparse.Namespace, folder: Path) -> int:
     extra["prepared"] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if args.install:
         extra["kernels_build_s"] = round(install(), 1)
-    if not args.dry_run and (why := unusable()):
+    if not args.dry_run and (why := why_no_device()):
         print(f"no GPU to run on: {why}", file=sys.stderr)
         return 2
-    extra["gpu"] = None if args.dry_run else {what: ask(what) for what in ("name", "driver_version", "memory.total")}
-    places = [place for place in (None if args.dry_run else RESULTS, args.out) if place is not None]
+    extra["gpu"] = (
+        None if args.dry_run else {what: nvidia_smi(what) for what in ("name", "driver_version", "memory.total")}
+    )
+    folders = [target for target in (None if args.dry_run else RESULTS, args.out) if target is not None]
 
     def keep(found: dict[str, Any]) -> None:
-        for place in places:
-            write("gpu", extra | found, PACKAGES, place)
+        for target in folders:
+            write("gpu", extra | found, PACKAGES, target)
 
     found = run(args, folder, keep)
     if args.dry_run:
         print("A dry run: its times and memory mean nothing.\n")
-    print(summary(found), *(place / "gpu.json" for place in places), sep="\n\n")
+    print(summary(found), *(target / "gpu.json" for target in folders), sep="\n\n")
     return 0 if all_hold(found) else 1
 
 

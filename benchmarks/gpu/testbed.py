@@ -22,11 +22,11 @@ BLOCK = 2 << 30  # bytes
 QUERY = ["nvidia-smi", "--format=csv,noheader,nounits"]
 
 
-class Place:
+class Testbed:
     """The device of one section, in a process of its own, and the folder it works on.
 
     Args:
-        folder: what ``gpu_prepare`` wrote, filled.
+        folder: what ``prepare`` wrote.
         dry: run on the kernels' host twin and ONNX Runtime's CPU provider, few and short.
     """
 
@@ -39,7 +39,7 @@ class Place:
 
     @cached_property
     def device(self) -> Any:
-        """Opened when first asked for: diffusers' sections have no use for it."""
+        """The device is opened when first asked for: diffusers' sections have no use for it."""
         if self.dry:
             from edgediff.device.host import HostDevice
 
@@ -55,30 +55,30 @@ class Place:
         providers: Sequence[Provider] | None = None,
         engine_cache: Path | None = None,
     ) -> Pipeline:
-        """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
+        """Open a bundle of the folder, or the built-in model without ``name``, on the device."""
         bundle = read_bundle(None if name is None else self.folder / name)
         options = EngineOptions(None, providers, engine, engine_cache or default_engine_cache())
         return Pipeline(bundle, options, self.device)
 
     def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:
-        """The call that is timed and compared: the model's size and sampler, guided."""
+        """Give the call that is timed and compared: the model's size and sampler, guided."""
         defaults = pipe.bundle.defaults
         size = {"height": defaults.height, "width": defaults.width, "num_inference_steps": self.steps}
         return {"prompt": PROMPT, "seed": SEED, "guidance_scale": GUIDANCE, "output_type": "np", **size, **more}
 
     def wait(self) -> None:
-        """Until the device has done all that was enqueued."""
+        """Wait until the device has done all that was enqueued."""
         self.device.wait(self.device.mark())
 
     def timed(self, work: Callable[[], Any]) -> float:
-        """Seconds of ``work``, the device's part of it included."""
+        """Give the seconds of ``work``, with the device's part of it."""
         start = time.perf_counter()
         work()
         self.wait()
         return time.perf_counter() - start
 
     def peak_mb(self, work: Callable[[], Any]) -> float | None:
-        """The most GPU memory in use during ``work``, over what was before this process; of the process, on the host.
+        """Give the most GPU memory in use during ``work``, over what was before; in a dry run, the process's.
 
         Not while timing: it asks the driver all the time.
         """
@@ -120,12 +120,12 @@ class Place:
         return int(self.device.allocate(BLOCK))
 
     def _fill(self) -> None:
-        """Takes a GPU about a millisecond."""
+        """Enqueue what takes a GPU about a millisecond."""
         device = self.device
         device._call(device._driver.cuMemsetD8Async, self._block, 0, BLOCK, device.stream)
 
     def facts(self) -> dict[str, Any]:
-        """Of the device, where it was opened; by ONNX Runtime's name for what it is."""
+        """Describe the device, where it was opened, and ONNX Runtime."""
         if "device" not in self.__dict__:
             return {}
         ort = import_onnxruntime()
@@ -146,7 +146,7 @@ class Place:
 
 
 def _host_peak_mb() -> float:
-    """Of this process; what resource tells begins at its parent's."""
+    """Give the peak memory of this process; what resource tells begins at its parent's."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1e3
@@ -155,13 +155,13 @@ def _host_peak_mb() -> float:
 
 
 def used_mb(dry: bool = False) -> float | None:
-    """GPU memory in use, by whomever; None where the driver's tool is not there."""
-    found = None if dry else ask("memory.used")
+    """Give the GPU memory in use, by whomever; None where the driver's tool is not there."""
+    found = None if dry else nvidia_smi("memory.used")
     return float(found) if found and found.isdigit() else None
 
 
-def ask(what: str) -> str | None:
-    """One fact of the first GPU, as nvidia-smi tells it."""
+def nvidia_smi(what: str) -> str | None:
+    """Ask nvidia-smi for one fact of the first GPU; None where it is not there."""
     try:
         command = [*QUERY, f"--query-gpu={what}", "-i", "0"]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()

@@ -1,4 +1,4 @@
-"""The device loop as a whole on a GPU: values, waiting, the host's time a step. Used by ``benchmarks.kernel``."""
+"""The device loop as a whole on a GPU: values, waiting, and the host's time a step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_checks import EXACT, Float32, Shape, relative
-from benchmarks.kernel_speed import STEPS, on_device
-from benchmarks.sections import Findings
+from benchmarks.kernel.speed import STEPS, on_device
+from benchmarks.sections import Report
 from edgediff.device.base import DeviceArray
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.loop import DeviceLoop
@@ -19,6 +18,8 @@ from edgediff.sampling import loop as host
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
+from tests.support.device_checks import EXACT
+from tests.support.replay import Float32, Shape, largest_error
 
 
 class _Memory:
@@ -66,7 +67,7 @@ class Small:
             torch.cuda._sleep(self.spin)
 
     def denoise(self, x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
-        """The same on NumPy arrays, for the host loop."""
+        """Do the same on NumPy arrays, for the host loop."""
         torch, copies = self.torch, 2 if guided else 1
         sample = torch.from_numpy(np.concatenate([x.astype(np.float16)] * copies)).cuda()
         y = torch.empty_like(sample)
@@ -75,8 +76,8 @@ class Small:
         return (halves[: len(x)], halves[len(x) :]) if guided else (None, halves)
 
 
-def whole_loop(findings: Findings, device: CudaDevice) -> None:
-    """F: the loop with a captured U-Net: the same values, no waiting, and what a step costs the host."""
+def whole_loop(report: Report, device: CudaDevice) -> None:
+    """Time the loop with a captured U-Net, whose values must be the host loop's and for which nothing may wait."""
     import torch
 
     shape: Shape = (1, 4, 64, 64)
@@ -90,8 +91,8 @@ def whole_loop(findings: Findings, device: CudaDevice) -> None:
         expected = step.after
     assert expected is not None
     for turn in ("eager, then captured", "replayed"):
-        error = relative(_last(loop, table, [TorchCpuGenerator(3)]).after, expected)
-        findings.check(f"the loop's values, {turn}", error <= EXACT, f"error {error:.2g}")
+        error = largest_error(_last(loop, table, [TorchCpuGenerator(3)]).after, expected)
+        report.check(f"the loop's values, {turn}", error <= EXACT, f"error {error:.2g}")
 
     waits = {"download": 0, "wait": 0}
     for name in waits:
@@ -109,16 +110,16 @@ def whole_loop(findings: Findings, device: CudaDevice) -> None:
         end = time.perf_counter()
         whole.append(1e6 * (end - start) / STEPS)
         later.append(1e6 * (end - first) / (STEPS - 1))
-    findings.check("no waiting before the end", waits == {"download": 0, "wait": 0}, f"50 runs: {waits}")
+    report.check("no waiting before the end", waits == {"download": 0, "wait": 0}, f"50 runs: {waits}")
     torch.cuda.synchronize()
     replay = on_device(torch, model.stream, lambda: _last(loop, table, streams) and None, STEPS)
-    findings.figures |= {
+    report.figures |= {
         "host_us_a_step_of_the_whole_run": round(statistics.median(whole), 2),
         "host_us_a_later_step": round(statistics.median(later), 2),
         "device_us_a_step": round(replay, 2),
     }
-    findings.goal("host us a step, of the whole run with its preparation", statistics.median(whole), "<= 5")
-    findings.goal("host us a step after the first", statistics.median(later), "<= 5")
+    report.goal("host us a step, of the whole run with its preparation", statistics.median(whole), "<= 5")
+    report.goal("host us a step after the first", statistics.median(later), "<= 5")
 
     slow = DeviceLoop(device, Small(torch, device, shape, spin=4_000_000), shape, **settings)
     _last(slow, table, streams)
@@ -135,13 +136,13 @@ def whole_loop(findings: Findings, device: CudaDevice) -> None:
     torch.cuda.synchronize()
     finished = time.perf_counter() - start
     detail = f"enqueued in {1e3 * enqueued:.2f} ms; the device took {1e3 * finished:.1f} ms"
-    findings.check("the host is ahead of the device", ahead and enqueued < finished / 2, detail)
-    findings.figures["next_run_begins_in_ms"] = round(1e3 * waited, 2)
+    report.check("the host is ahead of the device", ahead and enqueued < finished / 2, detail)
+    report.figures["next_run_begins_in_ms"] = round(1e3 * waited, 2)
     before = dict(waits)
     last = _last(slow, table, streams, ahead=1)
-    findings.check("ahead=1 waits a step", waits["wait"] - before["wait"] == STEPS - 1, f"{waits['wait']} waits")
+    report.check("ahead=1 waits a step", waits["wait"] - before["wait"] == STEPS - 1, f"{waits['wait']} waits")
     same = np.array_equal(last.after, _last(loop, table, streams).after)
-    findings.check("the same bits with and without waiting", same)
+    report.check("the same bits with and without waiting", same)
 
 
 def _last(loop: DeviceLoop, table: Any, streams: Sequence[Any], ahead: int | None = None) -> Any:
