@@ -41,7 +41,7 @@ PACKAGES = ("edgediff", "numpy", "onnxruntime", "openvino", "torch", "diffusers"
 
 
 def prepare(work: Path) -> dict[str, Path]:
-    """Every variant's .onnx file, made where it is not there yet."""
+    """Give every variant's .onnx file; one that is not there yet is made."""
     paths = {EXPORTED: work / "exported" / "unet.onnx"}
     paths |= {label: work / name / "unet.onnx" for name, label in OURS.items()}
     if not all(p.is_file() for p in paths.values()):
@@ -50,15 +50,16 @@ def prepare(work: Path) -> dict[str, Path]:
 
 
 def make(work: Path) -> None:
+    """Export the U-Net as torch does, and as this project does in every precision."""
     import onnx
     import torch
     from diffusers import UNet2DConditionModel
 
-    from edgediff_export.attention import use_fused
-    from edgediff_export.graph import write as write_graph
-    from edgediff_export.parts import Unet
-    from edgediff_export.precision import seen_graph
-    from edgediff_export.trace import OPSET, trace
+    from edgediff_export.onnx_graph.attention import use_fused
+    from edgediff_export.onnx_graph.graph import write_graph
+    from edgediff_export.onnx_graph.modules import Unet
+    from edgediff_export.onnx_graph.trace import OPSET, trace
+    from edgediff_export.precision.precisions import seen_graph
 
     torch.manual_seed(0)
     model = UNet2DConditionModel(**CONFIG).eval()
@@ -72,7 +73,7 @@ def make(work: Path) -> None:
     axes = {"sample": cells, "timestep": {0: "batch"}, "encoder_hidden_states": {0: "batch", 1: "tokens"}}
     axes["out_sample"] = cells
     raw = work / "raw"
-    raw.mkdir(exist_ok=True)
+    raw.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         torch.onnx.export(
             Unet(model),

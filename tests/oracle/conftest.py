@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.oracle import PIPELINE
 from edgediff_export.convert import export
+
+from .cases import PIPELINE
 
 
 @pytest.fixture(scope="session")
