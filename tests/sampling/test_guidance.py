@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
-from diffusers import DDIMScheduler
-from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from edgediff import Apg, ArgumentError, Schedule, plan
 from edgediff.sampling.guidance import combiner, dynamic_threshold, latent_threshold, rescale
@@ -24,7 +21,9 @@ def arrays(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *SHAPE))
 
 
-def test_rescale_is_diffusers() -> None:
+def test_rescale_is_diffusers(torch: ModuleType, diffusers: ModuleType) -> None:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
     m, c = arrays(2)
     expected = rescale_noise_cfg(torch.from_numpy(3 * m), torch.from_numpy(c), 0.7).numpy()
     np.testing.assert_allclose(rescale(3 * m, c, 0.7), expected, rtol=1e-12)
@@ -34,8 +33,10 @@ def test_rescale_is_diffusers() -> None:
 @pytest.mark.parametrize(
     "settings", [Apg(norm_threshold=0.0), Apg(eta=0.3, norm_threshold=2.5, momentum=0.4), Apg(1.0, 0.0, 0.0)]
 )
-def test_apg_is_diffusers(prediction: str, settings: Apg) -> None:
+def test_apg_is_diffusers(torch: ModuleType, diffusers: ModuleType, prediction: str, settings: Apg) -> None:
     """On the x0 estimates, over several steps, so that the momentum shows."""
+    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
+
     table = plan(Schedule(prediction_type=prediction), "euler", 4, 6.0, "trailing")
     combine, buffer = settings.start(), MomentumBuffer(settings.momentum)
     for k, row in enumerate(table.rows):
@@ -63,11 +64,11 @@ def test_apg_with_everything_kept_is_plain_guidance() -> None:
     np.testing.assert_allclose(Apg(1.0, 0.0, 0.0).start()(row, x, u, c), guide(row, u, c), rtol=1e-9, atol=1e-9)
 
 
-def test_dynamic_threshold_is_diffusers() -> None:
+def test_dynamic_threshold_is_diffusers(torch: ModuleType, diffusers: ModuleType) -> None:
     x0 = 2 * arrays(1)[0]
     x0[1] *= 0.1  # below 1 throughout: stays as it is
     x0[2, 0, 0, 0] = 9.0  # an outlier beyond the quantile
-    scheduler = DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e9)
+    scheduler = diffusers.DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e9)
     expected = scheduler._threshold_sample(torch.from_numpy(x0)).numpy()
     np.testing.assert_allclose(dynamic_threshold(x0, 0.9), expected, rtol=1e-12)
     np.testing.assert_array_equal(dynamic_threshold(x0, 0.9)[1], x0[1])
