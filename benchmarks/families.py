@@ -22,6 +22,8 @@ import torch
 import edgediff
 from benchmarks.common import table, write
 from edgediff.bundle.reading import read_bundle
+from edgediff.generation.arguments import Arguments
+from edgediff.generation.request import plan_for
 from edgediff_export.convert import export
 from tests.support import families
 from tests.support.original_layout import write_original
@@ -92,7 +94,7 @@ def compare(name: str, pipe: Any, bundle: Path, side: int | None = None) -> floa
     if name == "sdxl-refiner":  # from noise alone, which diffusers scales as for a picture that is noised
         cells = width // mine.bundle.latent.factor
         noise = torch.randn(1, 4, cells, cells, generator=torch.Generator().manual_seed(SEED)).numpy()
-        plan = mine.bundle.plan(num_inference_steps=STEPS, guidance_scale=SCALE)
+        plan = plan_for(mine.bundle, Arguments(num_inference_steps=STEPS, guidance_scale=SCALE))
         ours["latents"] = noise * np.float32(plan.levels[0].sigma / plan.start)
         arguments |= {"image": torch.zeros(1, 4, cells, cells), "strength": 1.0}
         arguments |= {"original_size": (width, width), "target_size": (width, width)}

@@ -16,9 +16,9 @@ from benchmarks.gpu_place import Place
 from benchmarks.sections import Findings
 from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
+from edgediff.compare import relative
 from edgediff.device.base import DeviceArray
 from edgediff.engines.onnxruntime import CUDA, OnnxRuntimeStreamEngine
-from edgediff.verify import relative
 
 FIXED = "unet.fixed.onnx"
 ROUNDS = 5

@@ -11,7 +11,8 @@ import numpy as np
 import edgediff
 from benchmarks.gpu_place import PROMPT, SEED, Place
 from benchmarks.sections import Findings
-from edgediff.verify import prove, psnr, relative
+from edgediff.compare import psnr, relative
+from edgediff.verify import prove
 
 REFERENCE = "reference.npz"
 ASKED = (PROMPT, "a tiger on a green background", "a cactus on a yellow background")

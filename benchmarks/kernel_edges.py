@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ SEEDS = (0, 42, 2**40 + 5)
 
 def _bare(**given: float) -> Row:
     """A row that does nothing but what is given."""
-    nothing = dict.fromkeys(("t", "a", "bu", "bc", "d", "p", "qu", "qc", "x0_x", "x0_m"), 0.0)
-    return Row(**(nothing | given), w=(), guided=False, scale=1.0)
+    nothing: dict[str, Any] = dict.fromkeys((column.name for column in fields(Row)), 0.0)
+    return Row(**(nothing | {"w": (), "guided": False, "scale": 1.0} | given))
 
 
 def _bare_plan(*rows: Row) -> Plan:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.kernel_checks import Shape, relative
 from benchmarks.sections import Findings
 from edgediff.device.cuda import CudaDevice
-from edgediff.sampling.kernels import HEADER, ROW, require_package
+from edgediff.sampling.kernels import HEADER, ROW, record, require_package
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
@@ -43,11 +43,7 @@ class Prepared:
         self.history = torch.randn((max(self.depth, 1), *shape), **new)
         self.output = torch.randn((2 * batch, *shape[1:]), **new).half()
         self.input = torch.zeros_like(self.output)
-        rows = np.zeros(ROOM, ROW)
-        for name in ("t", "a", "bu", "bc", "d", "p", "qu", "qc", "scale", "x0_x", "x0_m", "guided"):
-            rows[name] = getattr(row, name)
-        rows["rest"], rows["draw"] = 1 - row.scale, np.arange(ROOM)
-        rows["w"][:, : self.depth] = row.w
+        rows = np.array([record(row, draw) for draw in range(ROOM)], ROW)
         self._torch, header = torch, np.zeros(1, HEADER)
         header["steps"], header["depth"], header["copies"], header["bad_step"] = ROOM, self.depth, 2, 2**31 - 1
         maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)

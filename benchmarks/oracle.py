@@ -117,9 +117,9 @@ def main() -> None:
 
     tables = table_errors()
     rows = []
-    for sampler in SAMPLERS:
+    oracles = {name: "k-diffusion" if name in K_DIFFUSION else SCHEDULERS[name][0] for name in SAMPLERS}
+    for sampler, oracle in oracles.items():
         mine = {key: value for key, value in tables.items() if key.split()[0] == sampler}
-        oracle = "k-diffusion" if sampler in K_DIFFUSION else SCHEDULERS[sampler][0]
         worst = [max(v[kind] for v in mine.values()) for kind in ("float64", "float32")]
         rows.append([SAMPLERS[sampler].label, oracle, str(len(mine)), *(f"{v:.1e}" for v in worst)])
     print(table(["sampler", "oracle", "cases", "float64", "float32"], rows))
@@ -130,7 +130,8 @@ def main() -> None:
             latents[sampler] = latents_error(args.pipeline, bundle, sampler)
     print()
     print(table(["20 steps, guidance 5", "largest absolute difference"], [[k, f"{v:.1e}"] for k, v in latents.items()]))
-    write("oracle", {"tables": tables, "latents": latents}, ("edgediff", "numpy", "onnxruntime", "torch", "diffusers"))
+    results = {"oracles": oracles, "tables": tables, "latents": latents}
+    write("oracle", results, ("edgediff", "numpy", "onnxruntime", "torch", "diffusers"))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from benchmarks.oracle import PIPELINE
 from benchmarks.quality import Judge, draw, measure, prompt, triples
 from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import read_bundle
+from edgediff.compare import psnr
 from edgediff.engines.onnxruntime import OnnxRuntimeEngine
-from edgediff.verify import psnr
 from edgediff_export.convert import export
 from edgediff_export.graph import read
 from edgediff_export.graph import write as write_graph

@@ -1,10 +1,11 @@
 """Does the built-in model draw what it is asked for? Measured by CLIP and, independently, by plain pixels.
 
-    python -m benchmarks.quality [--sheet]
+    python -m benchmarks.quality [--sheet] [--strip]
 
 200 (object, colour, seed) triples. Background: the median colour of the outer ring is nearest the one asked for.
 Object: rank of the asked glyph among all glyphs drawn on that background, by cosine of the CLIP image tower and by
-squared pixel distance. ``--sheet`` also writes the contact sheet: every object once, seed 0, unpicked.
+squared pixel distance. ``--sheet`` also writes the contact sheet: every object once, seed 0, unpicked. ``--strip``
+writes every eighth picture of it, two rows for the README.
 """
 
 from __future__ import annotations
@@ -105,10 +106,10 @@ def measure(pipe: edgediff.Pipeline, judge: Judge, count: int, **arguments: Any)
     }
 
 
-def contact_sheet(pipe: edgediff.Pipeline, glyphs: list[Glyph], path: Path, columns: int = 16) -> None:
-    """Every object once, on the colours in turn, seed 0 for every prompt."""
+def contact_sheet(pipe: edgediff.Pipeline, glyphs: list[Glyph], path: Path, columns: int = 16, every: int = 1) -> None:
+    """Draw every object once, or each ``every``-th, on the colours in turn, with seed 0 for every prompt."""
     names = list(COLOURS)
-    prompts = [prompt(g, names[k % len(names)]) for k, g in enumerate(glyphs)]
+    prompts = [prompt(g, names[k % len(names)]) for k, g in enumerate(glyphs)][::every]
     sheet(draw(pipe, prompts, [0] * len(prompts)), columns, path)
 
 
@@ -120,9 +121,14 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="*", help="scales (default: 1 and the model's)")
     parser.add_argument("--sampler")
     parser.add_argument("--sheet", action="store_true", help="write results/contact_sheet.png")
+    parser.add_argument("--strip", action="store_true", help="write results/strip.png, and measure nothing")
     parser.add_argument("--no-write", action="store_true", help="print only")
     args = parser.parse_args()
-    pipe, judge = edgediff.load(args.model), Judge()
+    pipe = edgediff.load(args.model)
+    if args.strip:
+        contact_sheet(pipe, core_glyphs(), RESULTS / "strip.png", columns=7, every=8)
+        return
+    judge = Judge()
     scales = args.guidance or [1.0, pipe.bundle.defaults.guidance_scale]
     results = {}
     for scale in scales:

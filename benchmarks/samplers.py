@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import edgediff
 from benchmarks.common import RESULTS, table, write
+from edgediff.generation.arguments import Arguments
+from edgediff.generation.request import plan_for
 from edgediff.sampling.samplers import SAMPLERS
 
 PROMPTS = [
@@ -60,7 +62,7 @@ def convergence(pipe: edgediff.Pipeline, reference: np.ndarray) -> list[dict[str
     out = []
     for spacing in SPACINGS:
         for sampler, recipe in SAMPLERS.items():
-            if recipe.spacing or pipe.bundle.plan(sampler, 4).stochastic:
+            if recipe.spacing or plan_for(pipe.bundle, Arguments(sampler=sampler, num_inference_steps=4)).stochastic:
                 continue
             entry: dict[str, Any] = {"sampler": sampler, "spacing": spacing, "calls": [], "psnr": []}
             for steps in STEPS:

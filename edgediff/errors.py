@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class EdgediffError(Exception):
@@ -40,3 +43,12 @@ class OutputError(EdgediffError, OSError):
 def choices(names: Iterable[str]) -> str:
     """``a, b, c`` for the end of a message."""
     return ", ".join(names)
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn about a line of the program that called into this package, however deep that call went."""
+    home, depth = str(Path(__file__).parent), 1
+    frame = sys._getframe(depth)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(home):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth + 1)

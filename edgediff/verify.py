@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .bundle.manifest import Bundle, Golden
+from .compare import psnr, relative
 from .errors import BundleError, EdgediffError, EngineError
+from .generation.arguments import Arguments
 from .pipeline import Pipeline
-
-SAME = 99.0  # dB; stands for pictures that are equal
+from .prompts.textual_inversion import Embeddings
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,6 @@ class Finding:
     what: str
     ok: bool
     detail: str
-
-
-def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; 99 at most. ``BundleError`` for different sizes."""
-    if a.shape != b.shape:
-        raise BundleError(f"pictures of shapes {a.shape} and {b.shape} cannot be compared")
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return SAME if error == 0 else min(SAME, 10 * float(np.log10(255**2 / error)))
-
-
-def relative(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """2-norm of the difference over that of ``wanted``; infinite where ``found`` is not finite, or of another shape."""
-    if found.shape != wanted.shape or not np.isfinite(found).all():
-        return float("inf")
-    return float(np.linalg.norm(found.astype(np.float64) - wanted)) / (float(np.linalg.norm(wanted)) or 1.0)
 
 
 def prove(pipe: Pipeline) -> Iterator[Finding]:
@@ -50,8 +35,7 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
     if bundle.golden is None:
         raise BundleError(f"bundle {bundle.name!r} holds no golden tensors; export it again to have some")
     tensors = read_golden(bundle, bundle.golden)
-    if bundle.embeddings:  # torch drew without the words that travel along
-        pipe = replace(pipe, bundle=replace(bundle, embeddings=()), _embeddings=None)
+    without = Embeddings(bundle.embedding_widths or ())  # torch drew without the words that travel along
     for part in bundle.parts:
         cases = cases_of(part, tensors)
         if cases:
@@ -61,11 +45,13 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
         arrays = {name.split(".")[2]: v for name, v in tensors.items() if name.startswith(f"picture.{k}.")}
         try:
             arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
-            found = psnr(pipe(**arguments).images[0], _tensor(bundle, tensors, f"picture.{k}"))
+            *_, last = pipe._stream(Arguments(**arguments), without)
+            pixels: Any = last.result().images
+            decibels = psnr(pixels[0], _tensor(bundle, tensors, f"picture.{k}"))
         except EdgediffError as error:
             yield Finding(f"picture {k + 1}", False, str(error))
             continue
-        yield Finding(f"picture {k + 1}", found >= limit, f"PSNR {found:.1f} dB, at least {limit:g}")
+        yield Finding(f"picture {k + 1}", decibels >= limit, f"PSNR {decibels:.1f} dB, at least {limit:g}")
 
 
 def read_golden(bundle: Bundle, golden: Golden) -> dict[str, NDArray[Any]]:
@@ -108,16 +94,16 @@ def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDA
         worst, outside = 0.0, []
         for case in cases.values():
             shapes = {name: value.shape for name, value in case["in"].items()}
-            if reason := pipe.parts.outside(part, shapes):
+            if reason := pipe._open_parts().outside(part, shapes):
                 outside.append(reason)
                 continue
-            found = pipe.engine(part, shapes)(**case["in"])
-            if missing := [name for name in case["out"] if name not in found]:
-                raise BundleError(f"golden output {missing[0]!r} is none of the part's: {list(found)}")
-            worst = max([worst, *(relative(found[name], wanted) for name, wanted in case["out"].items())])
+            outputs = pipe.engine(part, shapes)(**case["in"])
+            if missing := [name for name in case["out"] if name not in outputs]:
+                raise BundleError(f"golden output {missing[0]!r} is none of the part's: {list(outputs)}")
+            worst = max([worst, *(relative(outputs[name], wanted) for name, wanted in case["out"].items())])
     except EdgediffError as error:
         return Finding(part, False, str(error))
     if len(outside) == len(cases):
-        return Finding(part, True, f"not proved: no golden input fits the plan: {outside[0]}")
-    left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the plan" if outside else ""
+        return Finding(part, True, f"not proved: no golden input fits the engine: {outside[0]}")
+    left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the engine" if outside else ""
     return Finding(part, worst <= limit, f"differs from torch by {worst:.1e} (relative), at most {limit:g}{left}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgediff.compare import relative
 from edgediff.errors import EngineError
-from edgediff.verify import relative
 
 from .attention import FUSED, plain
 from .graph import Graph, Written, write

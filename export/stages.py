@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edgediff.bundle.manifest import MANIFEST, PLAIN, WEIGHTS, Bundle, sha256
 from edgediff.bundle.reading import read_bundle
+from edgediff.compare import psnr
 from edgediff.errors import EngineError
-from edgediff.verify import psnr
 
 from . import golden
 from .facts import encoders_of

@@ -14,9 +14,9 @@ PACKAGE = ROOT / "edgediff"
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
     *("cli", "examples", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
-    *("arrays", "image", "errors", "version"),
+    *("image", "compare", "checks", "arrays", "errors", "version"),
 )
-LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda"}
+LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda", "tqdm"}
 
 
 def modules() -> list[str]:

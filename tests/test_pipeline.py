@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import builtins
+import copy
+import inspect
 import math
 import os
+import pickle
+import re
 import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 import edgediff
 from edgediff import ArgumentError, EngineError, PromptError, PromptWarning
+from edgediff.generation.arguments import NAMES
+from edgediff.sampling.names import SamplerName
 from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
 
 
@@ -291,7 +297,7 @@ def test_bad_arguments_before_any_work(tiny_bundle: Path, arguments: dict[str, A
     pipe = edgediff.load(tiny_bundle)
     with pytest.raises(ArgumentError, match=message):
         pipe.stream("a cat", **arguments)  # not even started
-    assert pipe.parts._onnx == {}
+    assert pipe._open_parts()._opened == {}
 
 
 def test_short_names_in_a_session(pipe: edgediff.Pipeline) -> None:
@@ -299,8 +305,36 @@ def test_short_names_in_a_session(pipe: edgediff.Pipeline) -> None:
     assert repr(steps[0]) == "Step(1 of 2)"
     assert repr(steps[-1].result()) == "Result(1 images, seeds (1,))"
     assert repr(pipe).startswith("Pipeline('tiny' ")
-    with pytest.raises(ArgumentError, match="no argument 'steps'; choose from prompt, negative_prompt, num_inference"):
-        pipe("a cat", steps=4)
+    for call in (pipe, pipe.stream):
+        with pytest.raises(ArgumentError, match="no argument 'steps'; use num_inference_steps"):
+            call("a cat", **{"steps": 4})  # a name that type checkers refuse
+        with pytest.raises(ArgumentError, match=r"no argument 'guidance_scal'; did you mean guidance_scale\?"):
+            call("a cat", **{"guidance_scal": 4})
+        with pytest.raises(ArgumentError, match="no argument 'zzz'; choose from prompt, negative_prompt, num"):
+            call("a cat", **{"zzz": 4})
+
+
+def test_one_signature() -> None:
+    """Completion, help() and type checkers see every argument, in calls and streams alike."""
+    called, streamed = (inspect.signature(f) for f in (edgediff.Pipeline.__call__, edgediff.Pipeline.stream))
+    assert list(called.parameters) == ["self", *NAMES]
+    assert called.parameters == streamed.parameters
+    assert called.parameters["prompt"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert called.parameters["sampler"].kind is inspect.Parameter.KEYWORD_ONLY
+    for method in (edgediff.Pipeline.__call__, edgediff.Pipeline.stream):
+        for name in NAMES:
+            assert re.search(rf"^ {{12}}(\w+, )*{name}(, \w+)*: ", method.__doc__ or "", re.MULTILINE), name
+    assert get_args(SamplerName) == tuple(edgediff.SAMPLERS)
+
+
+def test_a_pipeline_shows_what_is_the_users(pipe: edgediff.Pipeline) -> None:
+    assert [name for name in dir(pipe) if not name.startswith("_")] == [
+        *("build", "build_engines", "bundle", "close", "device", "engine", "load_textual_inversion", "set_engine"),
+        *("stream", "unload_textual_inversion", "warm"),
+    ]
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(ArgumentError, match="cannot be copied or pickled"):
+            copied(pipe)
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "()", "BREAK", [], ["a cat", ""], [3], None, 7, "a\udcff"])

@@ -8,9 +8,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "grid.h"
@@ -25,7 +27,7 @@ using namespace nb::literals;
 namespace edgediff {
 namespace {
 
-constexpr int ABI = 1;  // of Row, Header and the calls below; edgediff refuses another
+constexpr int ABI = 2;  // of Row, Header and the calls below; edgediff refuses another
 constexpr int HOST = -1;
 
 struct CudaError : std::runtime_error {
@@ -241,18 +243,58 @@ void same(const char* name, size_t count, size_t wanted) {
     refuse(std::string(name) + " has " + std::to_string(count) + " values; x has " + std::to_string(wanted));
 }
 
+// A field as NumPy writes it: name, type ("f4"; "8f4" for eight of them), offset.
+template <class T> nb::tuple field(const char* name, size_t offset) {
+  using One = std::remove_extent_t<T>;
+  const std::string count = std::is_array_v<T> ? std::to_string(std::extent_v<T>) : "";
+  const char* kind = std::is_floating_point_v<One> ? "f" : std::is_signed_v<One> ? "i" : "u";
+  return nb::make_tuple(name, count + kind + std::to_string(sizeof(One)), offset);
+}
+
+#define APPEND(type, name) out.append(field<type>(#name, offsetof(Struct, name)));
+nb::tuple row_fields() {
+  using Struct = Row;
+  nb::list out;
+  ROW_FIELDS(APPEND)
+  return nb::tuple(out);
+}
+nb::tuple header_fields() {
+  using Struct = Header;
+  nb::list out;
+  HEADER_FIELDS(APPEND)
+  return nb::tuple(out);
+}
+#undef APPEND
+
+// A column as Python gives it, and its way into the row.
+template <class T> struct Column {
+  using Given = T;
+};
+template <> struct Column<Flag> {
+  using Given = bool;
+};
+template <> struct Column<Weights> {
+  using Given = const std::vector<float>&;
+};
+void put(float& column, float given) { column = given; }
+void put(Flag& column, bool given) { column = given; }
+void put(Weights& column, const std::vector<float>& given) {
+  if (given.size() > size_t(MAX_HISTORY))
+    refuse("the row has " + std::to_string(given.size()) + " history weights; the kernels hold " + std::to_string(MAX_HISTORY));
+  std::copy(given.begin(), given.end(), column);
+}
+
+#define PARAMETER(type, name) , Column<type>::Given name
+#define PUT(type, name) put(row.name, name);
 void update_arrays(Values x, std::optional<Values> u, Values c, const std::vector<Values>& history, std::optional<Values> n,
-            Result next, std::optional<Result> pushed, float a, float bu, float bc, const std::vector<float>& w, float d,
-            float p, float qu, float qc) {
-  if (w.size() > size_t(MAX_HISTORY))
-    refuse("the row has " + std::to_string(w.size()) + " history weights; the kernels hold " + std::to_string(MAX_HISTORY));
+                   Result next, std::optional<Result> pushed ROW_COLUMNS(PARAMETER)) {
+  Row row{};
+  ROW_COLUMNS(PUT)
   const size_t count = x.size();
-  Row row{0, a, bu, bc, d, p, qu, qc, 1, 0, 0, 0, u.has_value(), 0, {}};
   const float* past[MAX_HISTORY] = {};
   const int weights = int(std::min(w.size(), history.size()));
   for (int k = 0; k < weights; ++k) {
     same("history", history[k].size(), count);
-    row.w[k] = w[k];
     past[k] = history[k].data();
   }
   same("c", c.size(), count);
@@ -266,6 +308,8 @@ void update_arrays(Values x, std::optional<Values> u, Values c, const std::vecto
   nb::gil_scoped_release release;
   host::update(row, weights, arrays, int64_t(count));
 }
+#undef PARAMETER
+#undef PUT
 
 void normal_values(uint64_t seed, uint64_t draw, int64_t threads, Result out) {
   positive("threads", threads, int64_t(1) << 31);
@@ -340,6 +384,8 @@ NB_MODULE(_kernels, m) {
   m.attr("MAX_HISTORY") = MAX_HISTORY;
   m.attr("ROW_BYTES") = sizeof(Row);
   m.attr("HEADER_BYTES") = sizeof(Header);
+  m.attr("ROW_FIELDS") = row_fields();
+  m.attr("HEADER_FIELDS") = header_fields();
   m.attr("NOT_BAD") = NOT_BAD;
   m.attr("BAD_OUTPUT") = BAD_OUTPUT;
   m.attr("BAD_STATE") = BAD_STATE;
@@ -357,9 +403,11 @@ NB_MODULE(_kernels, m) {
            "output"_a, "timestep"_a, "buffers"_a, "emulated"_a = 0)
       .def("begin", &Update::begin, "stream"_a = 0, "Make the first state and the model's first input.")
       .def("step", &Update::step, "stream"_a = 0, "Run the next row.");
+#define ARGUMENT(type, name) , nb::arg(#name)
   m.def("update", &update_arrays, nb::kw_only(), "x"_a.noconvert(), "u"_a.noconvert().none(), "c"_a.noconvert(),
-        "history"_a.noconvert(), "n"_a.noconvert().none(), "next"_a.noconvert(), "pushed"_a.noconvert().none(), "a"_a, "bu"_a, "bc"_a, "w"_a, "d"_a, "p"_a, "qu"_a, "qc"_a,
+        "history"_a.noconvert(), "n"_a.noconvert().none(), "next"_a.noconvert(), "pushed"_a.noconvert().none() ROW_COLUMNS(ARGUMENT),
         "One row on float32 arrays of the host: writes x' to `next` and, where given, h' to `pushed`.");
+#undef ARGUMENT
   m.def("normals", &normal_values, nb::kw_only(), "seed"_a, "draw"_a, "threads"_a, "out"_a.noconvert(),
         "The draw'th values of torch's CUDA generator with `threads` threads, on the host.");
   m.def("unscale", &unscale_latents, nb::kw_only(), "device"_a, "x"_a, "z"_a, "type"_a, "count"_a, "scale"_a, "shift"_a,

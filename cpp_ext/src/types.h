@@ -21,29 +21,56 @@ constexpr int MAX_HISTORY = 8;
 constexpr int NOT_BAD = 0x7fffffff;
 constexpr unsigned BAD_OUTPUT = 1, BAD_STATE = 2, BAD_PIXELS = 4;
 
-// One U-Net call, in float32: x' = a*x + bu*u + bc*c + sum_k w_k*h_k + d*n and h' = p*x + qu*u + qc*c, with the
-// estimate x0 = x0_m*(scale*c + rest*u) + x0_x*x. `draw` counts the run's draws of noise.
-struct Row {
-  float t, a, bu, bc, d, p, qu, qc, scale, rest, x0_x, x0_m;
-  int32_t guided;
-  uint32_t draw;
-  float w[MAX_HISTORY];
-};
+using Flag = int32_t;
+using Weights = float[MAX_HISTORY];
+
+// The columns of a row, which is one U-Net call: listed once, in the order of edgediff's own Row. The structure, the
+// layout that Python checks and the arguments of `update` are made of this list.
+#define ROW_COLUMNS(X)                                                               \
+  X(float, t)     /* the timestep that the model is told */                          \
+  X(float, a)     /* x' = a*x + bu*u + bc*c + sum_k w_k*h_k + d*n */                 \
+  X(float, bu)                                                                       \
+  X(float, bc)                                                                       \
+  X(Weights, w)                                                                      \
+  X(float, d)                                                                        \
+  X(float, p)     /* h' = p*x + qu*u + qc*c */                                       \
+  X(float, qu)                                                                       \
+  X(float, qc)                                                                       \
+  X(Flag, guided) /* whether there is a u */                                         \
+  X(float, scale) /* the estimate x0 = x0_m*(scale*c + rest*u) + x0_x*x */           \
+  X(float, x0_x)                                                                     \
+  X(float, x0_m)                                                                     \
+  X(float, ka)    /* alpha of the level that the row leads to; no kernel reads it */ \
+  X(float, ks)    /* sigma of that level; no kernel reads it */
+
+// The columns, and what packing adds to them.
+#define ROW_FIELDS(X)               \
+  ROW_COLUMNS(X)                    \
+  X(float, rest)    /* 1 - scale */ \
+  X(uint32_t, draw) /* the run's draws of noise so far */
 
 // What one run changes; it lies in device memory, so that a captured graph serves the next run as well.
-struct Header {
-  int32_t step;      // the next row
-  uint32_t done;     // blocks that have finished this launch
-  int32_t steps;     // rows
-  int32_t depth;     // slots of the history's ring; 0 keeps none
-  int32_t copies;    // of the model's input: 2 where any row is guided
-  int32_t bad_step;  // the first step whose state was not finite, or NOT_BAD
-  uint32_t bad_what;
-  uint32_t threads;  // of torch's random kernel on the GPU whose noise is drawn
-  float start;       // factor of the first state
-  int32_t drawn;     // 0: the first state is given; k + 1: it is draw k of the seeds
-  uint64_t noise;    // address of float32 noise, a block of batch*size for each draw; 0 draws it here
+#define HEADER_FIELDS(X)                                                                   \
+  X(int32_t, step)     /* the next row */                                                  \
+  X(uint32_t, done)    /* blocks that have finished this launch */                         \
+  X(int32_t, steps)    /* rows */                                                          \
+  X(int32_t, depth)    /* slots of the history's ring; 0 keeps none */                     \
+  X(int32_t, copies)   /* of the model's input: 2 where any row is guided */               \
+  X(int32_t, bad_step) /* the first step whose state was not finite, or NOT_BAD */         \
+  X(uint32_t, bad_what)                                                                    \
+  X(uint32_t, threads) /* of torch's random kernel on the GPU whose noise is drawn */      \
+  X(float, start)      /* factor of the first state */                                     \
+  X(int32_t, drawn)    /* 0: the first state is given; k + 1: it is draw k of the seeds */ \
+  X(uint64_t, noise)   /* address of float32 noise, batch*size for each draw; 0 draws it here */
+
+#define DECLARE(type, name) type name;
+struct Row {
+  ROW_FIELDS(DECLARE)
 };
+struct Header {
+  HEADER_FIELDS(DECLARE)
+};
+#undef DECLARE
 
 enum class Type : int { f32, f16, bf16, i64, i32 };
 

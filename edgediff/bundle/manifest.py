@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, BundleError, BundleNotFoundError
-from ..sampling.planning import Plan, plan
+from ..errors import BundleError, BundleNotFoundError
 from ..sampling.schedule import Schedule
 
 MANIFEST = "bundle.json"
@@ -40,8 +39,6 @@ OPTIONAL = {
 # aesthetic score (its refiner).
 SIZES, SIZES_AND_SCORE = 6, 5
 MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
-
-CFG_PLUS_PLUS = 0.6  # default guidance_scale of cfg++ (the paper's lambda)
 
 
 @dataclass(frozen=True)
@@ -151,48 +148,6 @@ class Bundle:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
 
-    def plan(
-        self,
-        sampler: str | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
-        spacing: str | None = None,
-        *,
-        eta: float | None = None,
-        guidance: str = "cfg",
-        guidance_interval: tuple[float, float] | None = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-    ) -> Plan:
-        """The table of a run on this model; what is None is the bundle's default. Raises ``ArgumentError``.
-
-        See ``edgediff.plan``. CFG++ has its own default scale, since its lambda is another quantity. Where the U-Net
-        takes the scale as an input, there is no guidance in the table; where it reads no text, there is none at all.
-        """
-        default = self.defaults
-        if self.embeds_guidance:
-            guidance_scale = 1.0
-        scale: float | Sequence[float] = CFG_PLUS_PLUS if guidance == "cfg++" else default.guidance_scale
-        scale = scale if guidance_scale is None else guidance_scale
-        steps = default.num_inference_steps if timesteps is None and sigmas is None else None
-        table = plan(
-            self.schedule,
-            default.sampler if sampler is None else sampler,
-            steps if num_inference_steps is None else num_inference_steps,
-            scale,
-            spacing,
-            eta=eta,
-            guidance=guidance,
-            guidance_interval=guidance_interval,
-            timesteps=timesteps,
-            sigmas=sigmas,
-        )
-        if table.guided and not self.text:
-            raise ArgumentError(
-                f"guidance_scale is {scale}; bundle {self.name!r} takes no prompt to guide by: leave it 1"
-            )
-        return table
-
     @property
     def text_encoders(self) -> tuple[str, ...]:
         """The parts that read the prompt, one for each of ``text``."""
@@ -208,9 +163,14 @@ class Bundle:
         return next((t for t in self.parts["unet"].inputs if t.name == name), None)
 
     @property
+    def unet_channels(self) -> int:
+        """How many channels the U-Net's sample has; as many as latents where the graph leaves them open."""
+        return sample_channels(self.parts["unet"]) or self.latent.channels
+
+    @property
     def inpaints(self) -> bool:
         """Whether the U-Net reads a mask and a masked picture beside the latents."""
-        return sample_channels(self.parts["unet"]) not in (None, self.latent.channels)
+        return self.unet_channels != self.latent.channels
 
     @property
     def embeds_guidance(self) -> bool:
@@ -223,7 +183,7 @@ class Bundle:
         offered = []
         for part in self.text_encoders:
             names = (SKIPPED_OUTPUT.fullmatch(t.name) for t in self.parts[part].outputs)
-            offered.append({int(found[1]) for found in names if found})
+            offered.append({int(match[1]) for match in names if match})
         return tuple(sorted(set.intersection(*offered))) if offered else ()
 
     @property
@@ -275,9 +235,9 @@ class Bundle:
             raise BundleError(
                 f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
             )
-        if hashed and (found := sha256(path)) != file.sha256:
+        if hashed and (digest := sha256(path)) != file.sha256:
             raise BundleError(
-                f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {found[:16]}..., "
+                f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {digest[:16]}..., "
                 f"the manifest says {file.sha256[:16]}..."
             )
         return path

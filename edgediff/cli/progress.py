@@ -1,57 +1,49 @@
-"""A progress line on stderr, and only on a terminal."""
+"""Bars on stderr, and only on a terminal, drawn by tqdm."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from ..pipeline import Step
-
-WIDTH = 30
+from ..generation.step import Step
 
 
 def progress(steps: Iterable[Step]) -> Iterator[Step]:
-    """Pass ``steps`` on, drawing ``[#####....] 5/20  31.2 it/s`` as they come."""
-    stream = sys.stderr
-    if stream is None or not stream.isatty():
+    """Pass ``steps`` on, and draw how many of them are done and how fast they come."""
+    if not _on_a_terminal():
         yield from steps
         return
-    start, done = time.monotonic(), 0
-    try:
-        for done, step in enumerate(steps, 1):
-            filled = WIDTH * done // step.total
-            rate = done / max(time.monotonic() - start, 1e-9)
-            bar = "#" * filled + "." * (WIDTH - filled)
-            stream.write(f"\r[{bar}] {done}/{step.total}  {rate:.1f} it/s ")
-            stream.flush()
+    with _bar(unit="step") as bar:
+        for step in steps:
+            bar.total = step.total
+            bar.update()
             yield step
-    finally:
-        if done:
-            stream.write("\n")
 
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[float, str], None]]:
-    """A function that draws ``what [#####....] 17%  4:05 left  phase`` for a share of the work, 0 .. 1."""
-    stream, start = sys.stderr, time.monotonic()
-    shown = stream is not None and stream.isatty()
+    """A function that draws a share of the work, 0 .. 1, with the time left and the name of the phase."""
+    if not _on_a_terminal():
+        yield lambda share, phase: None
+        return
+    with _bar(
+        desc=what, total=1.0, leave=False, bar_format="{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
+    ) as drawn:
 
-    def draw(share: float, phase: str) -> None:
-        if not shown:
-            return
-        filled = int(WIDTH * share)
-        left = (time.monotonic() - start) * (1 - share) / share if share > 0 else 0.0
-        line = (
-            f"{what} [{'#' * filled}{'.' * (WIDTH - filled)}] {share:.0%}  {int(left // 60)}:{int(left % 60):02} left"
-        )
-        stream.write(f"\r\033[K{line}  {phase[:40]}")
-        stream.flush()
+        def draw(share: float, phase: str) -> None:
+            drawn.set_postfix_str(phase[:40], refresh=False)
+            drawn.update(share - drawn.n)
 
-    try:
         yield draw
-    finally:
-        if shown:
-            stream.write("\r\033[K")
-            stream.flush()
+
+
+def _on_a_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _bar(**settings: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(file=sys.stderr, dynamic_ncols=True, **settings)

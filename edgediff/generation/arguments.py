@@ -1,23 +1,88 @@
-"""Every argument of a call, declared once."""
+"""Every argument of a call, declared once: its name, type, default, meaning, and what a picture's text says of it."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..arrays import Float32
-from ..sampling.guidance import Apg, Hook
-from ..sampling.rng import Generator
+from ..errors import ArgumentError, choices
+from ..sampling.guidance import Apg, Hook, Method
+from ..sampling.names import SamplerName
+from ..sampling.rng import Generator, GeneratorName
+from ..sampling.schedule import SpacingName
 
-OUTPUT_TYPES = ("pil", "np", "latent")
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OutputType = Literal["pil", "np", "latent"]
+PromptSyntax = Literal["a1111", "plain"]
+OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def shown(name: str, text: Callable[[Any], str] = str) -> dict[str, Any]:
+    """Metadata of an argument that a picture's text names when it is not the default; ``text`` writes the value."""
+    return {"shown": (name, text)}
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{v:g}" for v in values)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return "{}x{}".format(*size[::-1])
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What ``Pipeline.stream`` takes, by the same names; its docstring says what each means."""
+    """What ``Pipeline.__call__`` and ``Pipeline.stream`` take.
+
+    Args:
+        prompt: one, or several for a batch. ``(word:1.2)`` weighs a word, ``(word)`` and ``[word]`` by 1.1 and
+            1/1.1; a backslash before a bracket makes it text; BREAK begins a new chunk. Prompts longer than the
+            text encoder are read in chunks. Models without a text encoder take none.
+        negative_prompt: what to steer away from; one for all or one a prompt. None and "" differ for models that
+            were trained with zeros for no prompt (SDXL).
+        num_inference_steps, guidance_scale, height, width, sampler: the bundle's defaults when None.
+            ``guidance_scale`` may be a list, one a step.
+        num_images_per_prompt: pictures of each prompt.
+        seed: of the first image; image k has seed + k. A sequence gives each image its own. Random when None.
+            Image k of a batch equals the single image with its seed.
+        sampler: our name, diffusers' class or A1111's label ("DPM++ 2M Karras"), see ``edgediff.plan``.
+        spacing, timesteps, sigmas, eta, guidance_interval: see ``edgediff.plan``.
+        guidance: cfg, cfg++ (``guidance_scale`` is then 0 .. 1), apg, or an ``Apg`` with its settings.
+        guidance_rescale: share, 0 .. 1, by which the guided output's deviation is brought back (Lin et al. 2023).
+        dynamic_thresholding_ratio: quantile, 0 .. 1, at which each channel of the guided x0 is clipped and scaled
+            back to the range of the estimate without guidance (after Saharia et al. 2022); None for none.
+        clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts
+            one more), for both prompts.
+        original_size, crops_coords_top_left, target_size: SDXL's (height, width) and (top, left) in pixels; the
+            picture's size and (0, 0) when None.
+        aesthetic_score, negative_aesthetic_score: of SDXL's refiner; 6.0 and 2.5 when None.
+        rng: torch-cpu or torch-cuda, whose noise the seeds give; or a function from a seed to a generator (see
+            ``edgediff.sampling.rng``).
+        prompt_syntax: a1111, or plain, where every character is text.
+        on_x0: called once a U-Net call with the x0 estimates, latents (B, C, h, w) float32; what it returns is
+            used in their place.
+        image, mask_image: for inpainting models: a Pillow image, uint8 array or path each; white in the mask is
+            drawn anew.
+        latents: starting noise (B, C, h, w) float32 of deviation 1, instead of the seed's.
+        output_type: pil, np (uint8 (B, H, W, 3)) or latent.
+    """
 
     prompt: str | Sequence[str] = ""
+    _: KW_ONLY
     negative_prompt: str | Sequence[str] | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | Sequence[float] | None = None
@@ -25,25 +90,103 @@ class Arguments:
     width: int | None = None
     num_images_per_prompt: int = 1
     seed: int | Sequence[int] | None = None
-    sampler: str | None = None
-    spacing: str | None = None
-    timesteps: Sequence[float] | None = None
-    sigmas: Sequence[float] | None = None
-    eta: float | None = None
-    guidance: str | Apg = "cfg"
-    guidance_interval: tuple[float, float] | None = None
-    guidance_rescale: float = 0.0
-    dynamic_thresholding_ratio: float | None = None
-    on_x0: Hook | None = None
-    rng: str | Callable[[int], Generator] = "torch-cpu"
-    clip_skip: int = 0
-    original_size: tuple[int, int] | None = None
-    crops_coords_top_left: tuple[int, int] | None = None
-    target_size: tuple[int, int] | None = None
-    aesthetic_score: float | None = None
-    negative_aesthetic_score: float | None = None
-    image: Any = None
-    mask_image: Any = None
-    prompt_syntax: str = "a1111"
+    sampler: SamplerName | str | None = None
+    spacing: SpacingName | str | None = None
+    eta: float | None = field(default=None, metadata=shown("Eta"))
+    guidance: Method | Apg = field(default="cfg", metadata=shown("Guidance", lambda v: str(v).replace(", ", " ")))
+    guidance_interval: tuple[float, float] | None = field(
+        default=None, metadata=shown("Guidance interval", lambda v: "{:g} to {:g}".format(*v))
+    )
+    guidance_rescale: float = field(default=0.0, metadata=shown("Guidance rescale"))
+    dynamic_thresholding_ratio: float | None = field(default=None, metadata=shown("Dynamic thresholding"))
+    clip_skip: int = field(default=0, metadata=shown("Clip skip", lambda v: str(v + 1)))  # A1111's count
+    original_size: tuple[int, int] | None = field(default=None, metadata=shown("Original size", _size))
+    crops_coords_top_left: tuple[int, int] | None = field(
+        default=None, metadata=shown("Crop", lambda v: "{} {}".format(*v))
+    )
+    target_size: tuple[int, int] | None = field(default=None, metadata=shown("Target size", _size))
+    aesthetic_score: float | None = field(default=None, metadata=shown("Aesthetic score"))
+    negative_aesthetic_score: float | None = field(default=None, metadata=shown("Negative aesthetic score"))
+    rng: GeneratorName | Callable[[int], Generator] = field(
+        default="torch-cpu", metadata=shown("RNG", lambda v: v if isinstance(v, str) else "custom")
+    )
+    timesteps: Sequence[float] | None = field(default=None, metadata=shown("Timesteps", _numbers))
+    sigmas: Sequence[float] | None = field(default=None, metadata=shown("Sigmas", _numbers))
+    prompt_syntax: PromptSyntax = field(default="a1111", metadata=shown("Prompt syntax"))
+    on_x0: Hook | None = field(default=None, metadata=shown("Hook", lambda v: "on_x0"))
+    image: Image | NDArray[np.uint8] | str | Path | None = None
+    mask_image: Image | NDArray[np.uint8] | str | Path | None = None
     latents: Float32 | None = None
-    output_type: str = "pil"
+    output_type: OutputType = "pil"
+
+    def facts(self) -> dict[str, str]:
+        """What a picture's text says of the arguments that are not at their defaults."""
+        out = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            default = value is None or (isinstance(value, (str, int, float)) and value == f.default)
+            if "shown" in f.metadata and not default:
+                name, text = f.metadata["shown"]
+                out[name] = text(value)
+        return out
+
+
+NAMES = tuple(f.name for f in fields(Arguments))
+# What other programs call what has another name here.
+ELSEWHERE = {
+    "generator": "seed",
+    "cfg_scale": "guidance_scale",
+    "num_steps": "num_inference_steps",
+    "steps": "num_inference_steps",
+    "scheduler": "sampler",
+    "sampler_name": "sampler",
+    "use_karras_sigmas": 'sampler="DPM++ 2M Karras", or spacing="karras"',
+    "callback": "stream(), whose steps come as they are made",
+    "callback_on_step_end": "stream(), whose steps come as they are made",
+    "strength": "another model: image and mask_image are for inpainting models",
+    "num_images": "num_images_per_prompt",
+    "batch_size": "num_images_per_prompt",
+}
+
+
+def takes_arguments(
+    made: Callable[P, Arguments],
+) -> Callable[[Callable[[S, Arguments], T]], Callable[Concatenate[S, P], T]]:
+    """Give a method of one ``Arguments`` the signature and documentation of its fields.
+
+    Raises (the method, before any work):
+        ArgumentError: an argument of another name; the message says which is meant, where that can be told.
+    """
+
+    def decorate(method: Callable[[S, Arguments], T]) -> Callable[Concatenate[S, P], T]:
+        @wraps(method)
+        def called(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            if unknown := [name for name in kwargs if name not in NAMES]:
+                raise ArgumentError(_unknown(unknown[0]))
+            return method(self, made(*args, **kwargs))
+
+        own, taken = inspect.signature(method), inspect.signature(made)
+        first = next(iter(own.parameters.values()))
+        called.__signature__ = taken.replace(  # type: ignore[attr-defined]
+            parameters=[first, *taken.parameters.values()], return_annotation=own.return_annotation
+        )
+        called.__doc__ = (method.__doc__ or "").replace("ARGUMENTS\n", _described())
+        return called
+
+    return decorate
+
+
+def _described() -> str:
+    """The section ``Args`` of ``Arguments``, indented as a method's docstring is."""
+    _, _, section = (Arguments.__doc__ or "").partition("    Args:\n")
+    lines = section.rstrip().splitlines()
+    return "Args:\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def _unknown(name: str) -> str:
+    if name in ELSEWHERE:
+        return f"no argument {name!r}; use {ELSEWHERE[name]}"
+    import difflib
+
+    near = difflib.get_close_matches(name, NAMES, 1)
+    return f"no argument {name!r}; " + (f"did you mean {near[0]}?" if near else f"choose from {choices(NAMES)}")

@@ -1,43 +1,19 @@
-"""What a U-Net is told besides the latents and the time: texts, sizes, a guidance scale."""
+"""What a U-Net is told besides the latents and the time: texts, sizes, a guidance scale.
+
+One frozen value holds it for a whole request. The host loop, the device loop and the choice of an engine all read it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..arrays import Float32
-from ..bundle.manifest import SIZES_AND_SCORE, Bundle
-from ..errors import ArgumentError
 
-# What SDXL's refiner was trained to take for good and for bad pictures.
-AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 GUIDANCE_UNIT = 1000.0  # the guidance scale is embedded as timesteps are, in thousandths
-
-
-class Given(Protocol):
-    """The arguments of a call that this module reads."""
-
-    @property
-    def original_size(self) -> tuple[int, int] | None: ...
-    @property
-    def crops_coords_top_left(self) -> tuple[int, int] | None: ...
-    @property
-    def target_size(self) -> tuple[int, int] | None: ...
-    @property
-    def aesthetic_score(self) -> float | None: ...
-    @property
-    def negative_aesthetic_score(self) -> float | None: ...
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """``time_ids`` with and without the prompt, float32 (6,) or (5,); None for models that take none."""
-
-    positive: Float32 | None = None
-    negative: Float32 | None = None
 
 
 @dataclass(frozen=True)
@@ -49,52 +25,72 @@ class Condition:
     time_ids: Float32 | None
 
 
-def check_sizes(bundle: Bundle, given: Given, width: int, height: int) -> Sizes:
-    """SDXL's micro-conditioning (Podell et al. 2023, section 2.2), with the picture's own size where none is given.
+@dataclass(frozen=True)
+class Group:
+    """Some images of a batch, which one call of the U-Net serves: their texts are of one length.
 
-    Raises:
-        ArgumentError: an argument that this model does not take, or of another form.
+    Attributes:
+        places: where they stand in the batch.
+        inputs: what the U-Net is told of them, (n, ...) each.
     """
-    taken = bundle.unet_input("time_ids")
-    scored = taken is not None and taken.shape[-1] == SIZES_AND_SCORE
-    sizes = ("original_size", "crops_coords_top_left") + (() if scored else ("target_size",))
-    known = {*sizes, *(("aesthetic_score", "negative_aesthetic_score") if scored else ())} if taken else set()
-    for name in (
-        "original_size",
-        "crops_coords_top_left",
-        "target_size",
-        "aesthetic_score",
-        "negative_aesthetic_score",
-    ):
-        value = getattr(given, name)
-        if value is None:
-            continue
-        if name not in known:
-            raise ArgumentError(f"{name} is {value!r}; the U-Net of bundle {bundle.name!r} takes none")
-        if name.endswith("score"):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 10:
-                raise ArgumentError(f"{name} is {value!r}; it must be a number, 0 .. 10")
-        elif not _pair(value, 0 if name.startswith("crops") else 1):
-            raise ArgumentError(f"{name} is {value!r}; it must be (height, width) in pixels")
-    if taken is None:
-        return Sizes()
-    original, crop = given.original_size or (height, width), given.crops_coords_top_left or (0, 0)
-    if not scored:
-        same = np.array([*original, *crop, *(given.target_size or (height, width))], np.float32)
-        return Sizes(same, same)
-    good = AESTHETIC_SCORE if given.aesthetic_score is None else given.aesthetic_score
-    bad = NEGATIVE_AESTHETIC_SCORE if given.negative_aesthetic_score is None else given.negative_aesthetic_score
-    # diffusers' refiner steers away from an uncropped picture, whatever the crop.
-    return Sizes(np.array([*original, *crop, good], np.float32), np.array([*original, 0, 0, bad], np.float32))
+
+    places: NDArray[np.intp]
+    inputs: Mapping[str, Float32]
+
+    def shapes(self, sample: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The shapes of all inputs of the call; ``sample`` is one image's, (C', h, w)."""
+        count = len(self.places)
+        others = {name: values.shape for name, values in self.inputs.items()}
+        return {"sample": (count, *sample), "timestep": (count,), **others}
 
 
-def _pair(value: Any, least: int) -> bool:
-    whole = (int, np.integer)
-    return (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and all(isinstance(v, whole) and not isinstance(v, bool) and least <= v <= 1 << 20 for v in value)
-    )
+@dataclass(frozen=True)
+class Conditioning:
+    """What the U-Net is told of all images of a request.
+
+    Attributes:
+        images: how many there are, B.
+        guided: the groups of a call with guidance, a batch of 2*B, the unconditional half first; empty where no row
+            is guided.
+        unguided: the groups of a call without, a batch of B.
+    """
+
+    images: int
+    guided: tuple[Group, ...]
+    unguided: tuple[Group, ...]
+
+    @property
+    def largest(self) -> Group | None:
+        """The one group of the largest batch; None where texts differ in length, so that there are several."""
+        groups = self.guided or self.unguided
+        return groups[0] if len(groups) == 1 else None
+
+
+def grouped(conditions: Sequence[Condition], guidance: Float32 | None = None) -> tuple[Group, ...]:
+    """Conditions with texts of equal length together. Padding one to the length of another would change its picture.
+
+    Args:
+        conditions: one an entry of the batch.
+        guidance: the embedding of the guidance scale, (width,), for U-Nets that take it.
+    """
+    lengths = [0 if c.hidden is None else len(c.hidden) for c in conditions]
+    out = []
+    for length in sorted(set(lengths)):
+        places = np.array([k for k, own in enumerate(lengths) if own == length])
+        inputs = _stacked([conditions[k] for k in places])
+        if guidance is not None:
+            inputs["timestep_cond"] = guidance[None].repeat(len(places), 0)
+        out.append(Group(places, inputs))
+    return tuple(out)
+
+
+def _stacked(conditions: Sequence[Condition]) -> dict[str, Float32]:
+    arrays = {
+        "encoder_hidden_states": [c.hidden for c in conditions],
+        "text_embeds": [c.pooled for c in conditions],
+        "time_ids": [c.time_ids for c in conditions],
+    }
+    return {name: np.stack([v for v in some if v is not None]) for name, some in arrays.items() if some[0] is not None}
 
 
 def embed_guidance(scale: float, width: int) -> Float32:
@@ -106,13 +102,3 @@ def embed_guidance(scale: float, width: int) -> Float32:
     angles = np.float32((scale - 1) * GUIDANCE_UNIT) * frequencies
     out: Float32 = np.concatenate([np.sin(angles), np.cos(angles), np.zeros(width % 2, np.float32)])
     return out.astype(np.float32)
-
-
-def stacked(conditions: Sequence[Condition]) -> Mapping[str, Float32]:
-    """The U-Net's inputs for a batch of conditions with texts of one length."""
-    arrays = {
-        "encoder_hidden_states": [c.hidden for c in conditions],
-        "text_embeds": [c.pooled for c in conditions],
-        "time_ids": [c.time_ids for c in conditions],
-    }
-    return {name: np.stack([v for v in some if v is not None]) for name, some in arrays.items() if some[0] is not None}

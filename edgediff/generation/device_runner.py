@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator as GeneratorType
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,9 +17,13 @@ from ..device.base import Device, DeviceArray
 from ..device.loop import DeviceLoop, DeviceStep
 from ..device.pictures import DevicePictures
 from ..engines.base import StreamEngine
+from ..engines.choose import Parts
 from ..errors import EngineError
+from ..sampling.loop import LoopStep
 from ..sampling.planning import Plan
 from ..sampling.rng import Generator
+from .conditioning import Conditioning, Group
+from .request import Request
 
 ROWS, DEPTH = 256, 8  # room for plans; longer ones get a loop of their own
 AHEAD = 2  # steps that the host may be ahead: progress is true, and cancelling saves work
@@ -41,11 +46,13 @@ class ConditionedUnet:
     def key(self) -> Hashable:
         return self._engine.key, tuple(sorted((name, array.shape) for name, array in self._now.items()))
 
-    def set(self, conditional: Mapping[str, Float32], unconditional: Mapping[str, Float32] | None) -> None:
-        """The conditions of every image, (B, ...) each; without guidance the other half is not read."""
+    def set(self, inputs: Mapping[str, Float32]) -> None:
+        """The conditions of every image: (2*B, ...) each, or (B, ...) without guidance, where the other half is not
+        read.
+        """
         self._now = {}
-        for name, values in conditional.items():
-            both = np.concatenate([values if unconditional is None else unconditional[name], values])
+        for name, values in inputs.items():
+            both = values if len(values) > self._images else np.concatenate([values, values])
             both = both.astype(self._types[name])
             place = (name, both.shape)
             if place not in self._places:
@@ -75,6 +82,45 @@ class _Decoder:
 
     def enqueue(self, latents: DeviceArray, pixels: DeviceArray, stream: int) -> None:
         self._engine.enqueue({"latent_sample": latents}, {"sample": pixels}, stream)
+
+
+def device_engine(
+    request: Request, conditioning: Conditioning, parts: Parts, device: Device | None, sample: tuple[int, ...]
+) -> StreamEngine | None:
+    """The U-Net's engine, where the device loop can run the request by it: guidance in the rows, texts of one length,
+    an engine that enqueues. ``sample`` is one image's shape, (C', h, w).
+    """
+    if device is None or request.combiner() is not None or conditioning.largest is None:
+        return None
+    engine: Any = parts.pick("unet", conditioning.largest.shapes(sample))
+    return engine if hasattr(engine, "enqueue") else None
+
+
+def run_on_device(
+    plan: Plan,
+    device: Device,
+    unet: StreamEngine,
+    bundle: Bundle,
+    runners: RunnerPool,
+    shape: tuple[int, int, int, int],
+    streams: Sequence[Generator],
+    x: Float32 | None,
+    conditioning: Conditioning,
+    extra: Float32 | None,
+) -> GeneratorType[tuple[DeviceRunner, DeviceStep], None, None]:
+    """Borrow a runner for the state's ``shape`` and yield after every row; the last step's values come to the host
+    when the iterator goes on.
+    """
+    assert conditioning.largest is not None
+    room = max(ROWS, 1 << (len(plan.rows) - 1).bit_length())
+
+    def make() -> DeviceRunner:
+        return DeviceRunner(device, bundle, unet, shape, room, DEPTH)
+
+    with runners.borrow((shape, room, id(unet)), make) as runner:
+        for step in runner.run(plan, streams, x, conditioning.largest, extra):
+            yield runner, step
+        step.settle()
 
 
 class DeviceRunner:
@@ -118,17 +164,13 @@ class DeviceRunner:
             )
 
     def run(
-        self,
-        plan: Plan,
-        streams: Sequence[Generator],
-        x: Float32 | None,
-        conditional: Mapping[str, Float32],
-        unconditional: Mapping[str, Float32] | None,
-        extra: Float32 | None,
+        self, plan: Plan, streams: Sequence[Generator], x: Float32 | None, group: Group, extra: Float32 | None
     ) -> Iterator[DeviceStep]:
-        """As ``DeviceLoop.run``; ``extra`` (B, C', h, w) are the further channels of an inpainting model."""
+        """As ``DeviceLoop.run``; ``group`` is the largest batch of the plan, and ``extra`` (B, C', h, w) are the
+        further channels of an inpainting model.
+        """
         with self.device.lock:
-            self._model.set(conditional, unconditional)
+            self._model.set(group.inputs)
             if extra is not None:
                 images, own = self.loop.shape[:2]
                 sample = np.zeros(self.loop.sample.shape, np.float32)
@@ -136,8 +178,15 @@ class DeviceRunner:
                 self.device.upload(self.loop.sample.address, sample.astype(self.loop.sample.dtype))
         return self.loop.run(plan, streams, x, ahead=AHEAD)
 
-    def draw(self, step: Any, decoder: StreamEngine) -> NDArray[np.uint8] | None:
-        """The pictures of a last step, uint8 (B, H, W, 3); None where the device does not hold it any more."""
+    def draw(self, step: DeviceStep | LoopStep, parts: Parts) -> NDArray[np.uint8] | None:
+        """The pictures of a last step, uint8 (B, H, W, 3); None where they cannot be drawn on the device, or it does
+        not hold the step any more.
+        """
+        if self._bundle.latent.factor == 1:
+            return None
+        decoder: Any = parts.pick("vae_decoder", {"latent_sample": self.loop.shape})
+        if not hasattr(decoder, "enqueue") or not isinstance(step, DeviceStep):
+            return None
         with self.device.lock:
             if not step.live:
                 return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,18 +10,21 @@ import numpy as np
 
 from ..arrays import Float32
 from ..bundle.manifest import MAX_SIZE, Bundle
-from ..errors import ArgumentError, BundleError, PromptError, PromptWarning, choices
-from ..prompts.chunks import PromptChunks, tokenise
+from ..checks import is_number, is_whole, number, positive
+from ..errors import ArgumentError, PromptError, choices
+from ..prompts.chunks import PromptChunks
 from ..prompts.textual_inversion import Embeddings
 from ..prompts.tokenizer import Tokenizer
 from ..sampling.guidance import METHODS, Apg, Combine, Hook, combiner
-from ..sampling.planning import Plan
+from ..sampling.planning import Plan, plan
 from ..sampling.rng import Generator, find_generator
 from .arguments import OUTPUT_TYPES, Arguments
-from .conditioning import Sizes, check_sizes
 from .masks import Masked, check_masked
+from .sizes import Sizes, check_sizes
+from .texts import check_texts, tokenised
 
 MAX_SEED = 2**64 - 1
+CFG_PLUS_PLUS = 0.6  # default guidance_scale of cfg++ (the paper's lambda)
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,7 @@ class Request:
     arguments: Arguments
     prompts: tuple[str, ...]  # one an image
     negatives: tuple[str, ...]
-    texts: Mapping[
-        str, tuple[PromptChunks, ...]
-    ]  # of every prompt above that the text encoders will read, one for each
+    texts: Mapping[str, tuple[PromptChunks, ...]]  # of each prompt that the text encoders will read, one an encoder
     sizes: Sizes
     masked: Masked | None
     embeddings: Embeddings
@@ -52,116 +52,107 @@ class Request:
         return _combiner(self.plan, self.arguments, self.clip)
 
 
-def check(
-    bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embeddings, given: Arguments, level: int
-) -> Request:
-    """The checked form of a call's arguments; warnings are for the caller ``level`` frames above.
+def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embeddings, arguments: Arguments) -> Request:
+    """The checked form of a call's arguments.
+
+    Warns:
+        PromptWarning: words of a prompt were cut.
 
     Raises:
-        ArgumentError, PromptError: see ``Pipeline.stream``.
+        ArgumentError, PromptError: see ``Arguments``.
     """
-    prompts = _texts("prompt", given.prompt)
-    if not prompts:
-        raise PromptError("no prompt was given")
-    negative_prompt = "" if given.negative_prompt is None else given.negative_prompt
-    negatives = _texts("negative prompt", negative_prompt)
-    if isinstance(negative_prompt, str):
-        negatives *= len(prompts)
-    if len(negatives) != len(prompts):
-        raise PromptError(f"{len(prompts)} prompts need as many negative prompts; {len(negatives)} were given")
-    per = whole("num_images_per_prompt", given.num_images_per_prompt)
-    width, height = _size(bundle, given)
-    if given.output_type not in OUTPUT_TYPES:
-        raise ArgumentError(f"no output_type {given.output_type!r}; choose from {choices(OUTPUT_TYPES)}")
-    _check_clip_skip(bundle, given.clip_skip)
+    prompts, negatives = check_texts(arguments)
+    per = positive("num_images_per_prompt", arguments.num_images_per_prompt)
+    width, height = _size(bundle, arguments)
+    if arguments.output_type not in OUTPUT_TYPES:
+        raise ArgumentError(f"no output_type {arguments.output_type!r}; choose from {choices(OUTPUT_TYPES)}")
+    _check_clip_skip(bundle, arguments.clip_skip)
     prompts = tuple(p for p in prompts for _ in range(per))
     negatives = tuple(n for n in negatives for _ in range(per))
-    table = _plan(bundle, given)
+    table = plan_for(bundle, arguments)
+    _check_guidance(bundle, arguments, table)
     latent = bundle.latent
     shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
-    latents = None if given.latents is None else _latents(given.latents, shape)
-    seeds = _seeds(given.seed, len(prompts))
-    generator = find_generator(given.rng)
-    sizes = check_sizes(bundle, given, width, height)
-    masked = check_masked(bundle, given.image, given.mask_image, width, height)
+    latents = None if arguments.latents is None else _latents(arguments.latents, shape)
+    seeds = _seeds(arguments.seed, len(prompts))
+    generator = find_generator(arguments.rng)
+    sizes = check_sizes(bundle, arguments, width, height)
+    masked = check_masked(bundle, arguments.image, arguments.mask_image, width, height)
     if not tokenizers and any((*prompts, *negatives)):
         raise PromptError(
             f"bundle {bundle.name!r} takes no prompt; it was given {next(filter(None, prompts + negatives))!r}"
         )
-    texts: dict[str, tuple[PromptChunks, ...]] = {}
-    for kind, some in (("prompt", prompts), ("negative prompt", negatives if table.guided else ())):
-        unique = list(dict.fromkeys(some)) if tokenizers else []
-        for k, prompt in enumerate(unique, 1):
-            what = kind if len(unique) == 1 else f"{kind} {k}"
-            texts[prompt] = both = tuple(
-                tokenise(prompt, t, embeddings, given.prompt_syntax, bundle.max_chunks, what) for t in tokenizers
-            )
-            text = both[0]
-            if any(len(other.chunks) != len(text.chunks) for other in both):
-                raise BundleError(
-                    f"bundle {bundle.name!r}: its tokenizers cut the {what} into different numbers of chunks"
-                )
-            if text.empty and kind == "prompt":
-                raise PromptError(f"the {what} is {prompt!r}; it must hold a word")
-            if text.cut:
-                warnings.warn(
-                    f"the {what} is longer than the {len(text.chunks) * (tokenizers[0].max_length - 2)} tokens that "
-                    f"this model reads; cut: {_shown(text.cut)}",
-                    PromptWarning,
-                    stacklevel=level + 1,
-                )
+    read = {"prompt": prompts, "negative prompt": negatives if table.guided else ()}
     return Request(
-        given,
-        prompts,
-        negatives,
-        texts,
-        sizes,
-        masked,
-        embeddings,
-        seeds,
-        generator,
-        table,
-        width,
-        height,
-        latents,
-        bundle.clip_sample,
-        _guidance_embedding(bundle, given),
+        arguments=arguments,
+        prompts=prompts,
+        negatives=negatives,
+        texts=tokenised(bundle, tokenizers, embeddings, arguments.prompt_syntax, read),
+        sizes=sizes,
+        masked=masked,
+        embeddings=embeddings,
+        seeds=seeds,
+        generator=generator,
+        plan=table,
+        width=width,
+        height=height,
+        latents=latents,
+        clip=bundle.clip_sample,
+        guidance_embedding=_guidance_embedding(bundle, arguments),
     )
 
 
-def _plan(bundle: Bundle, given: Arguments) -> Plan:
-    if not isinstance(given.guidance, Apg) and given.guidance not in METHODS:
-        raise ArgumentError(f"no guidance {given.guidance!r}; choose from {choices(METHODS)}, or an Apg(...)")
-    linear = "cfg++" if given.guidance == "cfg++" else "cfg"
-    table = bundle.plan(
-        given.sampler,
-        given.num_inference_steps,
-        given.guidance_scale,
-        given.spacing,
-        eta=given.eta,
-        guidance=linear,
-        guidance_interval=given.guidance_interval,
-        timesteps=given.timesteps,
-        sigmas=given.sigmas,
+def plan_for(bundle: Bundle, arguments: Arguments) -> Plan:
+    """The table of a call on this model; what is None is the bundle's default.
+
+    CFG++ has its own default scale, since its lambda is another quantity. Where the U-Net takes the scale as an input,
+    there is no guidance in the table; where it reads no text, there is none at all.
+
+    Raises:
+        ArgumentError: as ``edgediff.plan``; guidance for a model that takes no prompt.
+    """
+    method, defaults = arguments.guidance, bundle.defaults
+    if not isinstance(method, Apg) and method not in METHODS:
+        raise ArgumentError(f"no guidance {method!r}; choose from {choices(METHODS)}, or an Apg(...)")
+    scale: float | Sequence[float] = CFG_PLUS_PLUS if method == "cfg++" else defaults.guidance_scale
+    scale = scale if arguments.guidance_scale is None else arguments.guidance_scale
+    scale = 1.0 if bundle.embeds_guidance else scale
+    explicit = arguments.timesteps is not None or arguments.sigmas is not None
+    steps = None if explicit else defaults.num_inference_steps
+    table = plan(
+        bundle.schedule,
+        defaults.sampler if arguments.sampler is None else arguments.sampler,
+        steps if arguments.num_inference_steps is None else arguments.num_inference_steps,
+        scale,
+        arguments.spacing,
+        eta=arguments.eta,
+        guidance="cfg++" if method == "cfg++" else "cfg",
+        guidance_interval=arguments.guidance_interval,
+        timesteps=arguments.timesteps,
+        sigmas=arguments.sigmas,
     )
-    for name, value in (
-        ("guidance_rescale", given.guidance_rescale),
-        ("dynamic_thresholding_ratio", given.dynamic_thresholding_ratio),
-    ):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and 0 <= value <= 1):
-            raise ArgumentError(f"{name} is {value!r}; it must be a number, 0 .. 1")
-    if given.on_x0 is not None and not callable(given.on_x0):
-        raise ArgumentError(f"on_x0 is {given.on_x0!r}; it must be a function of an array")
-    _combiner(table, given, bundle.clip_sample)  # refuses what does not go together
+    if table.guided and not bundle.text:
+        raise ArgumentError(
+            f"guidance_scale is {scale}; bundle {bundle.name!r} takes no prompt to guide by: leave it 1"
+        )
     return table
 
 
-def _combiner(table: Plan, given: Arguments, clip: float | None) -> Combine | None:
-    hook = given.on_x0
+def _check_guidance(bundle: Bundle, arguments: Arguments, table: Plan) -> None:
+    """What runs between the halves of the rows, and that it goes with the plan."""
+    for name in ("guidance_rescale", "dynamic_thresholding_ratio"):
+        if getattr(arguments, name) is not None:
+            number(name, getattr(arguments, name), 0, 1)
+    if arguments.on_x0 is not None and not callable(arguments.on_x0):
+        raise ArgumentError(f"on_x0 is {arguments.on_x0!r}; it must be a function of an array")
+    _combiner(table, arguments, bundle.clip_sample)
+
+
+def _combiner(table: Plan, arguments: Arguments, clip: float | None) -> Combine | None:
+    hook = arguments.on_x0
     if clip is not None:
-        hook = _clipped(clip, given.on_x0)
-    return combiner(table, given.guidance, given.guidance_rescale, given.dynamic_thresholding_ratio, hook)
+        hook = _clipped(clip, arguments.on_x0)
+    return combiner(table, arguments.guidance, arguments.guidance_rescale, arguments.dynamic_thresholding_ratio, hook)
 
 
 def _clipped(limit: float, then: Hook | None) -> Hook:
@@ -172,20 +163,20 @@ def _clipped(limit: float, then: Hook | None) -> Hook:
     return clip
 
 
-def _guidance_embedding(bundle: Bundle, given: Arguments) -> float | None:
+def _guidance_embedding(bundle: Bundle, arguments: Arguments) -> float | None:
     """The scale that the U-Net reads; None where guidance is the table's."""
     if not bundle.embeds_guidance:
         return None
-    scale = bundle.defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale <= 100:
+    scale = bundle.defaults.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
+    if not is_number(scale, 1, 100):
         raise ArgumentError(f"guidance_scale is {scale!r}; this U-Net takes one number as an input, 1 .. 100")
-    return float(scale)
+    return float(scale)  # type: ignore[arg-type]
 
 
-def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:
+def _size(bundle: Bundle, arguments: Arguments) -> tuple[int, int]:
     defaults, multiple = bundle.defaults, bundle.latent.size_multiple
-    height = whole("height", defaults.height if given.height is None else given.height)
-    width = whole("width", defaults.width if given.width is None else given.width)
+    height = positive("height", defaults.height if arguments.height is None else arguments.height)
+    width = positive("width", defaults.width if arguments.width is None else arguments.width)
     for name, value in (("height", height), ("width", width)):
         if value > MAX_SIZE:
             raise ArgumentError(f"{name} is {value}; it must be at most {MAX_SIZE}")
@@ -198,49 +189,23 @@ def _size(bundle: Bundle, given: Arguments) -> tuple[int, int]:
 
 def _check_clip_skip(bundle: Bundle, clip_skip: int) -> None:
     known = (0, *bundle.clip_skips)
-    if isinstance(clip_skip, bool) or not isinstance(clip_skip, (int, np.integer)) or clip_skip not in known:
+    if not is_whole(clip_skip) or clip_skip not in known:
         raise ArgumentError(
             f"clip_skip is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers {choices(map(str, known))}"
         )
 
 
-def _latents(given: Any, shape: tuple[int, ...]) -> Float32:
-    if not isinstance(given, np.ndarray) or given.shape != shape:
-        found = getattr(given, "shape", type(given).__name__)
-        raise ArgumentError(f"latents have shape {found}; this call needs {shape}")
-    if given.dtype.kind not in "fiu":
-        raise ArgumentError(f"latents are of type {given.dtype}; they must be numbers")
+def _latents(values: Any, shape: tuple[int, ...]) -> Float32:
+    if not isinstance(values, np.ndarray) or values.shape != shape:
+        shown = getattr(values, "shape", type(values).__name__)
+        raise ArgumentError(f"latents have shape {shown}; this call needs {shape}")
+    if values.dtype.kind not in "fiu":
+        raise ArgumentError(f"latents are of type {values.dtype}; they must be numbers")
     with np.errstate(over="ignore"):  # seen below
-        latents = given.astype(np.float32)
+        latents = values.astype(np.float32)
     if not np.isfinite(latents).all():
         raise ArgumentError("latents hold values that are not finite")
     return latents
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number of at least 1, or ``ArgumentError``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least 1")
-    return int(value)
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    texts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    for text in texts:
-        if not isinstance(text, str):
-            raise PromptError(f"the {name} is {text!r}; it must be text, or a list of texts")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the {name} {text!r} holds bytes that are not UTF-8 text") from error
-    return texts
-
-
-def _shown(text: str, most: int = 400) -> str:
-    """Quoted; of a long text, both ends."""
-    if len(text) <= most:
-        return repr(text)
-    return f"{text[: most // 2]!r} ... {text[-most // 2 :]!r} ({len(text)} characters)"
 
 
 def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
@@ -252,13 +217,13 @@ def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
     if isinstance(seed, np.ndarray) and seed.ndim == 0:
         seed = seed.item()
     seeds: tuple[Any, ...] = (seed,)
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+    if isinstance(seed, (int, np.integer)) and is_whole(seed):
         seeds = tuple(int(seed) + k for k in range(count))
     elif isinstance(seed, (list, tuple, range, np.ndarray)):
         seeds = tuple(seed)
         if len(seeds) != count:
             raise ArgumentError(f"{count} images need as many seeds; {len(seeds)} were given")
     for s in seeds:
-        if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not 0 <= s <= MAX_SEED:
+        if not is_whole(s, 0, MAX_SEED):
             raise ArgumentError(f"seed is {s!r}; it must be a whole number from 0 to {MAX_SEED}")
     return tuple(int(s) for s in seeds)

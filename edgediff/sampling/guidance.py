@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import number
 from ..errors import ArgumentError
-from .planning import GUIDANCES, Plan
+from .planning import Plan
 from .update import Row, estimate, guide
 
 Array = NDArray[Any]
@@ -23,7 +24,8 @@ Hook = Callable[[Array], Array]
 
 IMAGE, CHANNEL = (1, 2, 3), (2, 3)  # axes of one picture, and of one channel of it
 
-METHODS = (*GUIDANCES, "apg")
+Method = Literal["cfg", "cfg++", "apg"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class Apg:
             value = getattr(self, name)
             if name == "norm_threshold" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise ArgumentError(f"apg {name} is {value!r}; it must be a number, {low:g} .. {high:g}")
+            number(f"apg {name}", value, low, high)
 
     def start(self) -> Combine:
         """Guidance for one run; it holds the running average."""
@@ -84,17 +85,6 @@ def rescale(m: Array, c: Array, phi: float) -> Array:
     ratio = c.std(axis=IMAGE, keepdims=True) / np.where(spread > 0, spread, 1)
     out: Array = m * (phi * ratio + (1 - phi)).astype(m.dtype)
     return out
-
-
-def dynamic_threshold(x0: Array, ratio: float, reference: float = 1.0) -> Array:
-    """Clip each picture at the quantile ``ratio`` of its absolute values, or at ``reference`` where that is more, and
-    scale what lies there to ``reference`` (Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.3).
-
-    It is made for pixels in [-1, 1] (reference 1); for latents see ``latent_threshold``.
-    """
-    limit = np.maximum(quantile(x0, ratio, IMAGE), reference)
-    out: Array = np.clip(x0, -limit, limit) * (reference / limit)
-    return out.astype(x0.dtype, copy=False)
 
 
 def latent_threshold(x0: Array, free: Array, ratio: float) -> Array:
@@ -152,8 +142,8 @@ def combiner(
 def _checked(changed: Any, x0: Array) -> Array:
     """What a hook gave, in the type of ``x0``."""
     if not isinstance(changed, np.ndarray) or changed.shape != x0.shape or changed.dtype.kind not in "fiu":
-        given = f"{changed.dtype}{changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__
-        raise ArgumentError(f"on_x0 gave {given}; it must give {x0.dtype}{x0.shape}")
+        kind = f"{changed.dtype}{changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__
+        raise ArgumentError(f"on_x0 gave {kind}; it must give {x0.dtype}{x0.shape}")
     out = changed.astype(x0.dtype, copy=False)
     if not np.isfinite(out).all():
         raise ArgumentError("on_x0 gave values that are not finite")

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,16 @@ from .planning import Plan
 from .update import Row, remember, update
 
 Array = NDArray[np.floating[Any]]
-ABI = 1  # of the structures below and of the package's functions
+ABI = 2  # of the structures below and of the package's functions
 MAX_HISTORY = 8
 INSTALL = "the package edgediff-kernels is not installed (pip install ./cpp_ext in the repository)"
 
-# A row in float32 (see ``update.Row``); draw counts the run's draws of noise, rest is 1 - scale.
+# How the types of Row's fields lie in memory.
+_FORMATS: dict[Any, Any] = {float: np.float32, bool: np.int32, tuple[float, ...]: (np.float32, (MAX_HISTORY,))}
+# A row as the kernels read it: the fields of Row, then rest, which is 1 - scale, and draw, the run's draws of noise so
+# far. Row is the list of columns; its twin is ROW_COLUMNS in cpp_ext/src/types.h.
 ROW = np.dtype(
-    [(name, np.float32) for name in ("t", "a", "bu", "bc", "d", "p", "qu", "qc", "scale", "rest", "x0_x", "x0_m")]
-    + [("guided", np.int32), ("draw", np.uint32), ("w", np.float32, (MAX_HISTORY,))]
+    [(name, _FORMATS[kind]) for name, kind in get_type_hints(Row).items()] + [("rest", np.float32), ("draw", np.uint32)]
 )
 # What a run changes, in device memory, so that a captured graph serves the next run too; cpp_ext/src/types.h says what.
 HEADER = np.dtype(
@@ -63,35 +65,50 @@ def find_package() -> KernelPackage:
         return KernelPackage(None, INSTALL if error.name == "edgediff_kernels" else f"edgediff-kernels: {error}")
     except ImportError as error:
         return KernelPackage(None, f"edgediff-kernels cannot be loaded: {error}")
-    facts = (getattr(module, "ABI", None), getattr(module, "ROW_BYTES", None), getattr(module, "HEADER_BYTES", None))
-    if facts != (ABI, ROW.itemsize, HEADER.itemsize):
-        return KernelPackage(
-            None, f"edgediff-kernels {getattr(module, '__version__', '')} is of another ABI; install it again"
-        )
+    described = f"edgediff-kernels {getattr(module, '__version__', '')}"
+    if getattr(module, "ABI", None) != ABI:
+        return KernelPackage(None, f"{described} is of another ABI; install it again")
+    for name, dtype, theirs, size in (
+        ("row", ROW, module.ROW_FIELDS, module.ROW_BYTES),
+        ("header", HEADER, module.HEADER_FIELDS, module.HEADER_BYTES),
+    ):
+        differing = sorted({field[0] for field in {*fields_of(dtype)} ^ {*theirs}})
+        if differing or dtype.itemsize != size:
+            fields = ", ".join(differing) or "its size"
+            return KernelPackage(None, f"{described} lays out a {name} otherwise ({fields}); install it again")
     return KernelPackage(module)
+
+
+def fields_of(dtype: np.dtype[Any]) -> tuple[tuple[str, str, int], ...]:
+    """The fields of a structure in memory order, each as (name, type, offset), as the package says its own."""
+    fields = []
+    for name, (kind, offset, *_) in (dtype.fields or {}).items():
+        count = "".join(map(str, kind.shape))
+        fields.append((name, f"{count}{kind.base.kind}{kind.base.itemsize}", offset))
+    return tuple(fields)
 
 
 def require_package() -> Any:
     """The package; ``EngineError`` with the reason where it cannot be used."""
-    found = find_package()
-    if found.module is None:
-        raise EngineError(found.why_not)
-    return found.module
+    package = find_package()
+    if package.module is None:
+        raise EngineError(package.why_not)
+    return package.module
 
 
 def describe() -> str:
     """One line for people: which kernels run here."""
-    found = find_package()
-    if found.module is None:
-        return f"NumPy; {found.why_not}"
-    facts = found.module.facts()
+    package = find_package()
+    if package.module is None:
+        return f"NumPy; {package.why_not}"
+    facts = package.module.facts()
     if facts["cuda"] is None:
-        return f"edgediff-kernels {found.module.__version__}, built without CUDA"
+        return f"edgediff-kernels {package.module.__version__}, built without CUDA"
     try:
-        devices = f"{found.module.device_count()} CUDA devices"
-    except found.module.CudaError as error:
+        devices = f"{package.module.device_count()} CUDA devices"
+    except package.module.CudaError as error:
         devices = str(error)
-    return f"edgediff-kernels {found.module.__version__} (CUDA {facts['cuda']}); {devices}"
+    return f"edgediff-kernels {package.module.__version__} (CUDA {facts['cuda']}); {devices}"
 
 
 def advance(
@@ -121,14 +138,7 @@ def advance(
         n=n,
         next=after,
         pushed=pushed,
-        a=row.a,
-        bu=row.bu,
-        bc=row.bc,
-        w=row.w,
-        d=row.d,
-        p=row.p,
-        qu=row.qu,
-        qc=row.qc,
+        **vars(row),
     )
     return after, pushed
 
@@ -141,13 +151,16 @@ def packed(plan: Plan, first_draw: int = 0) -> NDArray[Any]:
     """
     if plan.depth > MAX_HISTORY:
         raise ArgumentError(f"the plan reads {plan.depth} past values; the kernels hold a history of {MAX_HISTORY}")
-    out = np.zeros(len(plan.rows), ROW)
+    records = []
     draw = first_draw
-    for packed_row, row in zip(out, plan.rows, strict=True):
-        for name in ("t", "a", "bu", "bc", "d", "p", "qu", "qc", "scale", "x0_x", "x0_m", "guided"):
-            packed_row[name] = getattr(row, name)
-        packed_row["rest"] = 1 - row.scale
-        packed_row["w"][: len(row.w)] = row.w
-        packed_row["draw"] = draw
+    for row in plan.rows:
+        records.append(record(row, draw))
         draw += row.d != 0
-    return out
+    return np.array(records, ROW)
+
+
+def record(row: Row, draw: int) -> tuple[Any, ...]:
+    """The values of one row in the order of ``ROW``; its noise is the run's draw number ``draw``."""
+    w = (*row.w, *[0.0] * (MAX_HISTORY - len(row.w)))
+    values = vars(row) | {"w": w, "rest": 1 - row.scale, "draw": draw}
+    return tuple(values[name] for name in ROW.names or ())

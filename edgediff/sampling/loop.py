@@ -17,12 +17,14 @@ from .update import Row, estimate
 Array = NDArray[Any]
 # (x, t, guided) -> (u, c): the U-Net's unconditional (None unless guided) and conditional outputs, shaped like x.
 Denoise = Callable[[Array, float, bool], tuple[Array | None, Array]]
+# (index, row, x') -> x'': what goes on in place of the state that a row made, shaped like it.
+Between = Callable[[int, Row, Array], Array]
 
 
 @dataclass(frozen=True)
 class LoopStep:
     """What one U-Net call saw and made: the state ``before``, the outputs, what an unfused guidance made of them
-    (``m``; None without), and the state ``after``.
+    (``m``; None without), and the state ``after``, which the next call sees.
     """
 
     row: Row
@@ -40,7 +42,12 @@ class LoopStep:
 
 
 def run(
-    plan: Plan, denoise: Denoise, x: Array, noise: Callable[[], Array], combine: Combine | None = None
+    plan: Plan,
+    denoise: Denoise,
+    x: Array,
+    noise: Callable[[], Array],
+    combine: Combine | None = None,
+    between: Between | None = None,
 ) -> Iterator[LoopStep]:
     """Yield after every row; closing the iterator cancels.
 
@@ -50,9 +57,11 @@ def run(
         x: the first state.
         noise: called once a row that adds noise.
         combine: guidance that is not linear, run between the halves, unfused; plans with ``mergeable`` alone.
+        between: runs after every row, the last included, and returns the state that goes on. A mask keeps what lies
+            outside of it with ``mask*x + (1 - mask)*(row.ka*z0 + row.ks*n0)``. The history stays as the row made it.
     """
     history: list[Array] = []  # newest first, each shaped like x
-    for row in plan.rows:
+    for index, row in enumerate(plan.rows):
         u, c = denoise(x, row.t, row.guided)
         with np.errstate(over="ignore", invalid="ignore"):  # the caller checks; NumPy would print
             m = None if combine is None else combine(row, x, u, c)
@@ -60,5 +69,7 @@ def run(
             after, pushed = advance(*used, history, noise() if row.d else None, plan.depth > 0)
             if pushed is not None:
                 history = [pushed, *history[: plan.depth - 1]]
+            if between is not None:
+                after = between(index, row, after)
         yield LoopStep(row, x, u, c, m, after)
         x = after

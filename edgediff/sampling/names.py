@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ArgumentError, choices
 from .samplers import SAMPLERS
 from .schedule import SPACINGS
 
+# The keys of SAMPLERS, for type checkers and completion.
+SamplerName = Literal[
+    "ddim",
+    "ddpm",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpm2",
+    "dpm2_a",
+    "lms",
+    "plms",
+    "deis",
+    "deis_3",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "dpmpp_2s_a",
+    "dpmpp_sde",
+    "unipc",
+    "unipc_3",
+    "lcm",
+    "tcd",
+]
 DIFFUSERS = {
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import is_number
 from ..errors import ArgumentError, choices
 from .linear_step import LinearStep
 from .names import resolve, resolve_spacing
@@ -151,22 +152,24 @@ def plan(
     if guidance != "cfg" and not recipe.memoryless:
         fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
         raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
-    rows, before, interval = [], [], -1
-    for step in _steps(key, levels, schedule, eta):
+    linear = _steps(key, levels, schedule, eta)
+    # Some samplers look at a flow model's levels as straight ones, with alpha 1.
+    states = [replace(step.at, alpha=1 - step.at.sigma) if schedule.flow else step.at for step in linear]
+    states.append(levels[-1])
+    rows, interval = [], -1
+    for step, to in zip(linear, states[1:], strict=True):
         interval += step.stage == 0
         g = scales[interval] if first <= interval < stop else None
-        row = _row(step, schedule.prediction_type, g, guidance)
+        row = _row(step, to, schedule.prediction_type, g, guidance)
         if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
-        # Some samplers look at a flow model's levels as straight ones, with alpha 1.
-        before.append(replace(step.at, alpha=1 - step.at.sigma) if schedule.flow else step.at)
     unit = recipe.unit_start or spacing == "leading" or schedule.flow
     return Plan(
         sampler=key,
         spacing=spacing,
         guidance_scale=tuple(scales) if np.ndim(guidance_scale) else scales[0],
-        levels=(*before, levels[-1]),
+        levels=tuple(states),
         rows=tuple(rows),
         start=1.0 if unit else levels[0].sigma,
         depth=max(len(row.w) for row in rows),
@@ -189,8 +192,8 @@ def _steps(key: str, levels: Sequence[Level], schedule: Schedule, eta: float | N
         raise ArgumentError(f"sampler {key} has no finite steps on these levels: {error}") from error
 
 
-def _row(step: LinearStep, prediction: str, g: float | None, guidance: str) -> Row:
-    """A step with x0 = P*x + Q*m and m = u + g*(c - u) put in; without guidance when ``g`` is None."""
+def _row(step: LinearStep, to: Level, prediction: str, g: float | None, guidance: str) -> Row:
+    """A step to the level ``to`` with x0 = P*x + Q*m and m = u + g*(c - u) put in; no guidance when ``g`` is None."""
     p, q = x0_from(prediction, step.at)
     guided = g is not None and (guidance == "cfg++" or g > 1)
     g = g if g is not None and guided else 1.0
@@ -211,6 +214,8 @@ def _row(step: LinearStep, prediction: str, g: float | None, guidance: str) -> R
         scale=g,
         x0_x=p,
         x0_m=q,
+        ka=to.alpha,
+        ks=to.sigma,
     )
 
 
@@ -242,11 +247,11 @@ def _levels(
     return (*levels, CLEAN if clean or idle else end)
 
 
-def _scales(given: Scale, count: int, guidance: str) -> list[float]:
+def _scales(scale: Scale, count: int, guidance: str) -> list[float]:
     if guidance not in GUIDANCES:
         raise ArgumentError(f"no guidance {guidance!r}; choose from {choices(GUIDANCES)}")
-    several = isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and given.ndim > 0)
-    values: list[Any] = list(given) if several else [given]  # type: ignore[arg-type]
+    several = isinstance(scale, (list, tuple)) or (isinstance(scale, np.ndarray) and scale.ndim > 0)
+    values: list[Any] = list(scale) if several else [scale]  # type: ignore[arg-type]
     if several and len(values) != count:
         raise ArgumentError(f"guidance_scale has {len(values)} values; {count} steps need as many")
     values = [v.item() if isinstance(v, np.ndarray) and v.ndim == 0 else v for v in values]
@@ -255,14 +260,14 @@ def _scales(given: Scale, count: int, guidance: str) -> list[float]:
     return scales if several else scales * count
 
 
-def _interval(given: tuple[float, float] | None, count: int) -> tuple[int, int]:
-    if given is None:
+def _interval(interval: tuple[float, float] | None, count: int) -> tuple[int, int]:
+    if interval is None:
         return 0, count
-    if not isinstance(given, (list, tuple)) or len(given) != 2:
-        raise ArgumentError(f"guidance_interval is {given!r}; it must be (start, stop), for example (0.2, 0.8)")
-    start, stop = (_number("guidance_interval", v, 0, 1) for v in given)
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+        raise ArgumentError(f"guidance_interval is {interval!r}; it must be (start, stop), for example (0.2, 0.8)")
+    start, stop = (_number("guidance_interval", v, 0, 1) for v in interval)
     if start > stop:
-        raise ArgumentError(f"guidance_interval is {given!r}; it must not stop before it starts")
+        raise ArgumentError(f"guidance_interval is {interval!r}; it must not stop before it starts")
     first, end = math.floor(start * count + 0.5), math.floor(stop * count + 0.5)
     if start < stop and first == end:  # shorter than a step: the step that it lies in
         first = min(math.floor(start * count), count - 1)
@@ -271,7 +276,7 @@ def _interval(given: tuple[float, float] | None, count: int) -> tuple[int, int]:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if not is_number(value):
         raise ArgumentError(f"{name} is {value!r}; it must be a number")
     if not low <= value <= high:  # NaN too
         raise ArgumentError(f"{name} is {value}; it must be {low:g} .. {high:g}")

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32
+from ..checks import is_whole
 from ..errors import ArgumentError, choices
 
 Float64 = NDArray[np.float64]
@@ -42,7 +43,7 @@ class TorchCpuGenerator:
     """
 
     def __init__(self, seed: int) -> None:
-        self._twister = np.random.RandomState(_checked(seed) & 0xFFFFFFFF)
+        self._twister = np.random.RandomState(_checked_seed(seed) & 0xFFFFFFFF)
         self._cached: float | None = None  # the scalar path's second normal
 
     def _raw(self, n: int) -> NDArray[np.uint32]:
@@ -51,13 +52,8 @@ class TorchCpuGenerator:
     def randn(self, shape: tuple[int, ...]) -> Float32:
         """Standard normal float32 values of ``shape``, in C order."""
         n = math.prod(shape)
-        out = self._blocks(n, single=True) if n >= 16 else self._scalars(n)
+        out = self._blocks(n) if n >= 16 else self._scalars(n)
         return out.reshape(shape).astype(np.float32)
-
-    def randn64(self, shape: tuple[int, ...]) -> Float64:
-        """``torch.randn(shape, generator=..., dtype=torch.float64)``: other values, not the same ones finer."""
-        n = math.prod(shape)
-        return (self._blocks(n, single=False) if n >= 16 else self._scalars(n)).reshape(shape)
 
     def _uniform24(self, n: int) -> Float64:
         return (self._raw(n) & 0xFFFFFF).astype(np.float64) * 2.0**-24
@@ -66,12 +62,11 @@ class TorchCpuGenerator:
         high, low = self._raw(2 * n).astype(np.uint64).reshape(-1, 2).T
         return ((high << HALF | low) & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
 
-    def _blocks(self, n: int, single: bool) -> Float64:
-        uniform = self._uniform24 if single else self._uniform53
-        out = _box_muller(uniform(n)[: n - n % 16].reshape(-1, 16), single).reshape(-1)
+    def _blocks(self, n: int) -> Float64:
+        out = _box_muller(self._uniform24(n)[: n - n % 16].reshape(-1, 16)).reshape(-1)
         if n % 16:
             # torch redraws the last 16 outputs from fresh values when the size is not a multiple of 16.
-            out = np.concatenate([out[: n - 16], _box_muller(uniform(16).reshape(1, 16), single)[0]])
+            out = np.concatenate([out[: n - 16], _box_muller(self._uniform24(16).reshape(1, 16))[0]])
         return out
 
     def _scalars(self, n: int) -> Float64:
@@ -90,10 +85,10 @@ def _rounded(values: NDArray[Any]) -> Float64:
     return values.astype(np.float32).astype(np.float64)
 
 
-def _box_muller(u: Float64, single: bool) -> Float64:
-    """Blocks of 16: the first 8 uniforms give the radius, the last 8 the angle, which torch rounds in ``single``."""
+def _box_muller(u: Float64) -> Float64:
+    """Blocks of 16: the first 8 uniforms give the radius, the last 8 the angle, which torch rounds to float32."""
     radius = np.sqrt(-2 * np.log1p(-u[:, :8]))
-    theta = _rounded(TWO_PI * u[:, 8:]) if single else 2 * math.pi * u[:, 8:]
+    theta = _rounded(TWO_PI * u[:, 8:])
     return np.concatenate([radius * np.cos(theta), radius * np.sin(theta)], axis=1)
 
 
@@ -107,7 +102,7 @@ class TorchCudaGenerator:
     """
 
     def __init__(self, seed: int, multiprocessors: int = 132, threads_per_multiprocessor: int = 2048) -> None:
-        self._key = _checked(seed)
+        self._key = _checked_seed(seed)
         self._blocks = multiprocessors * (threads_per_multiprocessor // BLOCK)
         if multiprocessors < 1 or self._blocks < 1:
             raise ArgumentError(
@@ -170,6 +165,7 @@ def _sin_cos(raw: NDArray[np.uint64]) -> Float32:
     return np.stack([radius * np.sin(theta), radius * np.cos(theta)], axis=1).astype(np.float32).reshape(raw.shape)
 
 
+GeneratorName = Literal["torch-cpu", "torch-cuda"]
 GENERATORS: dict[str, Callable[[int], Generator]] = {"torch-cpu": TorchCpuGenerator, "torch-cuda": TorchCudaGenerator}
 
 
@@ -184,7 +180,7 @@ def find_generator(name: str | Callable[[int], Generator]) -> Callable[[int], Ge
     return GENERATORS[name]
 
 
-def _checked(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+def _checked_seed(seed: int) -> int:
+    if not is_whole(seed, 0, 2**64 - 1):
         raise ArgumentError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
     return int(seed)

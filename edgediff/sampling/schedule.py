@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +43,23 @@ BETAS: dict[str, Callable[[float, float, int], Float64]] = {
     "squaredcos_cap_v2": _cosine,
 }
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
-SPACINGS = (
-    *("leading", "trailing", "linspace", "simple", "normal", "sgm_uniform"),  # of timesteps
-    *("karras", "exponential", "ays", "ays_sdxl"),  # of noise levels
-    "lcm",  # of a distillation's timesteps
-)
+SpacingName = Literal[
+    # of timesteps
+    "leading",
+    "trailing",
+    "linspace",
+    "simple",
+    "normal",
+    "sgm_uniform",
+    # of noise levels
+    "karras",
+    "exponential",
+    "ays",
+    "ays_sdxl",
+    # of a distillation's timesteps
+    "lcm",
+]
+SPACINGS: tuple[str, ...] = get_args(SpacingName)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ class Row:
 
     Where ``guided`` is False there is no ``u`` and the U-Net runs on the conditional half alone. ``scale`` is the
     guidance g (1 without), and ``(x0_x, x0_m)`` gives the estimate ``x0 = x0_x*x + x0_m*m`` of ``m = u + g*(c - u)``.
+    ``(ka, ks)`` are alpha and sigma of the level that the row leads to: ``ka*x0 + ks*noise`` is a picture noised to it.
+
+    The fields are the columns of the kernels' table as well, in this order (``ROW_COLUMNS`` in cpp_ext/src/types.h).
     """
 
     t: float
@@ -40,6 +43,8 @@ class Row:
     scale: float
     x0_x: float
     x0_m: float
+    ka: float
+    ks: float
 
     def merged(self) -> Row:
         """The row for one output ``m`` in place of both; for plain guidance alone (see ``Plan.mergeable``)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -16,8 +18,10 @@ from safetensors.numpy import save_file
 
 import edgediff
 from edgediff.bundle.manifest import sha256
+from edgediff.cli import generate, progress
 from edgediff.cli import main as cli
-from edgediff.cli import progress
+from edgediff.generation.arguments import Arguments
+from edgediff.generation.request import plan_for
 from edgediff.sampling.samplers import SAMPLERS
 
 
@@ -89,7 +93,7 @@ def test_empty_prompt(tiny_bundle: Path, capsys: pytest.CaptureFixture[str], pro
 def test_bad_output_before_any_work(
     output: str, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "load", lambda *a, **k: pytest.fail("work started"))
+    monkeypatch.setattr(generate, "load", lambda *a, **k: pytest.fail("work started"))
     assert cli.main(["generate", "a cat", "--model", str(tiny_bundle), "-o", output]) == 2
     assert f"cannot write {output}" in capsys.readouterr().err
 
@@ -128,7 +132,8 @@ def test_plan(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_any_plan(sampler: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--sampler", sampler, "--steps", "8"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3 + len(edgediff.load().bundle.plan(sampler, 8).rows)
+    plan = plan_for(edgediff.load().bundle, Arguments(sampler=sampler, num_inference_steps=8))
+    assert len(capsys.readouterr().out.splitlines()) == 3 + len(plan.rows)
 
 
 def test_plan_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,24 +241,48 @@ def test_verify_of_a_part_that_computes_otherwise(
     assert "checks of bundle 'tiny' against torch's golden tensors failed" in captured.err
 
 
-def test_progress_draws_on_a_terminal_only(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
+class Screen:
+    """A stderr that notes what is written, and may be a terminal."""
 
-    class Terminal:
-        def isatty(self) -> bool:
-            return True
+    encoding = "utf-8"
 
-        def write(self, text: str) -> None:
-            written.append(text)
+    def __init__(self, terminal: bool) -> None:
+        self.terminal, self.written = terminal, ""
 
-        def flush(self) -> None:
-            pass
+    def isatty(self) -> bool:
+        return self.terminal
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    def write(self, text: str) -> None:
+        self.written += text
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_draws_on_a_terminal_only(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    screen = Screen(terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
     steps = list(edgediff.load(tiny_bundle).stream("a cat", num_inference_steps=3, sampler="ddim"))
     assert list(progress.progress(steps)) == steps
-    assert "".join(written).count("\r") == 3
-    assert "3/3" in "".join(written)
+    with progress.bar("unet") as draw:
+        draw(0.25, "Tactics")
+        time.sleep(0.2)  # a bar is not drawn more often
+        draw(0.5, "Timing")
+    if not terminal:
+        assert screen.written == ""
+        return
+    assert "3/3" in screen.written
+    assert "unet:  50%" in screen.written
+    assert "Timing" in screen.written
+    assert re.search(r"\r *\r$", screen.written)  # the bar of a build is gone when it is done
+
+
+def test_samplers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["samplers"]) == 0
+    *lines, spacings = capsys.readouterr().out.splitlines()
+    assert tuple(line.split()[0] for line in lines) == edgediff.SAMPLERS
+    assert spacings == f"spacings: {', '.join(edgediff.SPACINGS)}"
 
 
 def test_export_hands_over(diffusers: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,8 @@ import torch
 import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
 from edgediff.bundle.reading import read_bundle
+from edgediff.generation.arguments import Arguments
+from edgediff.generation.request import plan_for
 from edgediff_export import graph as graphs
 from edgediff_export.convert import export
 from edgediff_export.facts import schedule_of
@@ -135,7 +137,7 @@ def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:
     edit(source / "model_index.json", lambda d: d.update(scheduler=["diffusers", "DPMSolverMultistepScheduler"]))
     found = read_bundle(export(source, source.parent / "a", precision="fp32", report=said.append))
     assert (found.defaults.sampler, found.schedule.timestep_spacing) == ("dpmpp_2m_sde", "karras")
-    assert (found.plan().sampler, found.plan().spacing) == ("dpmpp_2m_sde", "karras")
+    assert (plan_for(found, Arguments()).sampler, plan_for(found, Arguments()).spacing) == ("dpmpp_2m_sde", "karras")
     assert not [line for line in said if "no twin" in line]
     scheduler = DPMSolverMultistepScheduler(
         solver_order=3, rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"
@@ -143,7 +145,7 @@ def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:
     scheduler.save_pretrained(source / "scheduler")
     found = read_bundle(export(source, source.parent / "b", precision="fp32", report=said.append))
     assert found.defaults.sampler == "ddim"
-    assert found.plan().levels[0].alpha == 0
+    assert plan_for(found, Arguments()).levels[0].alpha == 0
     assert [line for line in said if "no twin here; the bundle's default sampler is ddim" in line]
 
 
@@ -382,6 +384,6 @@ def test_a_carried_word_of_the_golden_prompts(tiny_source: Path, tmp_path: Path)
     save_file({"emb_params": np.full((1, 32), 3.0, np.float32)}, tmp_path / "horse.safetensors")
     out = export(tiny_source, tmp_path / "m-1.0", precision="fp32", embeddings=[(None, tmp_path / "horse.safetensors")])
     pipe = edgediff.load(out)
-    assert pipe.embeddings().ids == {"horse": (-1,)}
+    assert pipe._textual_inversions().ids == {"horse": (-1,)}
     assert all(f.ok for f in prove(pipe))
-    assert pipe.embeddings().ids == {"horse": (-1,)}
+    assert pipe._textual_inversions().ids == {"horse": (-1,)}

@@ -97,7 +97,7 @@ def test_break_and_long_prompts(pair: tuple[Any, edgediff.Pipeline]) -> None:
     mine = {"prompt": " BREAK ".join(parts), "negative_prompt": " BREAK ".join(negative)}
     assert compare(pair, mine, expected) < 1e-4
     # A long list of things breaks behind a comma.
-    tokenizer = ours.tokenizers()[0]
+    tokenizer = ours._open_tokenizers()[0]
     size, rest, pieces = tokenizer.max_length - 2, tokenizer.tokens(LONG), []
     while len(rest) > size:
         commas = [k for k, (i, _) in enumerate(rest[:size]) if i == tokenizer.comma]

@@ -100,7 +100,7 @@ def test_vectors_of_a_word_stay_in_one_chunk(tiny_bundle: Path, tmp_path: Path) 
     save_file({"emb_params": ones(3, 32)}, tmp_path / "dotty.safetensors")
     pipe = edgediff.load(tiny_bundle)
     pipe.load_textual_inversion(tmp_path / "dotty.safetensors")
-    text = tokenise("cat " * 74 + "dotty cat", pipe.tokenizers()[0], pipe.embeddings())
+    text = tokenise("cat " * 74 + "dotty cat", pipe._open_tokenizers()[0], pipe._textual_inversions())
     assert [c.ids[1:76].min() for c in text.chunks] == [text.chunks[0].ids[1], -3]
     assert text.chunks[1].ids[1:5].tolist() == [-1, -2, -3, text.chunks[0].ids[1]]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 import types
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -48,12 +50,48 @@ def missing(name: str):
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("facts", [{}, {"ABI": 0}, {"ABI": 1, "ROW_BYTES": 80, "HEADER_BYTES": 48}])
+@pytest.mark.parametrize("facts", [{}, {"ABI": 1, "ROW_BYTES": 88, "HEADER_BYTES": 48}])
 def test_another_abi_is_left_alone(monkeypatch, facts) -> None:
     other = types.SimpleNamespace(__version__="9.9", **facts)
     monkeypatch.setattr(kernels.importlib, "import_module", lambda name: other)
     assert kernels.find_package().module is None
     assert "9.9 is of another ABI" in kernels.describe()
+
+
+def swapped(fields):
+    return (("a", *fields[0][1:]), ("t", *fields[1][1:]), *fields[2:])
+
+
+def moved(fields):
+    *others, (name, kind, offset) = fields
+    return (*others, (name, kind, offset + 4))
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"ROW_FIELDS": lambda fields: fields[:-1]}, r"a row otherwise \(draw\)"),
+        ({"ROW_FIELDS": lambda fields: (*fields, ("kb", "f4", ROW.itemsize))}, r"a row otherwise \(kb\)"),
+        ({"ROW_FIELDS": swapped}, r"a row otherwise \(a, t\)"),
+        ({"ROW_FIELDS": lambda fields: (("t", "f8", 0), *fields[1:])}, r"a row otherwise \(t\)"),
+        ({"ROW_FIELDS": moved}, r"a row otherwise \(draw\)"),
+        ({"ROW_BYTES": lambda size: size + 4}, r"a row otherwise \(its size\)"),
+        ({"HEADER_FIELDS": lambda fields: (*fields[:-1], ("noise", "i8", 40))}, r"a header otherwise \(noise\)"),
+        ({"HEADER_BYTES": lambda size: size + 8}, r"a header otherwise \(its size\)"),
+    ],
+)
+def test_another_layout_is_left_alone(monkeypatch, change, says: str) -> None:
+    """The package as it is, but for one fact."""
+    installed = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
+    other = types.SimpleNamespace(**vars(installed))
+    monkeypatch.setattr(kernels.importlib, "import_module", lambda name: other)
+    assert kernels.find_package().module is other
+    for name, changed in change.items():
+        setattr(other, name, changed(getattr(installed, name)))
+    kernels.find_package.cache_clear()
+    assert kernels.find_package().module is None
+    assert re.search(f"edgediff-kernels {installed.__version__} lays out {says}; install it again", kernels.describe())
 
 
 @pytest.mark.usefixtures("fresh")
@@ -98,20 +136,20 @@ def test_rows_are_packed_in_float32() -> None:
     assert rows.dtype == ROW
     draws = 3
     for row, given in zip(rows, table.rows, strict=True):
-        for name in ("t", "a", "bu", "bc", "d", "p", "qu", "qc", "scale", "x0_x", "x0_m"):
-            assert row[name] == np.float32(getattr(given, name))
+        for name in {column.name for column in fields(given)} - {"w"}:
+            assert row[name] == np.float32(getattr(given, name)), name
         assert row["rest"] == np.float32(1 - given.scale)
-        assert bool(row["guided"]) == given.guided
         assert tuple(row["w"][: len(given.w)]) == tuple(np.float32(given.w))
         assert not row["w"][len(given.w) :].any()
         assert row["draw"] == draws
         draws += given.d != 0
     assert draws > 3
+    assert {True, False} == {row.guided for row in table.rows}
+    np.testing.assert_array_equal(rows["ka"], np.array([level.alpha for level in table.levels[1:]], np.float32))
+    np.testing.assert_array_equal(rows["ks"], np.array([level.sigma for level in table.levels[1:]], np.float32))
 
 
 def test_too_much_history_is_refused() -> None:
-    from dataclasses import replace
-
     table = plan(Schedule(), "ddim", 4)
     with pytest.raises(ArgumentError, match="the plan reads 9 past values; the kernels hold a history of 8"):
         packed(replace(table, depth=9))
@@ -120,6 +158,9 @@ def test_too_much_history_is_refused() -> None:
 def test_structures_have_the_kernels_layout() -> None:
     module = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
     assert (ROW.itemsize, HEADER.itemsize) == (module.ROW_BYTES, module.HEADER_BYTES)
+    for dtype, theirs in ((ROW, module.ROW_FIELDS), (HEADER, module.HEADER_FIELDS)):
+        names, formats, offsets = (list(column) for column in zip(*theirs, strict=True))
+        assert np.dtype({"names": names, "formats": formats, "offsets": offsets}) == dtype
     assert kernels.MAX_HISTORY == module.MAX_HISTORY
     assert kernels.ABI == module.ABI
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 
 from edgediff import ArgumentError, Schedule, plan
-from edgediff.sampling.loop import run
+from edgediff.sampling.loop import Between, run
 from edgediff.sampling.planning import Plan, x0_from
 from edgediff.sampling.samplers import SAMPLERS
 from edgediff.sampling.schedule import PREDICTIONS
-from edgediff.sampling.update import estimate, remember, update
+from edgediff.sampling.update import Row, estimate, remember, update
 
 SPACED = ("leading", "trailing", "linspace", "karras", "exponential", "ays", "normal", "simple", "lcm")
 CASES = list(product(SAMPLERS, PREDICTIONS))
@@ -34,7 +34,8 @@ def signal_and_noise(table: Plan, prediction: str) -> float:
 
     x0, the first noise and every fresh one are the axes of a space, so that coefficients can be read off the state:
     x' must hold alpha' of x0, and all its noise together must have norm sigma' (for one row: sigma''^2 + d^2 =
-    sigma'^2, the fresh noise of earlier rows included where two stages share a path).
+    sigma'^2, the fresh noise of earlier rows included where two stages share a path). (alpha', sigma') is what the row
+    says of the level it leads to, where the next row begins.
     """
     axes = np.eye(len(table.rows) + 2)
     x0, fresh = axes[0], iter(axes[2:])
@@ -46,7 +47,8 @@ def signal_and_noise(table: Plan, prediction: str) -> float:
         np.testing.assert_allclose(estimate(row, x, None, m), x0, atol=1e-9)
         after = update(row, x, None, m, history, next(fresh))
         history.insert(0, remember(row, x, None, m))
-        worst = max(worst, abs(after[0] - to.alpha), abs(float(np.linalg.norm(after[1:])) - to.sigma))
+        worst = max(worst, abs(after[0] - row.ka), abs(float(np.linalg.norm(after[1:])) - row.ks))
+        assert (row.ka, row.ks) == (to.alpha, to.sigma)
         x = after
     return worst
 
@@ -78,6 +80,91 @@ def test_eta_keeps_signal_and_noise(sampler: str, eta: float, spacing: str) -> N
         table = plan(Schedule(), sampler, steps, 1.0, spacing, eta=eta)
         assert signal_and_noise(table, "epsilon") < 1e-8
         assert table.stochastic == (eta > 0)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS.keys() - {"ddpm", "lcm"}))  # which cannot do without fresh noise
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_row_says_which_level_it_leads_to(sampler: str, prediction: str, scale: float) -> None:
+    """A perfect model's run without fresh noise is ``ka*x0 + ks*noise`` after every row, stages between levels too."""
+    schedule = Schedule(prediction_type=prediction)
+    spacing = "trailing" if prediction == "flow_prediction" else None
+    table = plan(schedule, sampler, 9, scale, spacing, **({"eta": 0.0} if SAMPLERS[sampler].eta else {}))
+    assert all(type(v) is float for row in table.rows for v in (row.ka, row.ks))  # float32 arrays stay float32
+    assert not table.stochastic
+    x0, noise = np.random.default_rng(0).standard_normal((2, 4, 3))
+    x, history = table.levels[0].alpha * x0 + table.levels[0].sigma * noise, []
+    for row, now in zip(table.rows, table.levels, strict=False):
+        m = model_output(prediction, now.alpha, now.sigma, x0, noise)
+        x, h = update(row, x, m if row.guided else None, m, history), remember(row, x, m if row.guided else None, m)
+        history.insert(0, h)
+        np.testing.assert_allclose(x, row.ka * x0 + row.ks * noise, rtol=0, atol=1e-9)
+    assert (table.rows[-1].ka, table.rows[-1].ks) == (table.levels[-1].alpha, table.levels[-1].sigma)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_blend_between_rows(scale: float) -> None:
+    """DDIM scales what departs from a perfect model's path by sigma'/sigma, and the mask by itself; what the blends add
+    can be summed up by hand.
+    """
+    table, rng = plan(Schedule(), "ddim", 7, scale), np.random.default_rng(0)
+    x0, noise, z0, n0, mask = rng.standard_normal((5, 4, 6))
+    mask = np.clip(mask + 0.5, 0, 1)
+    assert {0.0, 1.0} < {*mask.flat}
+    levels = iter(table.levels)
+    seen = []
+
+    def denoise(x: np.ndarray, t: float, guided: bool) -> tuple[np.ndarray | None, np.ndarray]:
+        level = next(levels)
+        assert level.t == t
+        m = (x - level.alpha * x0) / level.sigma
+        return (m if guided else None), m
+
+    def between(index: int, row: Row, x: np.ndarray) -> np.ndarray:
+        seen.append((index, row))
+        return mask * x + (1 - mask) * (row.ka * z0 + row.ks * n0)
+
+    start = table.levels[0].alpha * x0 + table.levels[0].sigma * noise
+    steps = list(run(table, denoise, start, lambda: noise, between=between))
+    assert seen == list(enumerate(table.rows))
+    for k, step in enumerate(steps, 1):
+        to = table.levels[k]
+        expected = to.alpha * x0 + to.sigma * noise
+        for j in range(1, k + 1):
+            at = table.levels[j]
+            apart = at.alpha * (z0 - x0) + at.sigma * (n0 - noise)
+            expected += mask ** (k - j) * (1 - mask) * apart * (to.sigma / at.sigma if j < k else 1)
+        np.testing.assert_allclose(step.after, expected, rtol=0, atol=1e-9)
+    for step, later in pairwise(steps):
+        assert later.before is step.after
+    np.testing.assert_allclose(steps[-1].after, mask * x0 + (1 - mask) * z0, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_mask_holds_one_part_and_leaves_the_other(sampler: str) -> None:
+    """To the bit, with every sampler's history, where the model looks at each value alone."""
+    table = plan(Schedule(), sampler, 6, 5.0)
+    x, z0, n0 = np.random.default_rng(1).standard_normal((3, 2, 5), np.float32)
+    mask = np.array([[1], [0]], np.float32)
+
+    def after(between: Between | None) -> list[np.ndarray]:
+        rng = np.random.default_rng(2)
+        steps = run(
+            table,
+            lambda x, t, guided: (0.2 * x, np.tanh(x)),
+            x,
+            lambda: rng.standard_normal((2, 5), np.float32),
+            between=between,
+        )
+        return [step.after for step in steps]
+
+    free, same = after(None), after(lambda index, row, x: x)
+    masked = after(lambda index, row, x: mask * x + (1 - mask) * (row.ka * z0 + row.ks * n0))
+    for k, row in enumerate(table.rows):
+        np.testing.assert_array_equal(same[k], free[k])
+        np.testing.assert_array_equal(masked[k][0], free[k][0])
+        np.testing.assert_array_equal(masked[k][1], row.ka * z0[1] + row.ks * n0[1])
+        assert masked[k].dtype == np.float32
 
 
 def test_first_step_from_pure_noise() -> None:

@@ -43,17 +43,6 @@ def test_equals_torch(torch: ModuleType) -> None:
             assert np.abs(got - expected).max() <= (1e-6 if vectorised else 4e-6), (seed, shape)
 
 
-def test_golden_float64() -> None:
-    assert TorchCpuGenerator(0).randn64((16,))[:2] == pytest.approx([-2.3104, -0.3733], abs=5e-5)
-
-
-def test_float64(torch: ModuleType) -> None:
-    theirs, ours = torch.Generator().manual_seed(5), TorchCpuGenerator(5)
-    for shape in ((16,), (3,), (7, 9), (1, 4, 8, 8), (2,), (5, 5)):
-        expected = torch.randn(shape, generator=theirs, dtype=torch.float64).numpy()
-        np.testing.assert_allclose(ours.randn64(shape), expected, rtol=1e-12, atol=1e-14)
-
-
 @pytest.mark.parametrize(
     ("counter", "key", "words"),
     [  # Random123's kat_vectors for philox4x32-10

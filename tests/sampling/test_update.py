@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,22 +30,10 @@ def random_row(rng: np.random.Generator) -> Row:
     def value() -> float:
         return float(rng.choice([0.0, 1.0, rng.normal(), 10 * rng.normal()], p=[0.15, 0.1, 0.6, 0.15]))
 
-    guided = bool(rng.integers(2))
-    return Row(
-        t=value(),
-        a=value(),
-        bu=value() if guided else 0.0,
-        bc=value(),
-        w=tuple(value() for _ in range(rng.integers(MAX_HISTORY + 1))),
-        d=value(),
-        p=value(),
-        qu=value() if guided else 0.0,
-        qc=value(),
-        guided=guided,
-        scale=1.0,
-        x0_x=0.0,
-        x0_m=1.0,
-    )
+    numbers: dict[str, Any] = {column.name: value() for column in fields(Row)}
+    w = tuple(value() for _ in range(rng.integers(MAX_HISTORY + 1)))
+    row = Row(**(numbers | {"w": w, "guided": True}))
+    return row if rng.integers(2) else replace(row, bu=0.0, qu=0.0, guided=False)
 
 
 def both(row: Row, x, u, c, history, n) -> None:
@@ -103,12 +94,12 @@ def test_other_arrays_go_to_numpy(kind: str) -> None:
 
 
 ARRAYS = {"x": (2, 3), "c": (2, 3), "next": (2, 3)}
-NUMBERS = {"a": 1.0, "bu": 0.0, "bc": 1.0, "w": (), "d": 0.0, "p": 0.0, "qu": 0.0, "qc": 1.0}
+COLUMNS = vars(plan(SCHEDULE, "ddim", 4, 1.0).rows[0])
 
 
 def call(**changed):
     arrays = {name: np.ones(shape, np.float32) for name, shape in ARRAYS.items()}
-    kernels.update(**(arrays | {"u": None, "n": None, "history": [], "pushed": None} | NUMBERS | changed))
+    kernels.update(**(arrays | {"u": None, "n": None, "history": [], "pushed": None} | COLUMNS | changed))
 
 
 def test_a_good_call_passes() -> None:
@@ -131,11 +122,21 @@ def test_a_good_call_passes() -> None:
         ({"w": (1.0,) * 9}, ValueError, "the row has 9 history weights; the kernels hold 8"),
         ({"d": 1.0}, ValueError, "adds noise"),
         ({"a": "one"}, TypeError, "incompatible"),
+        ({"guided": 2.5}, TypeError, "incompatible"),
+        ({"kb": 1.0}, TypeError, "incompatible"),
     ],
 )
 def test_bad_arrays_are_typed_errors(changed, error, message: str) -> None:
     with pytest.raises(error, match=message):
         call(**changed)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_every_column_is_asked_for(name: str) -> None:
+    arrays = {key: np.ones(shape, np.float32) for key, shape in ARRAYS.items()}
+    columns = {key: value for key, value in COLUMNS.items() if key != name}
+    with pytest.raises(TypeError, match="incompatible"):
+        kernels.update(**arrays, u=None, n=None, history=[], pushed=None, **columns)
 
 
 def test_read_only_results_are_refused() -> None:

@@ -1,0 +1,23 @@
+"""``edgediff export``: the export stage's own command, in a process that may load torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import EngineError
+
+
+def add(commands: Any) -> None:
+    """Name the command in the list; its options are the export stage's."""
+    commands.add_parser("export", help="turn a diffusers folder into a bundle (needs the export extra)", add_help=False)
+
+
+def hand_over(arguments: Sequence[str]) -> int:
+    """Run the export stage with these arguments; returns its exit code."""
+    if importlib.util.find_spec("edgediff_export") is None:
+        raise EngineError("the export stage is not installed; install edgediff with its extras export and cpu")
+    return subprocess.run([sys.executable, "-m", "edgediff_export", *arguments], check=False).returncode
