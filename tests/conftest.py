@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,18 +83,36 @@ def half_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def family_bundle(diffusers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder by name, made by whichever of the run's processes asks first (``pytest -n``). Read-only."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def find(name: str, make: Callable[[Path], object]) -> Path:
+        from filelock import FileLock
+
+        with FileLock(root / f"{name}.lock"):
+            if not (root / name).exists():
+                making = Path(tempfile.mkdtemp(dir=root))
+                make(making)
+                making.rename(root / name)
+        return root / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def family_bundle(diffusers: ModuleType, shared: Callable[..., Path]) -> Callable[[str], Path]:
     """The fp32 bundle of a family of models, made when it is first asked for, with ``source`` beside it. Read-only."""
     from edgediff_export.convert import export
 
     from .support.families import make
 
-    @functools.cache
-    def find(name: str) -> Path:
-        root = tmp_path_factory.mktemp(name)
-        return export(make(name, root / "source"), root / "bundle", precision="fp32")
+    def both(name: str, root: Path) -> None:
+        export(make(name, root / "source"), root / "bundle", precision="fp32")
 
-    return find
+    return lambda name: shared(name, functools.partial(both, name)) / "bundle"
 
 
 @pytest.fixture
