@@ -45,8 +45,8 @@ def true_sd15() -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from edgediff_export.families import DDIM, FAMILIES
-    from edgediff_export.words import clip_tokenizer
+    from edgediff_export.sources.clip_tokenizer import clip_tokenizer
+    from edgediff_export.sources.published_configs import DDIM, FAMILIES
 
     configs = FAMILIES[0].configs
     torch.manual_seed(0)

@@ -25,9 +25,8 @@ from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
 from edgediff.engines.onnxruntime import OnnxRuntimeEngine
 from edgediff_export.convert import export
-from edgediff_export.graph import read
-from edgediff_export.graph import write as write_graph
-from edgediff_export.precision import PRECISIONS, seen_graph
+from edgediff_export.onnx_graph.graph import read_graph, write_graph
+from edgediff_export.precision.precisions import PRECISIONS, seen_graph
 
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers")
 
@@ -40,7 +39,7 @@ def as_computed(bundle: Bundle, fp32: Path, folder: Path) -> edgediff.Pipeline:
         if PRECISIONS[precision].seen is not None:
             path = folder / f"{precision}.{name}.onnx"
             kept = bundle.parity[name].get("kept_fp32", {})
-            write_graph(seen_graph(read(fp32 / f"{name}.onnx"), precision, kept)[1], path)
+            write_graph(seen_graph(read_graph(fp32 / f"{name}.onnx"), precision, kept)[1], path)
             pipe.set_engine(name, OnnxRuntimeEngine(name, path, part))
     return pipe
 

@@ -54,11 +54,11 @@ def make(work: Path) -> None:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from edgediff_export.attention import use_fused
-    from edgediff_export.graph import write as write_graph
-    from edgediff_export.parts import Unet
-    from edgediff_export.precision import seen_graph
-    from edgediff_export.trace import OPSET, trace
+    from edgediff_export.onnx_graph.attention import use_fused
+    from edgediff_export.onnx_graph.graph import write_graph
+    from edgediff_export.onnx_graph.modules import Unet
+    from edgediff_export.onnx_graph.trace import OPSET, trace
+    from edgediff_export.precision.precisions import seen_graph
 
     torch.manual_seed(0)
     model = UNet2DConditionModel(**CONFIG).eval()

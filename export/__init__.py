@@ -1,1 +1,1 @@
-"""edgediff_export: turns diffusers models into edgediff bundles (needs torch; never imported by the runtime)."""
+"""edgediff_export turns diffusers models into edgediff bundles. It needs torch; the runtime never imports it."""

@@ -1,4 +1,4 @@
-"""``edgediff export MODEL OUT``, or ``python -m edgediff_export MODEL OUT``."""
+"""The command ``edgediff export MODEL OUT``, or ``python -m edgediff_export MODEL OUT``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.cli import main as cli
+from edgediff.cli.options import named_file, size
 from edgediff.engines.tensorrt.installed import building_platform
 from edgediff.errors import ArgumentError, EdgediffError
 
-CLEAR = "\r\x1b[K"
 PRECISIONS = """\
   fp32           as torch computes
   fp16           for GPUs; nodes that fp16 cannot hold, or that lose too much, stay in fp32
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.disable(logging.WARNING)
     try:
         from .convert import export
+        from .progress import print_line
     except ModuleNotFoundError as error:
         print(
             f"edgediff: {error.name} is not installed; install edgediff with its extras export and cpu "
@@ -36,28 +37,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    report = Screen()
     try:
         if args.build:
             check_build(args)
-        out = export(args.model, args.out, report=report, **arguments(args))
+        out = export(args.model, args.out, report=print_line, bar=True, **arguments(args))
     except EdgediffError as error:
-        report.close()
         print(f"edgediff: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        report.close()
         print("edgediff: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    report.close()
-    if peak := _peak():
-        report(f"peak memory {peak / 1e9:.2f} GB")
+    if peak := _peak_memory():
+        print_line(f"peak memory {peak / 1e9:.2f} GB")
     print(out)
     return cli.main(["build", str(out)]) if args.build else 0
 
 
 def check_build(args: argparse.Namespace) -> None:
-    """Check before hours of work that engine files can be built afterwards."""
+    """Raise where engine files could not be built afterwards, before hours of work."""
     if args.precision != "fp16":
         raise ArgumentError(f"--build needs --precision fp16, which TensorRT follows; precision is {args.precision!r}")
     building_platform(0)
@@ -92,22 +89,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The command line's options as ``export`` takes them."""
+    """Turn the command line's options into arguments of ``export``."""
     defaults: dict[str, Any] = {
         "num_inference_steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "sampler": args.sampler,
     }
     if args.size is not None:
-        width, _, height = args.size.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            raise ArgumentError(f"size is {args.size[:40]!r}; write it as WIDTHxHEIGHT, for example 512x512")
-        defaults |= {"width": int(width), "height": int(height)}
+        defaults["width"], defaults["height"] = size(args.size)
     return {
         "precision": args.precision,
         "part_precision": dict(_pair(text) for text in args.part_precision),
         "loras": [_weighed(text) for text in args.lora],
-        "embeddings": [_word(text) for text in args.embedding],
+        "embeddings": [named_file(text) for text in args.embedding],
         "config": args.config,
         "vae": args.vae,
         "preview_decoder": args.preview_decoder,
@@ -119,6 +113,7 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pair(text: str) -> tuple[str, str]:
+    """Split ``PART=P``."""
     part, equals, precision = text.partition("=")
     if not equals:
         raise ArgumentError(f"part-precision is {text!r}; write it as PART=PRECISION, for example vae_decoder=fp32")
@@ -126,7 +121,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _weighed(text: str) -> tuple[Path, float]:
-    """``FILE:0.8``; a path may hold a colon itself."""
+    """Split ``FILE:0.8``; a path may hold a colon itself."""
     path, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():
         return Path(text), 1.0
@@ -136,37 +131,8 @@ def _weighed(text: str) -> tuple[Path, float]:
         return Path(text), 1.0
 
 
-def _word(text: str) -> tuple[str | None, Path]:
-    """``WORD=FILE``; a path may hold the sign itself."""
-    word, equals, path = text.partition("=")
-    return (word, Path(path)) if equals and not Path(text).exists() else (None, Path(text))
-
-
-class Screen:
-    """Lines on stderr; on a terminal the bar stays in its place, below what is said."""
-
-    def __init__(self) -> None:
-        self._bar = ""
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, line: str) -> None:
-        if not self._terminal:
-            print(line, file=sys.stderr, flush=True)
-            return
-        if line.startswith("["):
-            self._bar = line
-        else:
-            sys.stderr.write(f"{CLEAR}{line}\n")
-        sys.stderr.write(CLEAR + self._bar)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        if self._bar:
-            sys.stderr.write(CLEAR)
-
-
-def _peak() -> int:
-    """Most memory that this process has held at once, in bytes; 0 where the system does not tell."""
+def _peak_memory() -> int:
+    """Ask how many bytes this process has held at most; 0 where the system does not tell."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""Checkpoint -> bundle: every part in fp32 first, then in the precision asked for, then proved by pictures."""
+"""A checkpoint becomes a bundle: every part in fp32 first, then in the precision asked for, then proved by pictures."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from edgediff.engines.onnxruntime import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.sampling.names import from_config
 
-from .altered import Altered
-from .embeddings import Carried, read_all, store
-from .facts import facts_of, scheduler_of
-from .lora import read_lora
-from .parts import Recipe, recipes_of
-from .precision import PRECISIONS
+from .job import ExportJob
+from .lora.file import read_lora
+from .manifest import file_entry, model_facts, write_manifest
+from .onnx_graph.recipes import PartRecipe, recipes_of
+from .onnx_graph.trace import OPSET
+from .precision.precisions import PRECISIONS
 from .progress import Progress
-from .single_file import SingleFile
-from .source import Source, open_source
+from .schedule import scheduler_of
+from .sources.base import Source
+from .sources.embeddings import CarriedEmbedding, read_embeddings, store_embeddings
+from .sources.modified import ModifiedSource
+from .sources.open import open_source
+from .sources.single_file import SingleFile
 from .stages import (
-    Job,
     compare_pictures,
     draw_reference,
-    entry,
-    fit,
+    fit_previews,
     make_part,
     store_golden,
     trace_part,
-    write_manifest,
     write_tokenizers,
 )
-from .trace import OPSET
-from .work import Work
+from .workspace import Workspace
 
 DEFAULT = "fp16-weights"
 
@@ -62,6 +62,7 @@ def export(
     provenance: dict[str, Any] | None = None,
     pictures: torch.Tensor | None = None,
     report: Callable[[str], None] = lambda _: None,
+    bar: bool = False,
 ) -> Path:
     """Export a checkpoint of the Stable Diffusion family to a bundle; whole or not at all.
 
@@ -81,7 +82,8 @@ def export(
         prediction_type: of a single file that does not say, epsilon or v_prediction.
         name, licence, provenance: what the manifest says; ``defaults`` overrides its defaults (size, steps, ...).
         pictures: float32 (N, 3, H, W) in [-1, 1] for the preview fit.
-        report: called with a line of progress.
+        report: called with lines of text: steps that start (unless a bar shows them), and what was found.
+        bar: draw a progress bar on stderr where that is a terminal.
 
     Raises:
         ArgumentError, BundleNotFoundError, BundleError: a source that cannot be exported.
@@ -99,69 +101,68 @@ def export(
         report(assumed)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
-        opened = Altered(opened, others, [read_lora(path, weight) for path, weight in loras])
-    facts = facts_of(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
+        opened = ModifiedSource(opened, others, [read_lora(path, weight) for path, weight in loras])
+    facts = model_facts(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
     recipes = recipes_of(opened, facts)
     names = [r.name for r in recipes]
     if unknown := [part for part in part_precision or {} if part not in names]:
         raise ArgumentError(f"no part {unknown[0]!r} in {source}; choose from {choices(names)}")
     by_part = {part: (part_precision or {}).get(part, precision) for part in names}
     sizes = {r.name: _bytes(opened, r) for r in recipes}
-    carried = read_all([(word, Path(path)) for word, path in embeddings], opened)
+    carried = read_embeddings([(word, Path(path)) for word, path in embeddings], opened)
     shown = None if pictures is None else hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
     key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
-    work = Work(out, key)
-    work.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.6) for part, s in sizes.items())))
-    job = Job(
-        opened, facts, recipes, by_part, work, Progress(_costs(sizes, by_part), report), pictures, sum(sizes.values())
-    )
-    if from_config(config := scheduler_of(opened)) is None:
+    workspace = Workspace(out, key)
+    workspace.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.6) for part, s in sizes.items())))
+    if from_config(scheduler := scheduler_of(opened)) is None:
         report(
-            f"scheduler: {config['_class_name']} with its settings has no twin here; the bundle's default sampler is "
-            f"{facts['defaults']['sampler']}"
+            f"scheduler: {scheduler['_class_name']} with its settings has no twin here; the bundle's default sampler "
+            f"is {facts['defaults']['sampler']}"
         )
-    with work.open():
-        said = {
-            "name": name or (source.resolve().name if source.is_dir() else source.stem),
-            "licence": licence,
-            "provenance": (provenance or {}) | _versions(opened),
-        }
-        _build(job, facts | said, carried)
-        return work.publish()
+    about = {
+        "name": name or (source.resolve().name if source.is_dir() else source.stem),
+        "licence": licence,
+        "provenance": (provenance or {}) | _versions(opened),
+    }
+    with Progress(_costs(sizes, by_part), report, bar) as progress, workspace.open():
+        job = ExportJob(opened, facts, recipes, by_part, workspace, progress, pictures, sum(sizes.values()))
+        _build(job, facts | about, carried)
+        return workspace.publish()
 
 
-def _build(job: Job, manifest: dict[str, Any], carried: Sequence[Carried]) -> None:
-    """Everything in the work folder's bundle, step by step."""
+def _build(job: ExportJob, manifest: dict[str, Any], carried: Sequence[CarriedEmbedding]) -> None:
+    """Build everything in the workspace's bundle, stage by stage."""
     traced = {recipe.name: trace_part(job, recipe) for recipe in job.recipes}
     texts = write_tokenizers(job)
-    manifest["parts"] = {name: found["part"] for name, found in traced.items()}
+    manifest["parts"] = {name: result["part"] for name, result in traced.items()}
     manifest["text"] = [{"file": file, **text} for file, text in zip(texts, job.facts["text"], strict=True)]
     proof = draw_reference(job, manifest)
-    preview = fit(job)
+    preview = fit_previews(job)
     made = {recipe.name: make_part(job, recipe, traced[recipe.name]["part"]) for recipe in job.recipes}
-    manifest["parts"] = {name: found["part"] for name, found in made.items()}
-    manifest["parity"] = {name: found["parity"] for name, found in made.items()}
+    manifest["parts"] = {name: result["part"] for name, result in made.items()}
+    manifest["parity"] = {name: result["parity"] for name, result in made.items()}
     if preview is not None:
         manifest["parity"]["preview_r2"] = preview.pop("r2")
         manifest["preview"] = preview
     if carried:
-        bundle = job.work.bundle
+        bundle = job.workspace.bundle
         manifest["embeddings"] = [
-            {"word": word, "file": entry(bundle, path, "embedding", "-")} for word, path in store(carried, bundle)
+            {"word": word, "file": file_entry(bundle, path, "embedding", "-")}
+            for word, path in store_embeddings(carried, bundle)
         ]
     manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
     manifest["parity"]["pictures"] = compare_pictures(job, manifest)
-    write_manifest(job.work.bundle, manifest)
-    read_bundle(job.work.bundle)  # what is published must open
+    write_manifest(job.workspace.bundle, manifest)
+    read_bundle(job.workspace.bundle)  # what is published must open
 
 
-def _bytes(source: Source, recipe: Recipe) -> int:
-    """Of a part's weights in fp32."""
+def _bytes(source: Source, recipe: PartRecipe) -> int:
+    """Count the bytes of a part's weights in fp32."""
     return 4 * sum(int(p.numel()) for p in source.hollow(recipe.component).parameters())
 
 
 def _costs(sizes: Mapping[str, int], precisions: Mapping[str, str]) -> dict[str, float]:
-    """Rough seconds of each step; what counts is how they compare."""
+    """Estimate the seconds of each step; what counts is how they compare."""
     gigabytes = {name: size / 1e9 for name, size in sizes.items()}
     costs = {f"{name}: tracing": 0.5 + 8 * size for name, size in gigabytes.items()}
     costs["pictures by torch"] = 2 + 20 * sum(gigabytes.values())

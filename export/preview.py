@@ -1,4 +1,4 @@
-"""The preview matrix: a least-squares fit from latents to the pictures they decode to, one colour a latent cell."""
+"""The preview matrix is a least-squares fit from latents to the pictures they decode to, one colour a latent cell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .parts import VaeEncoder
+from .onnx_graph.modules import VaeEncoder
 
 
 @torch.no_grad()
@@ -36,5 +36,5 @@ def fit_preview(vae: Any, factor: int, size: int, pictures: torch.Tensor | None)
     solution = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ solution
     r2 = 1 - residual.var() / max(y.var(), 1e-12)
-    rounded = np.round(solution, 6).tolist()
-    return {"weight": rounded[:-1], "bias": rounded[-1], "r2": round(float(r2), 4)}
+    rows: list[list[float]] = np.asarray(np.round(solution, 6)).tolist()
+    return {"weight": rows[:-1], "bias": rows[-1], "r2": round(float(r2), 4)}

@@ -1,50 +1,65 @@
-"""What an export is doing, how far it is, and about how long it will take."""
+"""An export shows its progress: which step runs, how far it is, and about how long the rest will take."""
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Callable, Mapping
+from types import TracebackType
 
-WIDTH = 20
+from tqdm import tqdm
+
+BAR = "{desc}: {percentage:3.0f}%|{bar:20}| {remaining} left"
 
 
 class Progress:
-    """Reports the start of each step with the share done and an estimate of the time left.
+    """Goes from step to step, and shows it: by a bar on stderr where that is a terminal, else by a line a step.
+
+    Leave it as a context manager, so that no bar stays on the screen.
 
     Args:
-        costs: estimated seconds of each step, by name, in order; the estimate is scaled by how long steps really took.
-        report: called with a line of text.
+        costs: estimated seconds of each step, by name, in order; how long steps really took corrects the estimate.
+        report: called with lines of text.
+        bar: whether a bar may be drawn.
     """
 
-    def __init__(self, costs: Mapping[str, float], report: Callable[[str], None]) -> None:
+    def __init__(self, costs: Mapping[str, float], report: Callable[[str], None], bar: bool = False) -> None:
         self._costs, self._report = dict(costs), report
-        self._total, self._spent = sum(costs.values()), 0.0
         self._current: str | None = None
-        self._began = time.monotonic()
-        self._real = 0.0
+        self._bar = tqdm(
+            total=sum(costs.values()),
+            bar_format=BAR,
+            dynamic_ncols=True,
+            smoothing=0,  # the rate is the mean of all steps: they differ too much for the last ones to tell
+            leave=False,
+            file=sys.stderr,
+            disable=None if bar else True,  # None: where stderr is no terminal
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.close()
 
     def start(self, step: str) -> None:
         """Begin a step; the one before it is done."""
-        now = time.monotonic()
         if self._current is not None:
-            self._spent += self._costs.pop(self._current)
-            self._real += now - self._began
-        self._current, self._began = step, now
-        left = sum(self._costs.values()) * (self._real / self._spent if self._spent else 1.0)
-        share = self._spent / self._total
-        done = round(WIDTH * share)
-        self._report(f"[{'#' * done}{'.' * (WIDTH - done)}] {share:4.0%}, {_about(left)} left: {step}")
+            self._bar.update(self._costs[self._current])
+        self._current = step
+        self._bar.set_description_str(step)
+        if self._bar.disable:
+            self._report(step)
 
     def skip(self, step: str) -> None:
-        """A step was finished before."""
-        self._total -= self._costs.pop(step)
+        """Pass over a step that was finished before."""
+        self._bar.total -= self._costs[step]
         self._report(f"{step}: finished before")
 
     def say(self, line: str) -> None:
+        """Report a line."""
         self._report(line)
 
 
-def _about(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min"
+def print_line(line: str) -> None:
+    """Print a line on stderr, above the bar where there is one."""
+    tqdm.write(line, file=sys.stderr)

@@ -1,156 +1,110 @@
-"""The steps of an export. Each finds what it wrote before it was interrupted, and says what it wrote."""
+"""An export goes by stages. Each finds what it wrote before it was interrupted, and says what it wrote."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-import torch
 from numpy.typing import NDArray
 
-from edgediff.bundle.manifest import MANIFEST, PLAIN, WEIGHTS, Bundle, sha256
+from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
 from edgediff.errors import EngineError
 
-from . import golden
-from .facts import encoders_of
-from .graph import Written, read, write
-from .parts import Recipe, run
-from .precision import PLAIN_NAME, PRECISIONS, make, prove_fp32, seen_graph
+from .job import PICTURES, ExportJob
+from .manifest import file_entry, graph_entries, tensor_entry, write_manifest
+from .onnx_graph.graph import WrittenFile, read_graph, write_graph
+from .onnx_graph.recipes import PartRecipe, run_example
+from .onnx_graph.trace import trace
+from .precision.precisions import PRECISIONS, prove_fp32, seen_graph, write_part
+from .precision.sensitive_nodes import worst_nodes
+from .precision.session import open_session
 from .preview import fit_preview
-from .progress import Progress
-from .rescue import session, worst_nodes
-from .source import Source
-from .trace import trace
-from .turns import Run, by_torch, let_go, pipeline
-from .work import Work
+from .proof.golden import (
+    GOLDEN_FILE,
+    draw_pictures,
+    flatten_cases,
+    picture_arguments,
+    picture_arrays,
+    store_tensors,
+)
+from .proof.lazy_pipeline import EngineCall, pipeline_of, torch_engine
+from .sources.base import encoders_of
 
-_ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
-PICTURES = "pictures"
 PREVIEW_SIDE = 256  # pixels, at most
 
 
-@dataclass(frozen=True)
-class Job:
-    """One export: what is read, what is asked for, where it grows."""
-
-    source: Source
-    facts: dict[str, Any]
-    recipes: list[Recipe]
-    precision: dict[str, str]  # by part
-    work: Work
-    progress: Progress
-    pictures: torch.Tensor | None
-    size: int  # of the model in fp32, bytes
-
-    @property
-    def floor(self) -> float:
-        """The least PSNR of the final pictures, dB: that of the lowest precision."""
-        return min(PRECISIONS[p].floor for p in self.precision.values())
-
-    def path(self, part: str) -> Path:
-        """Where a part's fp32 graph lies: in the bundle itself where it stays so."""
-        folder = self.work.bundle if self.precision[part] == "fp32" else self.work.root / "fp32"
-        return folder / f"{part}.onnx"
-
-    def case_file(self, name: str) -> Path:
-        return self.work.root / "cases" / f"{name}.safetensors"
-
-    def cases(self, part: str) -> list[golden.Case]:
-        """Golden inputs and outputs: an example at another batch and size than the traced one, and real calls."""
-        return golden.load_cases([self.case_file(part), self.case_file(PICTURES)], part)
-
-    def scratch(self) -> Path:
-        path = self.work.root / "scratch"
-        path.mkdir(exist_ok=True)
-        return path
-
-    def step(self, name: str, do: Callable[[], tuple[Any, list[Path]]]) -> Any:
-        """What the step says of itself, done now or before."""
-        if (found := self.work.found(name)) is not None:
-            self.progress.skip(name)
-            return found
-        self.progress.start(name)
-        facts, files = do()
-        self.work.finish(name, facts, files)
-        let_go(self.size)
-        return facts
-
-
-def trace_part(job: Job, recipe: Recipe) -> dict[str, Any]:
-    """A part in fp32, and torch's outputs on its example."""
+def trace_part(job: ExportJob, recipe: PartRecipe) -> dict[str, Any]:
+    """Trace a part in fp32, and keep torch's outputs on its example."""
 
     def do() -> tuple[Any, list[Path]]:
         module = recipe.wrap(job.source.load(recipe.component))
         inputs = {name: t.numpy() for name, t in recipe.example(2, 2).items()}
-        outputs = dict(zip(recipe.outputs, (t.numpy() for t in run(recipe, module, 2, 2)), strict=True))
+        outputs = dict(zip(recipe.outputs, (t.numpy() for t in run_example(recipe, module, 2, 2)), strict=True))
         path, cases = job.path(recipe.name), job.case_file(recipe.name)
         path.parent.mkdir(exist_ok=True)
         graph = trace(module, recipe.example(1, 1), recipe.outputs, recipe.axes)
-        files = write(graph, path)
-        golden.store(cases, golden.flat(recipe.name, [(inputs, outputs)]))
-        example = [t.shape for t in run(recipe, module, 1, 1)]
+        files = write_graph(graph, path)
+        store_tensors(cases, flatten_cases(recipe.name, [(inputs, outputs)]))
+        example = [t.shape for t in run_example(recipe, module, 1, 1)]
         described = {
-            "files": _entries(files, "fp32"),
-            "inputs": [
-                _tensor(t, [d.dim_param or d.dim_value for d in _kind(t).shape.dim]) for t in graph.model.graph.input
-            ],
+            "files": graph_entries(files, "fp32"),
+            "inputs": [tensor_entry(t) for t in graph.model.graph.input],
             # Tracing invents names for output sizes that it cannot infer: take ours, and the example's numbers.
             "outputs": [
-                _tensor(t, [recipe.axes[t.name].get(k, size) for k, size in enumerate(shape)])
+                tensor_entry(t, [recipe.axes[t.name].get(k, size) for k, size in enumerate(shape)])
                 for t, shape in zip(graph.model.graph.output, example, strict=True)
             ],
         }
         return {"part": described}, [*(f.path for f in files), cases]
 
-    found: dict[str, Any] = job.step(f"{recipe.name}: tracing", do)
-    return found
+    result: dict[str, Any] = job.step(f"{recipe.name}: tracing", do)
+    return result
 
 
-def write_tokenizers(job: Job) -> list[dict[str, Any]]:
-    """``tokenizer.json``, one a text encoder."""
+def write_tokenizers(job: ExportJob) -> list[dict[str, Any]]:
+    """Write ``tokenizer.json``, one a text encoder."""
     out = []
     for _, name in encoders_of(job.source):
-        path = job.work.bundle / f"{name}.json"
+        path = job.workspace.bundle / f"{name}.json"
         job.source.tokenizer(name).backend_tokenizer.save(str(path))
-        out.append(entry(job.work.bundle, path, "tokenizers", "-"))
+        out.append(file_entry(job.workspace.bundle, path, "tokenizers", "-"))
     return out
 
 
-def draw_reference(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The golden pictures by torch, and what its parts were asked and answered on the way."""
+def draw_reference(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Draw the golden pictures by torch, and keep what its parts were asked and answered on the way."""
 
     def do() -> tuple[Any, list[Path]]:
-        with drafted(job, manifest) as bundle:
-            pipe, engines = pipeline(bundle, {r.name: _opener(by_torch, r, job.source) for r in job.recipes}, job.size)
-            calls = golden.picture_arguments(bundle)
-            pictures = golden.draw(pipe, calls)
+        with draft_bundle(job, manifest) as bundle:
+            pipe, engines = pipeline_of(
+                bundle, {r.name: _opener(torch_engine, r, job.source) for r in job.recipes}, job.size
+            )
+            calls = picture_arguments(bundle)
+            pictures = draw_pictures(pipe, calls)
         tensors: dict[str, NDArray[Any]] = {f"picture.{k}": p for k, p in enumerate(pictures)}
         for k, call in enumerate(calls):
-            tensors |= {f"picture.{k}.{name}": v for name, v in golden.picture_arrays(bundle, call).items()}
+            tensors |= {f"picture.{k}.{name}": v for name, v in picture_arrays(bundle, call).items()}
         for name, engine in engines.items():
             if not engine.calls:
                 continue
             # The first call, from pure noise, and the last of the first picture.
             last = len(engine.calls) // len(calls) - 1
-            tensors |= golden.flat(name, [engine.calls[k] for k in sorted({0, max(0, last)})], 1)
-        golden.store(job.case_file(PICTURES), tensors)
+            tensors |= flatten_cases(name, [engine.calls[k] for k in sorted({0, max(0, last)})], 1)
+        store_tensors(job.case_file(PICTURES), tensors)
         return {"calls": calls}, [job.case_file(PICTURES)]
 
-    found: dict[str, Any] = job.step("pictures by torch", do)
-    return found
+    result: dict[str, Any] = job.step("pictures by torch", do)
+    return result
 
 
-def fit(job: Job) -> dict[str, Any] | None:
-    """The preview matrix."""
+def fit_previews(job: ExportJob) -> dict[str, Any] | None:
+    """Fit the preview matrix; None for a model without autoencoder."""
 
     def do() -> tuple[Any, list[Path]]:
         side = min(job.facts["defaults"]["width"], PREVIEW_SIDE)
@@ -158,22 +112,23 @@ def fit(job: Job) -> dict[str, Any] | None:
 
     if not job.source.has("vae"):
         return None
-    found: dict[str, Any] = job.step("preview: fitting", do)
-    return found
+    result: dict[str, Any] = job.step("preview: fitting", do)
+    return result
 
 
-def make_part(job: Job, recipe: Recipe, described: dict[str, Any]) -> dict[str, Any]:
-    """A part in its precision, held against torch."""
+def make_part(job: ExportJob, recipe: PartRecipe, described: dict[str, Any]) -> dict[str, Any]:
+    """Make a part in its precision, and hold it against torch."""
     precision, name = job.precision[recipe.name], recipe.name
 
     def do() -> tuple[Any, list[Path]]:
-        path, cases = job.work.bundle / f"{name}.onnx", job.cases(name)
-        files, kept = [], {}
+        path, cases = job.workspace.bundle / f"{name}.onnx", job.cases(name)
+        files: list[WrittenFile] = []
+        kept: dict[str, str] = {}
         if precision == "fp32":
             proof = prove_fp32(name, path, cases)
         else:
-            files, proof, kept = make(name, read(job.path(name)), precision, cases, path, job.scratch())
-        part = {**described, "files": _entries(files, precision) if files else described["files"]}
+            files, proof, kept = write_part(name, read_graph(job.path(name)), precision, cases, path, job.scratch())
+        part = {**described, "files": graph_entries(files, precision) if files else described["files"]}
         parity: dict[str, Any] = {
             "precision": precision,
             "max_abs": float(f"{proof.max_abs:.3e}"),
@@ -188,33 +143,33 @@ def make_part(job: Job, recipe: Recipe, described: dict[str, Any]) -> dict[str, 
         )
         return {"part": part, "parity": parity}, [f.path for f in files]
 
-    found: dict[str, Any] = job.step(f"{name}: {precision}", do)
-    return found
+    result: dict[str, Any] = job.step(f"{name}: {precision}", do)
+    return result
 
 
-def store_golden(job: Job) -> dict[str, Any]:
-    """The golden tensors in the bundle."""
+def store_golden(job: ExportJob) -> dict[str, Any]:
+    """Store the golden tensors in the bundle."""
     from safetensors.numpy import load_file
 
     names = [*(r.name for r in job.recipes), PICTURES]
-    path = job.work.bundle / golden.FILE
-    golden.store(path, {k: v for name in names for k, v in load_file(job.case_file(name)).items()})
-    return {"file": entry(job.work.bundle, path, "golden", "-")}
+    path = job.workspace.bundle / GOLDEN_FILE
+    store_tensors(path, {k: v for name in names for k, v in load_file(job.case_file(name)).items()})
+    return {"file": file_entry(job.workspace.bundle, path, "golden", "-")}
 
 
 @contextlib.contextmanager
-def drafted(job: Job, manifest: dict[str, Any]) -> Iterator[Bundle]:
-    """The bundle so far, over a copy of its manifest and tokenizers: the work folder itself never looks like one."""
-    with tempfile.TemporaryDirectory(dir=job.work.root) as folder:
+def draft_bundle(job: ExportJob, manifest: dict[str, Any]) -> Iterator[Bundle]:
+    """Open the bundle so far, over a copy of its manifest and tokenizers: the workspace itself never looks like one."""
+    with tempfile.TemporaryDirectory(dir=job.workspace.root) as folder:
         for text in manifest["text"]:
-            shutil.copy(job.work.bundle / text["file"]["path"], folder)
+            shutil.copy(job.workspace.bundle / text["file"]["path"], folder)
         # Pictures are proved without the words that travel along: torch drew them without.
         write_manifest(Path(folder), {k: v for k, v in manifest.items() if k != "embeddings"})
         yield read_bundle(folder)
 
 
-def compare_pictures(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
-    """PSNR of the golden pictures by the exported parts, as the engines they are made for will draw them.
+def compare_pictures(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Draw the golden pictures by the exported parts, as the engines they are made for will; measure their PSNR.
 
     Raises:
         EngineError: below the floor; the message names the U-Net's worst nodes.
@@ -222,82 +177,42 @@ def compare_pictures(job: Job, manifest: dict[str, Any]) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
     job.progress.start("pictures compared")
-    wanted = load_file(job.case_file(PICTURES))
-    with drafted(job, manifest) as bundle:
+    references = load_file(job.case_file(PICTURES))
+    with draft_bundle(job, manifest) as bundle:
         openers = {r.name: _opener(_by_onnxruntime, job, bundle, r.name) for r in job.recipes}
-        pictures = golden.draw(pipeline(bundle, openers, job.size)[0], manifest["golden"]["pictures"])
-    found = [round(psnr(p, wanted[f"picture.{k}"]), 2) for k, p in enumerate(pictures)]
-    job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in found)} dB, at least {job.floor:g}")
-    if min(found) < job.floor:
+        pictures = draw_pictures(pipeline_of(bundle, openers, job.size)[0], manifest["golden"]["pictures"])
+    psnrs = [round(psnr(p, references[f"picture.{k}"]), 2) for k, p in enumerate(pictures)]
+    job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in psnrs)} dB, at least {job.floor:g}")
+    if min(psnrs) < job.floor:
         raise EngineError(
-            f"the pictures of this bundle are {min(found):.1f} dB (PSNR) from torch's, below the floor of "
-            f"{job.floor:g} dB{_blame(job)}"
+            f"the pictures of this bundle are {min(psnrs):.1f} dB (PSNR) from torch's, below the floor of "
+            f"{job.floor:g} dB{_worst_of_unet(job)}"
         )
-    return {"psnr": found, "floor": job.floor}
+    return {"psnr": psnrs, "floor": job.floor}
 
 
-def _blame(job: Job) -> str:
+def _worst_of_unet(job: ExportJob) -> str:
+    """Name the nodes of the U-Net that lose most, for a message."""
     precision = job.precision["unet"]
-    graph, seen = seen_graph(read(job.path("unet")), precision, ())
+    graph, seen = seen_graph(read_graph(job.path("unet")), precision, ())
     feed = job.cases("unet")[-1][0]
     worst = worst_nodes(graph, seen, feed, job.scratch(), PRECISIONS[precision].changes)
     named = "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3])
     return f"; the U-Net's worst nodes: {named}" if named else ""
 
 
-def _by_onnxruntime(job: Job, bundle: Bundle, name: str) -> Run:
-    """A part as it shows on a CPU."""
+def _by_onnxruntime(job: ExportJob, bundle: Bundle, name: str) -> EngineCall:
+    """Open a part as it shows on a CPU."""
     precision, part = job.precision[name], bundle.parts[name]
     names = [t.name for t in part.outputs]
-    path = job.work.bundle / part.files[0].path
+    path = job.workspace.bundle / part.files[0].path
     if PRECISIONS[precision].seen is not None:
-        kept = job.work.found(f"{name}: {precision}")["parity"].get("kept_fp32", {})
+        kept = job.workspace.result(f"{name}: {precision}")["parity"].get("kept_fp32", {})
         path = job.scratch() / f"{name}.onnx"
-        write(seen_graph(read(job.path(name)), precision, kept)[1], path)
-    opened = session(path)
+        write_graph(seen_graph(read_graph(job.path(name)), precision, kept)[1], path)
+    opened = open_session(path)
     return lambda **inputs: dict(zip(names, opened.run(names, inputs), strict=True))
 
 
-def _opener(make_run: Callable[..., Run], *arguments: Any) -> Callable[[], Run]:
-    return lambda: make_run(*arguments)
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
-def _entries(files: list[Written], precision: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "engine": _engine(f.path.name),
-            "precision": precision,
-            "path": f.path.name,
-            "size": f.size,
-            "sha256": f.sha256,
-        }
-        for f in files
-    ]
-
-
-def _engine(name: str) -> str:
-    return WEIGHTS if name.endswith(".data") else PLAIN if name.endswith(PLAIN_NAME) else "onnx"
-
-
-def entry(folder: Path, path: Path, engine: str, precision: str) -> dict[str, Any]:
-    """A file as the manifest lists it."""
-    return {
-        "engine": engine,
-        "precision": precision,
-        "path": path.relative_to(folder).as_posix(),
-        "size": path.stat().st_size,
-        "sha256": sha256(path),
-    }
-
-
-def _kind(value: Any) -> Any:
-    return value.type.tensor_type
-
-
-def _tensor(value: Any, shape: list[int | str]) -> dict[str, Any]:
-    return {"name": value.name, "dtype": _ONNX_TYPES[_kind(value).elem_type], "shape": shape}
+def _opener(open_engine: Callable[..., EngineCall], *arguments: Any) -> Callable[[], EngineCall]:
+    return lambda: open_engine(*arguments)

@@ -26,8 +26,7 @@ from benchmarks.sections import Findings
 from edgediff.bundle.manifest import WEIGHTS, sha256
 from edgediff.bundle.reading import read_bundle
 from edgediff.errors import ArgumentError, BundleError, OutputError
-from edgediff_export.graph import Graph, Weight
-from edgediff_export.graph import write as write_graph
+from edgediff_export.onnx_graph.graph import Graph, Weight, write_graph
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 

@@ -1,4 +1,4 @@
-"""Captions: the objects' names and the background's, in varied wording."""
+"""Captions name the object and the background, in varied wording."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ WITHOUT_COLOUR = ("{n}", "{a}", "an emoji of {a}", "a picture of {a}")
 
 
 def article(name: str, plural: bool) -> str:
-    """``apple`` -> ``an apple``; plurals stay bare."""
+    """Put the article before a name: ``an apple``; plurals stay bare."""
     if plural:
         return name
     return ("an " if name[0] in "aeio" else "a ") + name
 
 
 def phrase(template: str, name: str, plural: bool, colour: str) -> str:
+    """Fill a template with a name and a colour."""
     return template.format(a=article(name, plural), n=name, c=colour)
 
 
 def caption(glyph: Glyph, colour: str, rng: random.Random, colourless: float = 0.1) -> str:
-    """A random caption of the pair; with probability ``colourless`` it leaves the colour open."""
+    """Draw a random caption of the pair; with probability ``colourless`` it leaves the colour open."""
     templates = WITHOUT_COLOUR if rng.random() < colourless else WITH_COLOUR
     return phrase(rng.choice(templates), rng.choice(glyph.names), glyph.plural, colour)
 
 
 def all_captions(glyphs: list[Glyph]) -> list[str]:
-    """Every caption once, sorted: the tokenizer's training text."""
+    """List every caption once, sorted: the tokenizer's training text."""
     out = set()
     for glyph in glyphs:
         for name in glyph.names:

@@ -1,15 +1,16 @@
-"""What is trained, how large and for how long. A preset is a value; scaling up is another preset."""
+"""A config says what is trained, how large and for how long. A preset is a value; scaling up is another preset."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One reference model.
+    """A config describes one reference model.
 
     Sizes are pixels unless named otherwise; every ``*_steps`` counts optimizer steps.
     """
@@ -127,11 +128,12 @@ PRESETS: dict[str, Config] = {
 
 
 def load(name_or_path: str) -> Config:
-    """A preset by name, or a JSON file with the same fields."""
+    """Find a preset by name, or read a JSON file with the same fields."""
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     path = Path(name_or_path)
     if not path.is_file():
         raise ValueError(f"no config {name_or_path!r}; choose from {', '.join(PRESETS)}, or give a JSON file")
     raw = json.loads(path.read_text(encoding="utf-8"))
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    return Config(**fields)

@@ -1,4 +1,4 @@
-"""The pictures: Noto Color Emoji glyphs on plain, named background colours.
+"""The pictures are Noto Color Emoji glyphs on plain, named background colours.
 
 The font is Debian's ``fonts-noto-color-emoji`` (SIL Open Font License 1.1).
 """
@@ -75,7 +75,7 @@ class Glyph:
 
 
 def core_glyphs() -> list[Glyph]:
-    """The curated objects of the built-in model."""
+    """List the curated objects of the built-in model."""
     out = []
     for entry in _CORE.replace("\n", "|").split("|"):
         if entry.strip():
@@ -86,7 +86,7 @@ def core_glyphs() -> list[Glyph]:
 
 
 def all_glyphs() -> list[Glyph]:
-    """Every single-code-point glyph of the font that is a picture; curated names win over Unicode's."""
+    """List every single-code-point glyph of the font that is a picture; curated names win over Unicode's."""
     curated = {g.char: g for g in core_glyphs()}
     out = []
     for code in [0x23F0, *range(0x2600, 0x27C0), 0x2B50, *range(0x1F300, 0x1FB00)]:
@@ -102,7 +102,7 @@ def all_glyphs() -> list[Glyph]:
 
 
 def glyph_set(which: str) -> list[Glyph]:
-    """``core`` or ``all``."""
+    """Find a set of glyphs by name, ``core`` or ``all``."""
     sets = {"core": core_glyphs, "all": all_glyphs}
     if which not in sets:
         raise ValueError(f"no glyph set {which!r}; choose from {', '.join(sets)}")
@@ -123,7 +123,7 @@ def _font() -> Any:
 
 @cache
 def draw(char: str) -> Any:
-    """The glyph as an RGBA Pillow image, cropped to its visible box (None if the font lacks it)."""
+    """Draw the glyph as an RGBA Pillow image, cropped to its visible box (None if the font lacks it)."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
@@ -143,7 +143,7 @@ def _visible(char: str) -> bool:
 
 @cache
 def sized(char: str, longest: int) -> np.ndarray:
-    """The glyph at ``longest`` pixels on its longer side: uint8 (h, w, 4)."""
+    """Scale the glyph to ``longest`` pixels on its longer side: uint8 (h, w, 4)."""
     from PIL import Image
 
     image = draw(char)
@@ -153,7 +153,7 @@ def sized(char: str, longest: int) -> np.ndarray:
 
 
 def compose(char: str, colour: str, size: int, longest: int, dx: int = 0, dy: int = 0) -> np.ndarray:
-    """One picture: the glyph centred (plus dx, dy) on a plain background. uint8 (size, size, 3)."""
+    """Draw one picture, the glyph centred (plus dx, dy) on a plain background: uint8 (size, size, 3)."""
     glyph = sized(char, longest).astype(np.float32)
     out = np.empty((size, size, 3), np.float32)
     out[:] = COLOURS[colour]
@@ -168,7 +168,7 @@ def compose(char: str, colour: str, size: int, longest: int, dx: int = 0, dy: in
 
 
 def sheet(pictures: np.ndarray, columns: int, path: Path) -> None:
-    """Pictures (N, h, w, 3) side by side on white, as one PNG."""
+    """Write pictures (N, h, w, 3) side by side on white, as one PNG."""
     from PIL import Image
 
     n, h, w, _ = pictures.shape

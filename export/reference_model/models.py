@@ -1,4 +1,4 @@
-"""The model's parts, built from a config. All are diffusers'/transformers' own classes."""
+"""The model's parts are built from a config. All are diffusers' or transformers' own classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put a trained model where it ships: the bundle in the package, its fp16 source and its judge in the repository."""
+"""A trained model is put where it ships: the bundle in the package, its fp16 source and its judge in the repository."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from edgediff_export.convert import export
-
+from ..convert import export
 from .config import Config
 from .glyphs import COLOURS, Glyph
 from .train_vae import random_picture, to_tensor
@@ -38,7 +37,7 @@ def export_again(config: Config, glyphs: list[Glyph], folder: Path, repository: 
 
 
 def _bundle(config: Config, glyphs: list[Glyph], source: Path, notice: Path, folder: Path) -> Path:
-    """The bundle of ``source``'s pipeline and card, in ``folder``."""
+    """Export the bundle of ``source``'s pipeline and card into ``folder``."""
     card = json.loads((source / "card.json").read_text(encoding="utf-8"))
     rng = random.Random(5)
     shown = [random_picture(config, rng.choice(glyphs), rng.choice(list(COLOURS)), rng) for _ in range(256)]

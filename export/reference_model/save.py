@@ -1,4 +1,4 @@
-"""The trained parts as a diffusers folder in fp16 (``pipeline/``), the judge's files and a card beside it."""
+"""The trained parts are saved in fp16 as a diffusers folder (``pipeline/``), the judge's files and a card beside it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
-from edgediff_export.graph import write
-from edgediff_export.quantize import store_fp16
-from edgediff_export.trace import trace
-
+from ..onnx_graph.graph import write_graph
+from ..onnx_graph.trace import trace
+from ..precision.quantize import store_fp16
 from .config import Config
 from .glyphs import Glyph, sized
 from .models import build_scheduler, build_unet
@@ -22,6 +21,8 @@ from .train_unet import scaled_vae
 
 
 class ImageTower(torch.nn.Module):
+    """Gives the embeddings of pictures alone."""
+
     def __init__(self, model: CLIPVisionModelWithProjection) -> None:
         super().__init__()
         self.model = model
@@ -32,7 +33,7 @@ class ImageTower(torch.nn.Module):
 
 
 def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithProjection, folder: Path) -> None:
-    """``image_tower.onnx`` and ``glyphs.npz``: what scores pictures, without torch and without the font."""
+    """Write ``image_tower.onnx`` and ``glyphs.npz``: they score pictures without torch and without the font."""
     folder.mkdir(parents=True, exist_ok=True)
     size, longest = config.image_size, (config.glyph_min + config.glyph_max) // 2
     atlas = np.zeros((len(glyphs), size, size, 4), np.uint8)
@@ -47,7 +48,7 @@ def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithPr
     example = {"pixel_values": torch.zeros(1, 3, size, size)}
     graph = trace(ImageTower(image.eval()), example, ("image_embeds",), axes)
     store_fp16(graph)
-    write(graph, folder / "image_tower.onnx")
+    write_graph(graph, folder / "image_tower.onnx")
 
 
 def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:

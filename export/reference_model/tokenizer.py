@@ -1,4 +1,4 @@
-"""CLIP's tokenizer (lower-cased byte-level BPE with ``</w>`` word ends), its merges learned from our captions."""
+"""CLIP's tokenizer (lower-cased byte-level BPE with ``</w>`` word ends) learns its merges from our captions."""
 
 from __future__ import annotations
 

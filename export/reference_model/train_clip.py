@@ -1,4 +1,4 @@
-"""A small CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020), trained on the same pairs.
+"""A small CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020) is trained on the same pairs.
 
 Its text tower is the model's text encoder; its image tower scores pictures in tests and reports.
 """
@@ -22,7 +22,7 @@ from .trainer import fit
 
 
 class Temperature(torch.nn.Module):
-    """CLIP's learned logit scale."""
+    """Holds CLIP's logit scale, which is learned."""
 
     def __init__(self) -> None:
         super().__init__()

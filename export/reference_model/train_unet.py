@@ -1,4 +1,4 @@
-"""The denoiser: denoising score matching in latent space (Ho et al. 2020; v-prediction: Salimans & Ho 2022)."""
+"""The denoiser learns by score matching in latent space (Ho et al. 2020; v-prediction: Salimans & Ho 2022)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .trainer import fit
 
 
 def scaled_vae(config: Config, glyphs: list[Glyph], folder: Path) -> tuple[AutoencoderKL, torch.Tensor, torch.Tensor]:
-    """The trained autoencoder with unit-deviation latents, the cached latents and their (glyph, colour) pairs."""
+    """Load the trained autoencoder with unit-deviation latents, the cached latents and their (glyph, colour) pairs."""
     vae = build_vae(config)
     vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True)["ema"]["vae"])
     vae.eval()
@@ -34,7 +34,7 @@ def scaled_vae(config: Config, glyphs: list[Glyph], folder: Path) -> tuple[Autoe
 def ddim(
     unet: UNet2DConditionModel, context: torch.Tensor, blank: torch.Tensor, noise: torch.Tensor, guidance: float
 ) -> torch.Tensor:
-    """20 DDIM steps, for sample sheets alone."""
+    """Take 20 DDIM steps, for sample sheets alone."""
     scheduler = build_scheduler()
     scheduler.set_timesteps(20)
     x, both = noise, torch.cat([blank.expand_as(context), context])

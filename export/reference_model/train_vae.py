@@ -1,4 +1,4 @@
-"""The autoencoder: reconstruction on crops first, then on whole pictures; a light KL term keeps latents bounded."""
+"""The autoencoder learns to reconstruct crops, then whole pictures; a light KL term keeps latents bounded."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def random_picture(config: Config, glyph: Glyph, colour: str, rng: random.Random
 
 
 def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
-    """uint8 HWC pictures -> float32 (B, 3, H, W) in [-1, 1]."""
+    """Turn uint8 HWC pictures into float32 (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pictures(x: torch.Tensor) -> np.ndarray:
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    pictures: np.ndarray = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return pictures
 
 
 def train_vae(config: Config, glyphs: list[Glyph], folder: Path) -> AutoencoderKL:
@@ -79,7 +80,7 @@ def train_vae(config: Config, glyphs: list[Glyph], folder: Path) -> AutoencoderK
 
 @torch.no_grad()
 def encode_set(config: Config, vae: AutoencoderKL, glyphs: list[Glyph]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latent means of ``latents_per_pair`` renderings of every pair.
+    """Encode ``latents_per_pair`` renderings of every pair to their latent means.
 
     Returns float32 (pairs, renderings, C, h, w) and the (glyph, colour) indices, int64 (pairs, 2).
     """

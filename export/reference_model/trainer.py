@@ -1,4 +1,4 @@
-"""What the three training stages share: a resumable, logged loop over steps."""
+"""The three training stages share a loop over steps that resumes and keeps a log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAVE_EVERY = 500
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 2 % of the steps (at most 200), then a cosine to zero."""
+    """Warm up over 2 % of the steps (at most 200), then follow a cosine to zero."""
     warm = max(1, min(200, steps // 50))
     if step < warm:
         return peak * (step + 1) / warm
@@ -31,7 +31,7 @@ def save_atomic(state: dict[str, Any], path: Path) -> None:
 
 
 class Ema:
-    """Exponential moving average of parameters, with the usual warm-up of the decay."""
+    """Keeps an exponential moving average of parameters, with the usual warm-up of the decay."""
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.decay = decay

@@ -19,10 +19,10 @@ from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineErro
 from edgediff.bundle.reading import read_bundle
 from edgediff.generation.arguments import Arguments
 from edgediff.generation.request import plan_for
-from edgediff_export import graph as graphs
 from edgediff_export.convert import export
-from edgediff_export.facts import schedule_of
-from edgediff_export.precision import PRECISIONS
+from edgediff_export.onnx_graph import graph as graphs
+from edgediff_export.precision.precisions import PRECISIONS
+from edgediff_export.schedule import schedule_of
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def test_settings_that_the_scheduler_does_not_take_are_ignored(source: Path) -> 
     """Saved configs keep what the classes before them were told."""
     from diffusers import EulerDiscreteScheduler
 
-    from edgediff_export.source import Folder
+    from edgediff_export.sources.folder import Folder
 
     EulerDiscreteScheduler(beta_schedule="scaled_linear").save_pretrained(source / "scheduler")
     edit(source / "scheduler" / "scheduler_config.json", lambda d: d.update(thresholding=True, clip_sample=True))
@@ -338,7 +338,7 @@ def test_half_files_and_files_of_others_beside_them(source: Path, tiny_source: P
     """As hubs have them: fp16 alone, in pieces, next to files of other programs."""
     from diffusers import UNet2DConditionModel
 
-    from edgediff_export.source import Folder
+    from edgediff_export.sources.folder import Folder
 
     unet = UNet2DConditionModel.from_pretrained(tiny_source / "unet")
     (source / "unet" / "diffusion_pytorch_model.safetensors").unlink()

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgediff import ArgumentError, BundleError, BundleNotFoundError
-from edgediff_export.lora import check, merge, read_lora
-from edgediff_export.lora_keys import parse, paths
-from edgediff_export.source import open_source
+from edgediff_export.lora.file import read_lora
+from edgediff_export.lora.keys import layer_paths, parse_key
+from edgediff_export.lora.merging import check, merge
+from edgediff_export.sources.open import open_source
 
 Tensors = dict[str, torch.Tensor]
 
@@ -142,7 +143,7 @@ def sdxl_unet() -> UNet2DConditionModel:
 def sgm_name(unet: nn.Module) -> Callable[[str], str]:
     """kohya's name of a layer of SDXL, by its name in diffusers."""
     original = {"input_blocks", "middle_block", "output_blocks", "time_embed_", "label_emb", "out_0", "out_2"}
-    by_path = {path: name for name, path in paths(unet).items() if any(name.startswith(o) for o in original)}
+    by_path = {path: name for name, path in layer_paths(unet).items() if any(name.startswith(o) for o in original)}
     flat = {path.replace(".", "_"): path for path in by_path}
     return lambda name: by_path[flat[name]]
 
@@ -664,4 +665,4 @@ def test_check_changes_nothing(sd: StableDiffusionPipeline, tmp_path: Path) -> N
 def test_keys(key: str, expected: tuple[str, str, str] | None) -> None:
     if expected is not None:
         expected = (expected[0], expected[1].replace("*", "text_model_encoder_layers_0"), expected[2])
-    assert parse(key) == expected
+    assert parse_key(key) == expected

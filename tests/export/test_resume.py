@@ -11,7 +11,7 @@ import pytest
 from edgediff import OutputError
 from edgediff.bundle.reading import read_bundle
 from edgediff_export.convert import export
-from edgediff_export.work import Work
+from edgediff_export.workspace import Workspace
 
 
 class Cut:
@@ -80,5 +80,5 @@ def test_a_disk_that_is_full(tiny_source: Path, tmp_path: Path) -> None:
 
 def test_too_little_space_is_said_before_any_work(tiny_source: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"needs about 1000000\.0 GB on the way, .* GB are free"):
-        Work(tmp_path / "out", "key").need(10**15)
+        Workspace(tmp_path / "out", "key").need(10**15)
     assert list(tmp_path.iterdir()) == []

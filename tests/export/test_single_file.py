@@ -16,14 +16,16 @@ from safetensors.torch import load_file, save_file
 
 from edgediff import ArgumentError, BundleError, BundleNotFoundError
 from edgediff.bundle.reading import read_bundle
-from edgediff_export import families as published
 from edgediff_export.convert import export
-from edgediff_export.facts import facts_of
-from edgediff_export.header import hollow_tensors, read_tensors
-from edgediff_export.single_file import SingleFile, _class_of
-from edgediff_export.source import Folder, model_class, open_source
-from edgediff_export.vae_file import load_vae
-from edgediff_export.words import clip_tokenizer
+from edgediff_export.manifest import model_facts
+from edgediff_export.sources import published_configs as published
+from edgediff_export.sources.clip_tokenizer import clip_tokenizer
+from edgediff_export.sources.folder import Folder
+from edgediff_export.sources.loading import model_class
+from edgediff_export.sources.open import open_source
+from edgediff_export.sources.safetensors_header import hollow_tensors, read_tensors
+from edgediff_export.sources.single_file import SingleFile, class_of_component
+from edgediff_export.sources.vae_file import load_vae
 from tests.support import families
 from tests.support.original_layout import original, vae, write_original
 
@@ -70,7 +72,7 @@ def test_weights_are_the_folders(sources: Path, name: str) -> None:
     assert {c: file.has(c) for c in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")} == {
         c: folder.has(c) for c in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     }
-    assert facts_of(file, {}) == facts_of(folder, {})
+    assert model_facts(file, {}) == model_facts(folder, {})
 
 
 @pytest.mark.parametrize("name", ["sd21", "sdxl"])
@@ -116,7 +118,7 @@ class Pipe:
 
     def __init__(self, family: published.Family, channels: int) -> None:
         for component, config in family.configs.items():
-            cls, given = model_class(_class_of(component)), dict(config)
+            cls, given = model_class(class_of_component(component)), dict(config)
             if component == "unet":
                 given["in_channels"] = channels
             with torch.device("meta"):
@@ -158,7 +160,7 @@ def test_true_sizes_by_their_headers(
     source = open_source(header_only(tmp_path / "m.safetensors", shapes))
     assert source.pipeline == pipeline
     assert sum(p.numel() for p in source.hollow("unet").parameters()) == parameters
-    facts = facts_of(source, {})
+    facts = model_facts(source, {})
     assert (facts["defaults"]["width"], facts["schedule"]["prediction_type"]) == (side, prediction)
     assert facts["defaults"]["sampler"] == sampler
     assert [t["pad_id"] for t in facts["text"]] == [[49407], [0], [49407, 0], [0], [0]][index]
@@ -171,13 +173,13 @@ def test_true_sizes_by_their_headers(
 def test_what_a_file_says_of_its_prediction(tmp_path: Path) -> None:
     xl, two = true_shapes(2), true_shapes(1)
     marked = SingleFile(header_only(tmp_path / "a.safetensors", {**xl, "v_pred": (0,), "ztsnr": (0,)}))
-    schedule = facts_of(marked, {})["schedule"]
+    schedule = model_facts(marked, {})["schedule"]
     assert (schedule["prediction_type"], schedule["rescale_betas_zero_snr"]) == ("v_prediction", True)
     said = header_only(tmp_path / "b.safetensors", two, {"modelspec.prediction_type": "epsilon"})
-    assert facts_of(SingleFile(said), {})["schedule"]["prediction_type"] == "epsilon"
-    assert facts_of(SingleFile(said), {})["defaults"]["width"] == 512
+    assert model_facts(SingleFile(said), {})["schedule"]["prediction_type"] == "epsilon"
+    assert model_facts(SingleFile(said), {})["defaults"]["width"] == 512
     asked = SingleFile(header_only(tmp_path / "c.safetensors", two), prediction_type="epsilon")
-    assert facts_of(asked, {})["schedule"]["prediction_type"] == "epsilon"
+    assert model_facts(asked, {})["schedule"]["prediction_type"] == "epsilon"
     with pytest.raises(ArgumentError, match="no prediction_type 'x0'; choose from epsilon, v_prediction"):
         SingleFile(said, prediction_type="x0")
 
@@ -195,7 +197,7 @@ def test_what_a_file_says_of_its_prediction(tmp_path: Path) -> None:
     ],
 )
 def test_ways_to_say_it(tmp_path: Path, metadata: dict[str, str], step: int | None, side: int) -> None:
-    facts = facts_of(SingleFile(header_only(tmp_path / "m.safetensors", true_shapes(1), metadata, step)), {})
+    facts = model_facts(SingleFile(header_only(tmp_path / "m.safetensors", true_shapes(1), metadata, step)), {})
     assert facts["defaults"]["width"] == side
     assert facts["schedule"]["prediction_type"] == ("epsilon" if side == 512 else "v_prediction")
 
@@ -295,7 +297,7 @@ def test_older_and_newer_names(sources: Path, tmp_path: Path) -> None:
             wanted, found = folder.load(component).state_dict(), file.load(component).state_dict()
             assert wanted.keys() == found.keys()
             assert all(torch.equal(found[k], wanted[k]) for k in wanted), (path, component)
-        assert facts_of(file, {}) == facts_of(folder, {})
+        assert model_facts(file, {}) == model_facts(folder, {})
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "sdxl-refiner"])
@@ -367,7 +369,7 @@ def test_the_header_tells_what_does_not_fit(sources: Path, tmp_path: Path, monke
     def refuse(*_: Any) -> None:
         raise AssertionError("a weight is read")
 
-    monkeypatch.setattr("edgediff_export.single_file.read_tensors", refuse)
+    monkeypatch.setattr("edgediff_export.sources.single_file.read_tensors", refuse)
     xl, two = true_shapes(2), true_shapes(1)
     label, deep = "model.diffusion_model.label_emb.0.0.weight", "model.diffusion_model.middle_block.1."
     for change, message in (

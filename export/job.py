@@ -1,0 +1,69 @@
+"""A job is one export: what is read, what is asked for, and where it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .onnx_graph.recipes import PartRecipe
+from .precision.precisions import PRECISIONS, Case
+from .progress import Progress
+from .proof.golden import load_cases
+from .proof.lazy_pipeline import collect_garbage
+from .sources.base import Source
+from .workspace import Workspace
+
+PICTURES = "pictures"  # names the file of the golden pictures, and of the calls that drew them
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One export, as its stages share it: each stage runs through ``step``, and is done once."""
+
+    source: Source
+    facts: dict[str, Any]
+    recipes: list[PartRecipe]
+    precision: dict[str, str]  # by part
+    workspace: Workspace
+    progress: Progress
+    pictures: torch.Tensor | None
+    size: int  # of the model in fp32, bytes
+
+    @property
+    def floor(self) -> float:
+        """The least PSNR of the final pictures, dB: that of the lowest precision."""
+        return min(PRECISIONS[p].floor for p in self.precision.values())
+
+    def path(self, part: str) -> Path:
+        """Tell where a part's fp32 graph lies: in the bundle itself where it stays so."""
+        folder = self.workspace.bundle if self.precision[part] == "fp32" else self.workspace.root / "fp32"
+        return folder / f"{part}.onnx"
+
+    def case_file(self, name: str) -> Path:
+        """Tell where the golden tensors of a part, or of the pictures, lie until the bundle takes them."""
+        return self.workspace.root / "cases" / f"{name}.safetensors"
+
+    def cases(self, part: str) -> list[Case]:
+        """Load golden inputs and outputs: an example at another batch and size than the traced one, and real calls."""
+        return load_cases([self.case_file(part), self.case_file(PICTURES)], part)
+
+    def scratch(self) -> Path:
+        """Make a folder with room for a graph's weights."""
+        path = self.workspace.root / "scratch"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def step(self, name: str, do: Callable[[], tuple[Any, list[Path]]]) -> Any:
+        """Do a step, unless it was done before; return what it said of itself."""
+        if (result := self.workspace.result(name)) is not None:
+            self.progress.skip(name)
+            return result
+        self.progress.start(name)
+        facts, files = do()
+        self.workspace.finish(name, facts, files)
+        collect_garbage(self.size)
+        return facts

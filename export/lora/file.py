@@ -1,0 +1,146 @@
+"""A LoRA file tells by its names what it holds: layers, PEFT's settings, and the model family that it looks like."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError
+
+from .deltas import BESIDE, FORMULAS
+from .keys import parse_key, unsupported_algorithm
+
+READABLE = "LoRA, LoCon, LoHa, LoKr, full differences and DoRA"
+# Families by the width of the text that the U-Net attends to.
+FAMILY_OF_WIDTH = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that a file changes. ``keys`` maps the names of tensors (values of ``ENDINGS``) to the file's keys."""
+
+    component: str
+    name: str
+    keys: Mapping[str, str]
+
+    @property
+    def first(self) -> str:
+        """The first of its keys stands for the layer in messages."""
+        return next(key for name, key in self.keys.items() if name != "alpha")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file says what it changes, and by how much; its tensors stay in the file.
+
+    ``family`` is a guess from names and widths, for messages. ``configs`` are PEFT's settings by component.
+    """
+
+    path: Path
+    weight: float
+    layers: Sequence[Layer] = field(repr=False)
+    family: str | None = None
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+
+def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
+    """Read the names in a safetensors file as kohya's scripts, LyCORIS, diffusers or PEFT write it.
+
+    Raises:
+        ArgumentError: a weight that is not finite.
+        BundleNotFoundError: no such file.
+        BundleError: not safetensors, no LoRA in it, an algorithm that is not known, tensors missing.
+    """
+    path = Path(path)
+    if not math.isfinite(weight):
+        raise ArgumentError(f"the weight of {path} is {weight}; choose a finite number, such as 0.8")
+    if not path.is_file():
+        raise BundleNotFoundError(f"no LoRA file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            metadata = file.metadata() or {}
+            layers = _layers(path, keys)
+            family = _family(layers, lambda key: list(file.get_slice(key).get_shape()))
+    except SafetensorError as error:
+        raise BundleError(f"{path} is not a safetensors file ({error}); save the LoRA as safetensors") from error
+    return Lora(path, float(weight), layers, family, _configs(path, metadata))
+
+
+def _layers(path: Path, keys: Sequence[str]) -> list[Layer]:
+    for key in keys:
+        if name := unsupported_algorithm(key):
+            raise BundleError(f"{path}: {key} is {name}, which cannot be merged; choose {READABLE}")
+    parsed = {key: parse_key(key) for key in keys}
+    if not any(parsed.values()):
+        raise BundleError(f"{path} has no LoRA in it: its {len(keys)} keys begin with {', '.join(keys[:3]) or 'none'}")
+    by_layer: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for key, meaning in parsed.items():
+        if meaning is None:
+            raise BundleError(f"{path}: {key} is of no algorithm that can be merged; choose {READABLE}")
+        tensors = by_layer[meaning.component, meaning.layer]
+        if meaning.tensor in tensors:
+            raise BundleError(f"{path}: {tensors[meaning.tensor]} and {key} are the same tensor of one layer")
+        tensors[meaning.tensor] = key
+    for tensors in by_layer.values():
+        main = frozenset(tensors) - BESIDE
+        if main not in FORMULAS and not (not main and "diff_b" in tensors):
+            held = ", ".join(sorted(tensors))
+            raise BundleError(
+                f"{path}: the layer of {next(iter(tensors.values()))} has only {held}: tensors are missing"
+            )
+    return [Layer(component, name, tensors) for (component, name), tensors in by_layer.items()]
+
+
+def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """Read PEFT's settings by component: diffusers keeps them in the file, PEFT beside it in adapter_config.json."""
+    beside = path.with_name("adapter_config.json")
+    inside = metadata.get("lora_adapter_metadata")
+    source = f"{path}: lora_adapter_metadata" if inside else str(beside)
+    components = ("unet", "text_encoder", "text_encoder_2")
+    if not inside and not (path.name == "adapter_model.safetensors" and beside.is_file()):
+        return {}
+    try:
+        settings = json.loads(inside if inside else beside.read_text(encoding="utf-8"))
+        if not inside:
+            settings = {f"{component}.{k}": v for component in components for k, v in settings.items()}
+        configs: dict[str, dict[str, Any]] = {component: {} for component in components}
+        for key, value in settings.items():
+            component, _, name = key.partition(".")
+            configs.setdefault(component, {})[name] = value
+        for config in configs.values():
+            for alpha in (config.get("lora_alpha") or 0, *(config.get("alpha_pattern") or {}).values()):
+                if not math.isfinite(alpha):
+                    raise ValueError(f"alpha is {alpha}")
+            for pattern in config.get("alpha_pattern") or {}:
+                re.compile(pattern)
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise BundleError(f"{source} is not PEFT's settings: {error}") from error
+    return dict(configs)
+
+
+def _family(layers: Sequence[Layer], shape: Callable[[str], list[int]]) -> str | None:
+    """Tell the model family that the keys look like; None where they do not tell."""
+    names = [layer.name for layer in layers if layer.component == "unet"]
+    if any(
+        re.match(r"(transformer_)?(double_blocks|single_blocks|joint_blocks|transformer_blocks|single_tr)", n)
+        for n in names
+    ):
+        return "a transformer such as Flux or SD 3"
+    for layer in layers:
+        first = layer.keys.get("down") or layer.keys.get("hada_w1_b") or layer.keys.get("diff")
+        if first and re.search(r"attn2_to_[kv]$", layer.name):
+            size = shape(first)
+            if len(size) > 1 and size[1] in FAMILY_OF_WIDTH:
+                return FAMILY_OF_WIDTH[size[1]]
+    if any(layer.component == "text_encoder_2" for layer in layers) or any("put_blocks_" in n for n in names):
+        return "SDXL"
+    return None

@@ -1,0 +1,79 @@
+"""Golden tensors are what torch gives for fixed inputs and prompts; a bundle stores them, for a proof without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgediff.bundle.manifest import Bundle
+from edgediff.pipeline import Pipeline
+from edgediff.verify import cases_of
+
+from ..precision.precisions import Case
+
+GOLDEN_FILE = "golden.safetensors"
+PROMPTS = ("a photograph of an astronaut riding a horse", "a red apple on a blue background")
+MAX_STEPS = 8
+MAX_CELLS = 16  # latent cells a side; pixels where there is no autoencoder: 4 times as many
+
+
+def picture_arguments(bundle: Bundle) -> list[dict[str, Any]]:
+    """List the calls whose pictures are compared: a small size, the model's own sampler and guidance."""
+    latent, defaults = bundle.latent, bundle.defaults
+    most = MAX_CELLS * latent.factor * (4 if latent.factor == 1 else 1)
+    multiple = latent.size_multiple
+    side = max(multiple, min(defaults.width, most) // multiple * multiple)
+    common = {"width": side, "height": side, "num_inference_steps": min(defaults.num_inference_steps, MAX_STEPS)}
+    prompts = PROMPTS if bundle.text else ("",) * len(PROMPTS)
+    return [{"prompt": prompt, "seed": seed, **common} for seed, prompt in enumerate(prompts)]
+
+
+def picture_arrays(bundle: Bundle, call: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]:
+    """Make what a call takes besides: for inpainting models a picture of colour ramps, and a mask of its middle."""
+    if not bundle.inpaints:
+        return {}
+    side = call["width"]
+    ramp = np.linspace(0, 255, side).astype(np.uint8)
+    image = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], ramp[::-1, None]), axis=-1)
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = 255
+    return {"image": image, "mask_image": mask}
+
+
+def draw_pictures(pipe: Pipeline, calls: Sequence[Mapping[str, Any]]) -> list[NDArray[np.uint8]]:
+    """Draw the picture (H, W, 3) of each call."""
+    pictures = []
+    for call in calls:
+        arguments: dict[str, Any] = {**call, **picture_arrays(pipe.bundle, call), "output_type": "np"}
+        pictures.append(np.asarray(pipe(**arguments).images[0]))
+    return pictures
+
+
+def store_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write a safetensors file, and make the folder it lies in."""
+    from safetensors.numpy import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save({name: np.ascontiguousarray(v) for name, v in tensors.items()}))
+
+
+def flatten_cases(part: str, cases: Sequence[Case], first: int = 0) -> dict[str, NDArray[Any]]:
+    """Name the arrays of cases ``PART.K.in.NAME`` and ``PART.K.out.NAME``, K from ``first``."""
+    return {
+        f"{part}.{k}.{side}.{name}": array
+        for k, pair in enumerate(cases, first)
+        for side, arrays in zip(("in", "out"), pair, strict=True)
+        for name, array in arrays.items()
+    }
+
+
+def load_cases(paths: Sequence[Path], part: str) -> list[Case]:
+    """Load a part's cases from files that ``store_tensors`` made of ``flatten_cases``."""
+    from safetensors.numpy import load_file
+
+    tensors = {name: array for path in paths for name, array in load_file(path).items()}
+    return [(case["in"], case["out"]) for case in cases_of(part, tensors).values()]

@@ -1,0 +1,80 @@
+"""The checkpoint's scheduler tells the schedule, and the sampler and steps that suit the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import edgediff
+from edgediff.errors import ArgumentError, BundleError
+from edgediff.sampling.names import from_config
+
+from .sources.base import Source
+
+# Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "trained_betas": (None,),
+    "thresholding": (False,),
+    "use_beta_sigmas": (False,),
+    "use_flow_sigmas": (False,),
+    "use_lu_lambdas": (False,),
+    "euler_at_final": (False,),
+    "final_sigmas_type": ("zero",),
+    "timestep_type": ("discrete",),
+    "interpolation_type": ("linear",),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
+}
+# What diffusers' pipelines set whatever the folder says.
+OFFSET, UNCLIPPED, SKIP = {"steps_offset": 1}, {"clip_sample": False}, {"skip_prk_steps": True}
+PIPELINE_SCHEDULER = {
+    "StableDiffusionPipeline": OFFSET | UNCLIPPED,
+    "StableDiffusionImg2ImgPipeline": OFFSET | UNCLIPPED,
+    "StableDiffusionInpaintPipeline": OFFSET | SKIP,
+}
+
+
+def scheduler_of(source: Source) -> dict[str, Any]:
+    """Return the scheduler's config as diffusers' pipeline of that class runs it."""
+    config = source.scheduler()
+    forced = PIPELINE_SCHEDULER.get(source.pipeline, {}) if source.has("vae") else {}
+    return config | {key: value for key, value in forced.items() if key in config}
+
+
+def default_steps(scheduler: dict[str, Any], unet: Any, text: bool, large: bool) -> dict[str, Any]:
+    """Choose steps and guidance that suit the model: its scheduler tells, distilled models bring one of their own."""
+    name, steps, guidance = scheduler["_class_name"], 20, 5.0 if large else 7.5
+    if name in ("LCMScheduler", "TCDScheduler"):
+        steps, guidance = 4, 8.5 if unet.get("time_cond_proj_dim") else 1.0
+    # Turbo models (Sauer et al. 2023); others that start at the last timestep rescale to zero SNR or predict v.
+    elif (
+        name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+        and scheduler.get("timestep_spacing") == "trailing"
+        and scheduler.get("prediction_type") == "epsilon"
+        and not scheduler.get("rescale_betas_zero_snr")
+    ):
+        steps, guidance = 1, 1.0
+    elif not text:
+        steps, guidance = 50, 1.0
+    return {"num_inference_steps": steps, "guidance_scale": guidance}
+
+
+def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the runtime plans from; refuse settings that change the result and that it lacks."""
+    for key, neutral in NEUTRAL.items():
+        if (value := config.get(key)) is not None and value not in neutral:
+            raise BundleError(f"scheduler: {key} is {value!r}, which this version cannot run; it takes {neutral[0]!r}")
+    names = {f.name for f in dataclasses.fields(edgediff.Schedule)}
+    required = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
+    if missing := sorted(required - {k for k in required if config.get(k) is not None}):
+        raise BundleError(
+            f"scheduler: {config.get('_class_name')} has no {missing[0]}; is it a discrete-time schedule?"
+        )
+    schedule = {k: v for k, v in config.items() if k in names and v is not None}
+    # The sampler's spacing of noise levels (Karras, ...) comes before that of timesteps.
+    if (twin := from_config(config)) and twin[1]:
+        schedule["timestep_spacing"] = twin[1]
+    try:
+        return dataclasses.asdict(edgediff.Schedule(**schedule))
+    except ArgumentError as error:
+        raise BundleError(f"scheduler: {error}") from error

@@ -1,0 +1,1 @@
+"""Sources are the checkpoints that an export reads, component by component, without network."""

@@ -1,0 +1,50 @@
+"""A source is a checkpoint whose components load one at a time, whatever files it lies in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+# Components that become parts of a bundle, by the classes that can be exported.
+COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "unet": ("UNet2DConditionModel", "UNet2DModel"),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "preview_decoder": ("AutoencoderTiny",),
+}
+# Text encoders with their tokenizers, in the order in which their states stand side by side.
+ENCODERS = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
+
+
+class Source(Protocol):
+    """A checkpoint to export. ``path`` names it in messages; ``pipeline`` is diffusers' class."""
+
+    path: Path
+    pipeline: str
+
+    def has(self, component: str) -> bool:
+        """Whether the checkpoint holds this component."""
+
+    def hollow(self, component: str) -> Any:
+        """Make the module without weights (on the meta device): its config with every default, its shapes."""
+
+    def load(self, component: str) -> Any:
+        """Load the module in float32 on the CPU, in eval mode, every weight finite."""
+
+    def scheduler(self) -> dict[str, Any]:
+        """Return the scheduler's config with every default and its ``_class_name``."""
+
+    def tokenizer(self, component: str) -> Any:
+        """Load a fast CLIP tokenizer: ``tokenizer`` or ``tokenizer_2``."""
+
+    def setting(self, name: str) -> Any:
+        """Return a setting of the pipeline itself (``force_zeros_for_empty_prompt``); None where there is none."""
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when a file of the source does."""
+
+
+def encoders_of(source: Source) -> list[tuple[str, str]]:
+    """List the (text encoder, tokenizer) components that a source has, in the order of ``ENCODERS``."""
+    return [(encoder, tokenizer) for encoder, tokenizer in ENCODERS if source.has(encoder)]

@@ -1,0 +1,114 @@
+"""A diffusers folder, as ``save_pretrained`` writes it, is a source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgediff.errors import BundleError, BundleNotFoundError, choices
+
+from .base import COMPONENT_CLASSES
+from .loading import hollow_module, load_module, model_class, scheduler_config
+
+# Pipelines that can be exported, and the components that each must have.
+PIPELINES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "LatentConsistencyModelPipeline",
+        ),
+        ("text_encoder", "tokenizer", "unet", "vae", "scheduler"),
+    ),
+    **dict.fromkeys(
+        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+        ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "unet", "vae", "scheduler"),
+    ),
+    "DDPMPipeline": ("unet", "scheduler"),
+    "DDIMPipeline": ("unet", "scheduler"),
+}
+# What a pipeline may have as null in its index: models of pixels have no autoencoder, SDXL's refiner one text encoder.
+ABSENT = {
+    "StableDiffusionPipeline": ("vae",),
+    "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "tokenizer"),
+}
+
+
+class Folder:
+    """A source that is a folder with ``model_index.json``.
+
+    Raises:
+        BundleNotFoundError: no index, or a component's folder is missing.
+        BundleError: an index that is not JSON, or a class that cannot be exported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        index = path / "model_index.json"
+        if not index.is_file():
+            raise BundleNotFoundError(f"no diffusers model at {path}: it has no model_index.json")
+        try:
+            self._index: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BundleError(f"{index} is not JSON: {error}") from error
+        if not isinstance(self._index, dict):
+            raise BundleError(f"{index} holds {type(self._index).__name__}, not an object")
+        self.pipeline = str(self._index.get("_class_name"))
+        if self.pipeline not in PIPELINES:
+            raise BundleError(f"{path} is a {self.pipeline!r}; this version exports {choices(PIPELINES)}")
+        for component in PIPELINES[self.pipeline]:
+            if component in ABSENT.get(self.pipeline, ()) and self._index.get(component) in (None, [None, None]):
+                continue
+            if not (path / component).is_dir():
+                raise BundleNotFoundError(
+                    f"{path}: part {component} is missing; save the whole pipeline with save_pretrained"
+                )
+            listed = self._index.get(component)
+            if not (isinstance(listed, list) and len(listed) == 2 and all(isinstance(v, str) for v in listed)):
+                raise BundleError(f"{index}: {component} is {listed!r}; it must be [library, class]")
+        for component, known in COMPONENT_CLASSES.items():
+            if self.has(component) and self._class(component) not in known:
+                raise BundleError(
+                    f"{path}: {component} is a {self._class(component)!r}; this version exports {choices(known)}"
+                )
+
+    def has(self, component: str) -> bool:
+        listed = self._index.get(component)
+        return isinstance(listed, list) and None not in listed and (self.path / component).is_dir()
+
+    def setting(self, name: str) -> Any:
+        return self._index.get(name)
+
+    def _class(self, component: str) -> str:
+        return str(self._index[component][1])
+
+    def hollow(self, component: str) -> Any:
+        return hollow_module(self.path / component, self._class(component))
+
+    def load(self, component: str) -> Any:
+        return load_module(self.path / component, self._class(component), component)
+
+    def scheduler(self) -> dict[str, Any]:
+        name = str(self._index["scheduler"][1])
+        try:
+            return scheduler_config(name, model_class(name).load_config(str(self.path / "scheduler")))
+        except Exception as error:
+            raise BundleError(f"{self.path}: scheduler cannot be loaded: {error}") from error
+
+    def tokenizer(self, component: str) -> Any:
+        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
+        from transformers import CLIPTokenizerFast
+
+        try:
+            return CLIPTokenizerFast.from_pretrained(str(self.path / component), local_files_only=True)
+        except Exception as error:
+            raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
+
+    def fingerprint(self) -> str:
+        folders = [p for p in sorted(self.path.iterdir()) if p.is_dir()]  # components, which may be links
+        files = [p for folder in (self.path, *folders) for p in sorted(folder.iterdir()) if p.is_file()]
+        seen = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+        return json.dumps([str(self.path.resolve()), seen])

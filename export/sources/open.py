@@ -1,0 +1,21 @@
+"""A checkpoint opens as the source that it is: a folder, or a single file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgediff.errors import ArgumentError
+
+from .base import Source
+from .folder import Folder
+from .single_file import SingleFile
+
+
+def open_source(path: Path, config: Path | None = None, prediction_type: str | None = None) -> Source:
+    """Open the checkpoint at ``path``, a folder or a file; no weight is loaded. Raises as its class does."""
+    if path.is_dir() or not (path.suffix or path.is_file()):
+        for name, value in (("config", config), ("prediction_type", prediction_type)):
+            if value is not None:
+                raise ArgumentError(f"{name} is {str(value)!r}; it is for single files, and {path} is a folder")
+        return Folder(path)
+    return SingleFile(path, config, prediction_type)
