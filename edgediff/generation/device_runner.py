@@ -31,8 +31,9 @@ IDLE_RUNNERS = 2  # idle runners
 
 
 class ConditionedUnet:
-    """This U-Net keeps its conditions in device memory, the unconditional half first. Conditions of one shape keep their place,
-    so that a captured graph serves the next request.
+    """This U-Net keeps its conditions in device memory, the unconditional half first.
+
+    Conditions of one shape keep their place, so that a captured graph serves the next request.
     """
 
     def __init__(self, device: Device, engine: StreamEngine, inputs: Sequence[Tensor], images: int) -> None:
