@@ -36,7 +36,7 @@ class Generator(Protocol):
 
 
 class TorchCpuGenerator:
-    """This stream of ``TorchCpuGenerator(7).randn(shape)`` is ``torch.randn(shape, generator=...)`` for seed 7.
+    """A random stream: ``TorchCpuGenerator(7).randn(shape)`` is ``torch.randn(shape, generator=...)`` for seed 7.
 
     Equal to within float32 rounding: 1e-6, or 4e-6 where torch runs without AVX2 and takes the angle in double.
     ``ArgumentError`` for a seed outside 0 .. 2**64 - 1. Not shared between threads.
