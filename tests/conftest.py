@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 # What needs the export stage's packages as soon as it is imported.
 EXPORTING = ("export", "oracle", "engines/tensorrt/test_operators.py", "test_gpu_benchmark.py")
 # Fixtures that need torch, and those that are slow: they export, build in child processes, or fetch wheels.
-EXPORTED = {"tiny_source", "family_bundle", "emoji_fp32"}
+EXPORTED = {"tiny_source", "wide_source", "family_bundle", "emoji_fp32"}
 WITH_TORCH = {"torch", "diffusers", *EXPORTED}
 SLOW = {"standin", "wheels", *EXPORTED}
 NO_TORCH = find_spec("torch") is None or find_spec("diffusers") is None
@@ -63,6 +63,14 @@ def tiny_source(diffusers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
     from .support.tiny import tiny_pipeline
 
     return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="session")
+def wide_source(diffusers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline at four times its width: there the weights are more than the graph around them. Read-only."""
+    from .support.tiny import tiny_pipeline
+
+    return tiny_pipeline(tmp_path_factory.mktemp("wide") / "pipeline", 4)
 
 
 def stored(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:

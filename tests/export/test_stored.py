@@ -22,7 +22,7 @@ def manifest(root: Path) -> dict[str, Any]:
     data = dict(json.loads((root / "bundle.json").read_text(encoding="utf-8")))
     for name in OF_THE_MACHINE:
         del data[name]
-    del data["golden"]["sha256"]
+    del data["golden"]["file"]["sha256"]
     return data
 
 

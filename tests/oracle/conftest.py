@@ -14,4 +14,4 @@ def emoji_fp32(shared: Callable[..., Path]) -> Path:
 
     from .cases import PIPELINE
 
-    return shared("emoji", lambda root: export(PIPELINE, root / "bundle", precision="fp32")) / "bundle"
+    return shared("emoji_fp32", lambda root: export(PIPELINE, root / "bundle", precision="fp32")) / "bundle"

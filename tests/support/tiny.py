@@ -12,7 +12,6 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -48,15 +47,18 @@ def tiny_tokenizer() -> CLIPTokenizerFast:
         )
 
 
-def tiny_pipeline(folder: Path, scheduler: Any = None) -> Path:
-    """Write a diffusers folder with every part of SD 1.x: epsilon, scaled_linear, 4 latent channels, f4."""
+def tiny_pipeline(folder: Path, scale: int = 1) -> Path:
+    """Write a diffusers folder with every part of SD 1.x: epsilon, scaled_linear, 4 latent channels, f4.
+
+    ``scale`` multiplies the widths of U-Net and VAE.
+    """
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 16),
+            block_out_channels=(8 * scale, 8 * scale, 16 * scale),
             latent_channels=4,
             norm_num_groups=4,
             sample_size=32,
@@ -78,14 +80,13 @@ def tiny_pipeline(folder: Path, scheduler: Any = None) -> Path:
             sample_size=8,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            block_out_channels=(8, 16),
+            block_out_channels=(8 * scale, 16 * scale),
             layers_per_block=1,
             attention_head_dim=4,
             cross_attention_dim=32,
             norm_num_groups=4,
         ),
-        scheduler=scheduler
-        or PNDMScheduler(
+        scheduler=PNDMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
