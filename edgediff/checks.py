@@ -24,10 +24,10 @@ def _within(value: Any, low: float | None, high: float | None) -> bool:
     return bool((low is None or low <= value) and (high is None or value <= high))
 
 
-def positive(name: str, value: Any, unit: str = "a whole number of at least 1") -> int:
+def positive(name: str, value: Any) -> int:
     """The value as an int; ``ArgumentError``, which calls it ``name``, where it is no whole number of at least 1."""
     if not is_whole(value, 1):
-        raise ArgumentError(f"{name} is {value!r}; it must be {unit}")
+        raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least 1")
     return int(value)
 
 

@@ -20,10 +20,10 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return SAME if error == 0 else min(SAME, 10 * float(np.log10(255**2 / error)))
 
 
-def relative(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """The 2-norm of the difference over that of ``wanted``; infinite where ``found`` is not finite, or of another
+def relative(values: NDArray[Any], reference: NDArray[Any]) -> float:
+    """The 2-norm of the difference over that of ``reference``; infinite where ``values`` is not finite, or of another
     shape.
     """
-    if found.shape != wanted.shape or not np.isfinite(found).all():
+    if values.shape != reference.shape or not np.isfinite(values).all():
         return float("inf")
-    return float(np.linalg.norm(found.astype(np.float64) - wanted)) / (float(np.linalg.norm(wanted)) or 1.0)
+    return float(np.linalg.norm(values.astype(np.float64) - reference)) / (float(np.linalg.norm(reference)) or 1.0)

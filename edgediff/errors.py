@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 
 
 class EdgediffError(Exception):
@@ -40,6 +39,10 @@ class OutputError(EdgediffError, OSError):
     """A picture cannot be written where it was asked for."""
 
 
+class CopyError(EdgediffError, TypeError):
+    """A pipeline holds engines, and cannot be copied or pickled."""
+
+
 def choices(names: Iterable[str]) -> str:
     """``a, b, c`` for the end of a message."""
     return ", ".join(names)
@@ -47,8 +50,8 @@ def choices(names: Iterable[str]) -> str:
 
 def warn_caller(message: str, category: type[Warning]) -> None:
     """Warn about a line of the program that called into this package, however deep that call went."""
-    home, depth = str(Path(__file__).parent), 1
+    own, depth = __name__.partition(".")[0], 1
     frame = sys._getframe(depth)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(home):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == own:
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, category, stacklevel=depth + 1)

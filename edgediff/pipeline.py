@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,11 +15,12 @@ from .device.cuda import CudaDevice
 from .engines.base import Engine, EngineOptions, Provider, check_device, default_engine_cache
 from .engines.choose import Parts, check_engine
 from .engines.providers import check_providers
-from .errors import ArgumentError, BundleError, EngineError, choices
-from .generation.arguments import Arguments, takes_arguments
+from .errors import ArgumentError, BundleError, CopyError, EngineError, choices
+from .generation.arguments import Arguments
 from .generation.device_runner import RunnerPool
 from .generation.request import check
 from .generation.run import run
+from .generation.signature import takes_arguments
 from .generation.step import Result, Step
 from .prompts.textual_inversion import Embeddings, read_embedding
 from .prompts.tokenizer import Tokenizer
@@ -60,14 +61,13 @@ class Pipeline:
         return f"Pipeline({self.bundle.name!r} {self.bundle.id}, {self.device})"
 
     def __reduce__(self) -> NoReturn:
-        raise ArgumentError("a pipeline holds engines and cannot be copied or pickled; load() one in each process")
+        raise CopyError("a pipeline holds engines and cannot be copied or pickled; load() one in each process")
 
     @property
     def device(self) -> str:
-        """Where the parts run: cpu, or cuda and its number."""
-        if self._device is None:
-            return "cpu"
-        return "cuda" if self._device.ordinal <= 0 else f"cuda:{self._device.ordinal}"
+        """Where the parts run: cpu, cuda, cuda:1, ...; host is a device in host memory."""
+        ordinal = None if self._device is None else self._device.ordinal
+        return {None: "cpu", -1: "host", 0: "cuda"}.get(ordinal, f"cuda:{ordinal}")
 
     @takes_arguments(Arguments)
     def __call__(self, arguments: Arguments) -> Result:
@@ -87,7 +87,7 @@ class Pipeline:
         raise AssertionError("a plan has at least one row")
 
     @takes_arguments(Arguments)
-    def stream(self, arguments: Arguments) -> Iterator[Step]:
+    def stream(self, arguments: Arguments) -> Generator[Step, None, None]:
         """Yield a ``Step`` after every U-Net call; leaving the loop cancels. Arguments are checked before this returns.
 
         >>> for step in edgediff.load().stream("a tiger", seed=7):
@@ -101,7 +101,7 @@ class Pipeline:
         """
         return self._stream(arguments)
 
-    def _stream(self, arguments: Arguments, embeddings: Embeddings | None = None) -> Iterator[Step]:
+    def _stream(self, arguments: Arguments, embeddings: Embeddings | None = None) -> Generator[Step, None, None]:
         embeddings = self._textual_inversions() if embeddings is None else embeddings
         request = check(self.bundle, self._open_tokenizers(), embeddings, arguments)
         return run(request, self._serving(), self._device, self._runners)

@@ -12,6 +12,7 @@ from .bundle.manifest import Bundle, Golden
 from .compare import psnr, relative
 from .errors import BundleError, EdgediffError, EngineError
 from .generation.arguments import Arguments
+from .generation.signature import check_names
 from .pipeline import Pipeline
 from .prompts.textual_inversion import Embeddings
 
@@ -45,9 +46,10 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
         arrays = {name.split(".")[2]: v for name, v in tensors.items() if name.startswith(f"picture.{k}.")}
         try:
             arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
-            *_, last = pipe._stream(Arguments(**arguments), without)
-            pixels: Any = last.result().images
-            decibels = psnr(pixels[0], _tensor(bundle, tensors, f"picture.{k}"))
+            check_names(arguments)
+            for step in pipe._stream(Arguments(**arguments), without):
+                last = step
+            decibels = psnr(last.result().array[0], _tensor(bundle, tensors, f"picture.{k}"))
         except EdgediffError as error:
             yield Finding(f"picture {k + 1}", False, str(error))
             continue

@@ -333,8 +333,44 @@ def test_a_pipeline_shows_what_is_the_users(pipe: edgediff.Pipeline) -> None:
         *("stream", "unload_textual_inversion", "warm"),
     ]
     for copied in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(ArgumentError, match="cannot be copied or pickled"):
+        with pytest.raises(edgediff.CopyError, match="cannot be copied or pickled") as caught:
             copied(pipe)
+        assert isinstance(caught.value, TypeError)  # what programs that try to pickle things catch
+
+
+def test_one_argument_has_no_name(pipe: edgediff.Pipeline) -> None:
+    with pytest.raises(ArgumentError, match="2 arguments have no name; only the prompt goes without one"):
+        pipe("a cat", "a dog")
+
+
+def test_scalars_of_numpy_are_defaults_too(pipe: edgediff.Pipeline) -> None:
+    zeros = {"clip_skip": np.int64(0), "guidance_rescale": np.float32(0)}
+    texts = [pipe("a cat", seed=1, num_inference_steps=1, **more).parameters for more in ({}, zeros)]
+    assert texts[0] == texts[1]
+
+
+def test_array(pipe: edgediff.Pipeline) -> None:
+    arguments: dict[str, Any] = {"prompt": "a cat", "seed": 1, "num_inference_steps": 1}
+    result = pipe(**arguments, output_type="np")
+    assert result.array is result.images
+    assert (result.array.dtype, result.array.shape) == (np.uint8, (1, 32, 32, 3))
+    latents = pipe(**arguments, output_type="latent")
+    assert latents.array is latents.latents
+    with pytest.raises(ArgumentError, match="ask for output_type='np'"):
+        pipe(**arguments).array  # noqa: B018
+
+
+def test_a_warning_points_at_the_program(one_chunk: Path, tmp_path: Path) -> None:
+    """A program whose folder's name begins like ours is not ours."""
+    folder = tmp_path / "edgediff_app"
+    folder.mkdir()
+    program = folder / "core.py"
+    program.write_text(
+        f"import edgediff\nedgediff.load({str(one_chunk)!r})('cat ' * 80, num_inference_steps=1)\n",
+        encoding="utf-8",
+    )
+    run = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
+    assert f"{program}:2: PromptWarning: the prompt is longer" in run.stderr
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "()", "BREAK", [], ["a cat", ""], [3], None, 7, "a\udcff"])

@@ -20,6 +20,7 @@ for step in pipe.stream(["a cat", "a dog"], seed=[1, 2], guidance=edgediff.Apg()
     step.preview("matrix")[0].show()
     print(step.index, step.total, step.latents.shape, step.x0.shape)
 print(step.result().seeds)
+print(pipe("a cat", output_type="np").array.shape)
 """
 WRONG = {
     'pipe("a cat", guidance_scal=3)': 'Unexpected keyword argument "guidance_scal" for "__call__"',

@@ -220,13 +220,13 @@ class Bundle:
             BundleError: another size or checksum than the manifest's.
         """
         try:
-            return self._checked(part, file, hashed)
+            return self._verified(part, file, hashed)
         except BundleError:
             raise
         except OSError as error:
             raise BundleError(f"bundle {self.name!r}: {part}: {file.path} cannot be read: {error}") from error
 
-    def _checked(self, part: str, file: File, hashed: bool) -> Path:
+    def _verified(self, part: str, file: File, hashed: bool) -> Path:
         path = self.root / file.path
         if not path.is_file():
             raise BundleNotFoundError(f"bundle {self.name!r}: {part} needs {file.path}, which is not in {self.root}")

@@ -25,7 +25,7 @@ class HostDevice:
         loop = DeviceLoop(HostDevice(), unet, (1, 4, 64, 64))
 
     Raises:
-        EngineError: memory is allocated, freed or copied in a graph.
+        EngineError: memory is allocated, freed or copied in a graph; anything is done after ``close``.
         ArgumentError: a download into values that are not contiguous.
     """
 
@@ -34,10 +34,11 @@ class HostDevice:
     def __init__(self) -> None:
         self.memory: dict[int, NDArray[np.uint8]] = {}  # blocks by address
         self.lock = threading.RLock()
-        self._launching = False
+        self._launching = self._closed = False
+        self._kept: list[NDArray[np.uint8]] = []  # kernels that run while it is closed may still write there
 
     def use(self) -> None:
-        pass
+        self._refuse_closed()
 
     def allocate(self, size: int) -> int:
         with self.lock:
@@ -49,6 +50,8 @@ class HostDevice:
 
     def free(self, address: int) -> None:
         with self.lock:
+            if self._closed:
+                return  # it has been given back
             self._refuse_in_graph("freeing memory")
             del self.memory[address]
 
@@ -66,10 +69,12 @@ class HostDevice:
             ctypes.memmove(values.ctypes.data, address, values.nbytes)
 
     def capture(self, work: Callable[[], None]) -> Any:
+        self._refuse_closed()
         return work
 
     def launch(self, graph: Any) -> None:
         with self.lock:
+            self._refuse_closed()
             self._launching = True
             try:
                 graph()
@@ -77,15 +82,22 @@ class HostDevice:
                 self._launching = False
 
     def mark(self) -> Any:
-        return None
+        self._refuse_closed()
 
     def wait(self, mark: Any) -> None:
-        pass
+        self._refuse_closed()
 
     def close(self) -> None:
         with self.lock:
+            self._closed = True
+            self._kept += self.memory.values()
             self.memory.clear()
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise EngineError("the device is closed")
+
     def _refuse_in_graph(self, doing: str) -> None:
+        self._refuse_closed()
         if self._launching:
             raise EngineError(f"{doing}: a captured graph cannot hold it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -191,7 +190,9 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise EngineError(INSTALL) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        reason = INSTALL if missing else f"onnxruntime is installed and cannot be imported: {line(error)}"
+        raise EngineError(reason) from error
     finally:
         if ours:
             del os.environ[TELEMETRY]
@@ -199,7 +200,11 @@ def import_onnxruntime() -> Any:
 
 
 def _why_missing() -> str:
-    return "" if importlib.util.find_spec("onnxruntime") else INSTALL
+    try:
+        import_onnxruntime()
+    except EngineError as error:
+        return str(error)
+    return ""
 
 
 def _why_no_cuda() -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32
-from ..errors import ArgumentError, choices
+from ..checks import is_number
 from ..sampling.guidance import Apg, Hook, Method
 from ..sampling.names import SamplerName
 from ..sampling.rng import Generator, GeneratorName
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
 OutputType = Literal["pil", "np", "latent"]
 PromptSyntax = Literal["a1111", "plain"]
 OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
-
-P = ParamSpec("P")
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 def shown(name: str, text: Callable[[Any], str] = str) -> dict[str, Any]:
@@ -124,7 +118,7 @@ class Arguments:
         out = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            default = value is None or (isinstance(value, (str, int, float)) and value == f.default)
+            default = value is None or ((isinstance(value, str) or is_number(value)) and value == f.default)
             if "shown" in f.metadata and not default:
                 name, text = f.metadata["shown"]
                 out[name] = text(value)
@@ -132,61 +126,3 @@ class Arguments:
 
 
 NAMES = tuple(f.name for f in fields(Arguments))
-# What other programs call what has another name here.
-ELSEWHERE = {
-    "generator": "seed",
-    "cfg_scale": "guidance_scale",
-    "num_steps": "num_inference_steps",
-    "steps": "num_inference_steps",
-    "scheduler": "sampler",
-    "sampler_name": "sampler",
-    "use_karras_sigmas": 'sampler="DPM++ 2M Karras", or spacing="karras"',
-    "callback": "stream(), whose steps come as they are made",
-    "callback_on_step_end": "stream(), whose steps come as they are made",
-    "strength": "another model: image and mask_image are for inpainting models",
-    "num_images": "num_images_per_prompt",
-    "batch_size": "num_images_per_prompt",
-}
-
-
-def takes_arguments(
-    made: Callable[P, Arguments],
-) -> Callable[[Callable[[S, Arguments], T]], Callable[Concatenate[S, P], T]]:
-    """Give a method of one ``Arguments`` the signature and documentation of its fields.
-
-    Raises (the method, before any work):
-        ArgumentError: an argument of another name; the message says which is meant, where that can be told.
-    """
-
-    def decorate(method: Callable[[S, Arguments], T]) -> Callable[Concatenate[S, P], T]:
-        @wraps(method)
-        def called(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            if unknown := [name for name in kwargs if name not in NAMES]:
-                raise ArgumentError(_unknown(unknown[0]))
-            return method(self, made(*args, **kwargs))
-
-        own, taken = inspect.signature(method), inspect.signature(made)
-        first = next(iter(own.parameters.values()))
-        called.__signature__ = taken.replace(  # type: ignore[attr-defined]
-            parameters=[first, *taken.parameters.values()], return_annotation=own.return_annotation
-        )
-        called.__doc__ = (method.__doc__ or "").replace("ARGUMENTS\n", _described())
-        return called
-
-    return decorate
-
-
-def _described() -> str:
-    """The section ``Args`` of ``Arguments``, indented as a method's docstring is."""
-    _, _, section = (Arguments.__doc__ or "").partition("    Args:\n")
-    lines = section.rstrip().splitlines()
-    return "Args:\n" + "".join(f"    {line}\n" for line in lines)
-
-
-def _unknown(name: str) -> str:
-    if name in ELSEWHERE:
-        return f"no argument {name!r}; use {ELSEWHERE[name]}"
-    import difflib
-
-    near = difflib.get_close_matches(name, NAMES, 1)
-    return f"no argument {name!r}; " + (f"did you mean {near[0]}?" if near else f"choose from {choices(NAMES)}")

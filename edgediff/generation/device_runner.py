@@ -25,7 +25,7 @@ from ..sampling.rng import Generator
 from .conditioning import Conditioning, Group
 from .request import Request
 
-ROWS, DEPTH = 256, 8  # room for plans; longer ones get a loop of their own
+PLAN_ROWS, PLAN_DEPTH = 256, 8  # room for plans; longer ones get a loop of their own
 AHEAD = 2  # steps that the host may be ahead: progress is true, and cancelling saves work
 IDLE_RUNNERS = 2  # idle runners
 
@@ -113,10 +113,10 @@ def run_on_device(
     when the iterator goes on.
     """
     assert conditioning.largest is not None
-    room = max(ROWS, 1 << (len(plan.rows) - 1).bit_length())
+    room = max(PLAN_ROWS, 1 << (len(plan.rows) - 1).bit_length())
 
     def make() -> DeviceRunner:
-        return DeviceRunner(device, bundle, unet, shape, room, DEPTH)
+        return DeviceRunner(device, bundle, unet, shape, room, PLAN_DEPTH)
 
     with runners.borrow((shape, room, id(unet)), make) as runner:
         for step in runner.run(plan, streams, x, conditioning.largest, extra):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import numpy as np
@@ -21,7 +21,7 @@ from .request import Request
 from .step import Step
 
 
-def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPool) -> Iterator[Step]:
+def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPool) -> Generator[Step, None, None]:
     """Yield a step after every U-Net call; closing the iterator cancels.
 
     Args:

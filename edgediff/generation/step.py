@@ -106,3 +106,10 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({len(self.seeds)} images, seeds {self.seeds})"
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The pictures as one array, as ``output_type`` np or latent asked for them; ``ArgumentError`` for pil."""
+        if not isinstance(self.images, np.ndarray):
+            raise ArgumentError("the pictures are Pillow images; ask for output_type='np' to have an array")
+        return self.images

@@ -116,7 +116,7 @@ def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
         ) from error
     word = path.stem
     if set(tensors) == set(SDXL_KEYS):
-        both = tuple(_checked(path, key, tensors[key]) for key in SDXL_KEYS)
+        both = tuple(_finite_vectors(path, key, tensors[key]) for key in SDXL_KEYS)
         if len(both[0]) != len(both[1]):
             raise ArgumentError(f"{path}: {' and '.join(SDXL_KEYS)} hold {len(both[0])} and {len(both[1])} tokens")
         return word, both
@@ -129,10 +129,10 @@ def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
             f"{path} holds {choices(sorted(tensors)[:5]) or 'nothing'}; an embedding for one text encoder holds "
             f"{A1111_KEY}, or one tensor named by its word; for SDXL's two, {' and '.join(SDXL_KEYS)}"
         )
-    return word, (_checked(path, word, vectors),)
+    return word, (_finite_vectors(path, word, vectors),)
 
 
-def _checked(path: Path, word: str, vectors: Any) -> Float32:
+def _finite_vectors(path: Path, word: str, vectors: Any) -> Float32:
     vectors = np.atleast_2d(vectors)
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind != "f":
         raise ArgumentError(f"{path}: {word} has shape {vectors.shape} of {vectors.dtype}; it must be (tokens, width)")

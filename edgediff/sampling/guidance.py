@@ -133,13 +133,13 @@ def combiner(
             m = _output(row, x, latent_threshold(x0, free, dynamic_thresholding_ratio))
         if on_x0 is not None:
             x0 = estimate(row, x, None, m)
-            m = _output(row, x, _checked(on_x0(x0), x0))
+            m = _output(row, x, _hooked(on_x0(x0), x0))
         return m
 
     return combine
 
 
-def _checked(changed: Any, x0: Array) -> Array:
+def _hooked(changed: Any, x0: Array) -> Array:
     """What a hook gave, in the type of ``x0``."""
     if not isinstance(changed, np.ndarray) or changed.shape != x0.shape or changed.dtype.kind not in "fiu":
         kind = f"{changed.dtype}{changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__

@@ -143,13 +143,13 @@ def plan(
         if timesteps is not None or sigmas is not None:
             raise ArgumentError("spacing was given with timesteps or sigmas, which take its place; leave one out")
         spacing = resolve_spacing(spacing)
-    recipe = SAMPLERS[key]
-    spacing = (named or recipe.spacing or schedule.timestep_spacing) if spacing is None else spacing
-    levels = _levels(schedule, recipe, steps, spacing, timesteps, sigmas)
+    entry = SAMPLERS[key]
+    spacing = (named or entry.spacing or schedule.timestep_spacing) if spacing is None else spacing
+    levels = _levels(schedule, entry, steps, spacing, timesteps, sigmas)
     spacing = spacing if timesteps is None and sigmas is None else "custom"
     scales = _scales(guidance_scale, len(levels) - 1, guidance)
     first, stop = _interval(guidance_interval, len(levels) - 1)
-    if guidance != "cfg" and not recipe.memoryless:
+    if guidance != "cfg" and not entry.memoryless:
         fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
         raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
     linear = _steps(key, levels, schedule, eta)
@@ -164,7 +164,7 @@ def plan(
         if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
-    unit = recipe.unit_start or spacing == "leading" or schedule.flow
+    unit = entry.unit_start or spacing == "leading" or schedule.flow
     return Plan(
         sampler=key,
         spacing=spacing,
@@ -221,7 +221,7 @@ def _row(step: LinearStep, to: Level, prediction: str, g: float | None, guidance
 
 def _levels(
     schedule: Schedule,
-    recipe: Sampler,
+    entry: Sampler,
     steps: int | None,
     spacing: str,
     timesteps: Sequence[float] | None,
@@ -230,20 +230,20 @@ def _levels(
     if timesteps is not None and sigmas is not None:
         raise ArgumentError("timesteps and sigmas were both given; give one")
     if sigmas is not None:
-        levels = from_sigmas(schedule, sigmas, rounded=recipe.rounded)
+        levels = from_sigmas(schedule, sigmas, rounded=entry.rounded)
     elif timesteps is not None:
         levels = from_timesteps(schedule, timesteps)
     else:
         steps = 20 if steps is None else steps
-        levels = spaced(schedule, steps, spacing, drop_last=recipe.drop_last, rounded=recipe.rounded)
+        levels = spaced(schedule, steps, spacing, drop_last=entry.drop_last, rounded=entry.rounded)
     if (timesteps is not None or sigmas is not None) and steps is not None and steps != len(levels):
         raise ArgumentError(f"num_inference_steps is {steps}, but {len(levels)} levels were given; leave one out")
     end = CLEAN
-    if recipe.end == "first" or (recipe.end == "schedule" and not schedule.set_alpha_to_one):
+    if entry.end == "first" or (entry.end == "schedule" and not schedule.set_alpha_to_one):
         end = schedule.level(0)
     clean = sigmas is not None or (timesteps is None and spacing in K_DIFFUSION) or schedule.flow
     # Where the levels end at timestep 0 already, DEIS and TCD would waste their last call.
-    idle = recipe.end == "first" and levels[-1].sigma <= end.sigma
+    idle = entry.end == "first" and levels[-1].sigma <= end.sigma
     return (*levels, CLEAN if clean or idle else end)
 
 

@@ -86,3 +86,25 @@ def test_a_graph_on_the_host_holds_no_more_than_a_gpus(work: Callable[[Any, int]
         device.download(address, np.zeros((2, 2))[:, 0])
     device.close()
     assert not device.memory
+
+
+def test_a_closed_device_refuses_everything() -> None:
+    device = HostDevice()
+    address, values = device.allocate(64), np.ones(4, np.float32)
+    graph = device.capture(lambda: None)
+    device.close()
+    assert not device.memory
+    for call in (
+        device.use,
+        lambda: device.allocate(1),
+        lambda: device.upload(address, values),
+        lambda: device.download(address, values),
+        lambda: device.capture(lambda: None),
+        lambda: device.launch(graph),
+        device.mark,
+        lambda: device.wait(None),
+    ):
+        with pytest.raises(EngineError, match="the device is closed"):
+            call()
+    device.free(address)  # it has been given back; whoever closes a loop late need not care
+    device.close()

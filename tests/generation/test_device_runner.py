@@ -359,3 +359,17 @@ def test_a_closed_pipeline(pipe: Pipeline) -> None:
     ours.close()
     with pytest.raises(ArgumentError, match="this pipeline is closed"):
         latents(ours)
+
+
+def test_a_stream_ends_with_its_pipeline(pipe: Pipeline) -> None:
+    """A program that closes a pipeline while a stream runs gets a typed error at the next step, and no other picture's
+    memory.
+    """
+    ours, _ = resident(pipe)
+    stream = ours.stream(PROMPT, seed=3, num_inference_steps=4)
+    next(stream)
+    ours.close()
+    with pytest.raises(EngineError, match="the device is closed"):
+        next(stream)
+    with pytest.raises(ArgumentError, match="this pipeline is closed"):
+        ours.stream(PROMPT)

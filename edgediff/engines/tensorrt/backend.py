@@ -10,13 +10,10 @@ from ...device.base import Device
 from ...device.cuda import why_no_device
 from ...errors import EdgediffError, EngineError
 from ..base import Backend, Engine, EngineOptions
-from .cache import NO_ENGINE_FILE, EngineCache
-from .engine_file import BuiltEngine, DamagedEngineFile
-from .installed import INSTALL, installed, this_platform, why_no_tensorrt
-from .source import source_of
 
 if TYPE_CHECKING:
     from .engine import Scratch
+    from .engine_file import BuiltEngine
 
 _scratch: WeakKeyDictionary[Device, Scratch] = WeakKeyDictionary()  # one for all engines of a device
 
@@ -29,6 +26,10 @@ class TensorRT:
     runs: tuple[str, ...] = (PLAIN, "onnx")  # what engine files are built from
 
     def why_not(self, bundle: Bundle, part: str, options: EngineOptions, ordinal: int | None) -> tuple[str, ...]:
+        from .cache import NO_ENGINE_FILE
+        from .installed import INSTALL, installed, why_no_tensorrt
+        from .source import source_of
+
         assert ordinal is not None
         reasons = [why_no_tensorrt(ordinal), "" if installed() else INSTALL]
         try:
@@ -41,11 +42,16 @@ class TensorRT:
         return tuple(dict.fromkeys(filter(None, reasons)))
 
     def describe(self, bundle: Bundle, part: str, options: EngineOptions, ordinal: int | None) -> str:
+        from .installed import this_platform
+
         assert ordinal is not None
         newest = engine_files(bundle, part, options, ordinal)[0][0]
         return f"{'.'.join(map(str, this_platform(ordinal).tensorrt))}, {newest.path}"
 
     def open(self, bundle: Bundle, part: str, options: EngineOptions, device: Device | None) -> Engine:
+        from .cache import NO_ENGINE_FILE, EngineCache
+        from .engine_file import DamagedEngineFile
+
         assert device is not None
         try:
             files, reasons = engine_files(bundle, part, options, device.ordinal)
@@ -73,12 +79,17 @@ def engine_files(
         EngineError: there can be none here.
         BundleError: a file that they are built from is missing or damaged.
     """
+    from .cache import EngineCache
+    from .installed import this_platform
+    from .source import source_of
+
     platform = this_platform(ordinal)
     return EngineCache(options.engine_cache).find(source_of(bundle, part), part, platform)
 
 
 def _open_file(bundle: Bundle, part: str, built: BuiltEngine, device: Device) -> Engine:
     from .engine import Scratch, TensorRTEngine
+    from .source import source_of
 
     graph = source_of(bundle, part).path if built.options.stripped else None
     scratch = _scratch.setdefault(device, Scratch())

@@ -36,7 +36,7 @@ class EngineCache:
         for file in sorted(self._of(source.graph).glob(f"{part}-*.json"), key=_age):
             try:
                 built = read_description(file)
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 reasons.append(f"{file.name}: the description cannot be read ({type(error).__name__})")
                 continue
             if built.weights != source.weights:

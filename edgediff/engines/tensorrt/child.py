@@ -20,7 +20,7 @@ from .builder import BuildOrder
 
 POLL = 0.1  # seconds
 GRACE = 3.0  # seconds for a child to end by itself
-SHARE = 0.9  # of the memory that is free when a build begins
+MEMORY_SHARE = 0.9  # of the memory that is free when a build begins
 TAIL = 3  # lines of a dead child's last words
 
 Progress = Callable[[str, float, str], None]  # part, share of the work 0 .. 1, name of the phase
@@ -54,7 +54,7 @@ class BuildProcess:
         self, part: str, command: Sequence[str], env: Mapping[str, str], errors: IO[str], limit: int | None
     ) -> None:
         self._part, self._errors = part, errors
-        self._limit = limit or int(SHARE * free_memory()) or None
+        self._limit = limit or int(MEMORY_SHARE * free_memory()) or None
         try:
             self._process = subprocess.Popen(
                 list(command),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     trt = module()  # the lean runtime has the same names, less the builder's
 
-KEPT = 8  # execution contexts, one for each set of shapes and addresses
+MAX_CONTEXTS = 8  # execution contexts, one for each set of shapes and addresses
 DTYPES = {
     trt.DataType.FLOAT: "float32",
     trt.DataType.HALF: "float16",
@@ -182,7 +182,7 @@ class TensorRTEngine:
             return self._contexts[key]
         if reason := self.refuses(shapes):
             raise EngineError(f"{self.name}: {reason}; build one for it, or use engine='onnx'")
-        if len(self._contexts) >= KEPT:
+        if len(self._contexts) >= MAX_CONTEXTS:
             self._device.wait(self._device.mark())  # they may be at work
             self._contexts.clear()
             self._dropped += 1

@@ -41,12 +41,15 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.hardware not in COMPATIBLE:
             raise ArgumentError(f"no hardware compatibility {self.hardware!r}; choose from {choices(COMPATIBLE)}")
-        if self.level is not None and self.level not in range(6):
+        if self.level is not None and not is_whole(self.level, 0, 5):
             raise ArgumentError(f"level is {self.level!r}; it must be 0 .. 5")
         for name in ("workspace", "memory_limit"):
             value = getattr(self, name)
             if value is not None and not is_whole(value, 1):
                 raise ArgumentError(f"{name} is {value!r}; it must be a number of bytes")
+        for name in ("level", "workspace", "memory_limit"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, int(getattr(self, name)))  # JSON takes no scalar of NumPy's
 
     @property
     def identity(self) -> tuple[Any, ...]:

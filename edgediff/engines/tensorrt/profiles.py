@@ -41,6 +41,7 @@ class Ranges:
             value = getattr(self, name)
             if not is_whole(value, 1, most):
                 raise ArgumentError(f"{name} is {value!r}; it must be 1 .. {most}")
+            object.__setattr__(self, name, int(value))  # JSON takes no scalar of NumPy's
 
     def sizes(self, bundle: Bundle) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """Return least, best and largest (width, height); ``ArgumentError`` for no multiples, or another order."""

@@ -108,7 +108,7 @@ def test_contexts_of_many_shapes(
 ) -> None:
     pipe, _ = opened(half_bundle, filled, "tensorrt")
     pipe(PROMPT, seed=0, num_inference_steps=3)
-    monkeypatch.setattr(sys.modules["edgediff.engines.tensorrt.engine"], "KEPT", 2)
+    monkeypatch.setattr(sys.modules["edgediff.engines.tensorrt.engine"], "MAX_CONTEXTS", 2)
     expected = reference(half_bundle)
     for size in (16, 24, 32, 40, 32, 16):
         call = {"seed": 1, "num_inference_steps": 4, "height": size, "width": 32, "output_type": "latent"}
