@@ -22,7 +22,8 @@ import threading
 import onnxruntime
 
 import edgediff
-from edgediff.engines.onnxruntime import open_part
+from edgediff.engines.base import EngineOptions
+from edgediff.engines.onnxruntime import BACKEND
 
 
 class Device:
@@ -43,7 +44,7 @@ def reason(call):
 bundle = edgediff.load().bundle
 assert "no NVIDIA driver" in reason(lambda: edgediff.load(device="cuda"))
 for device, providers in ((Device(), None), (None, ["CUDAExecutionProvider"]), (None, ["TensorrtExecutionProvider"])):
-    said = reason(lambda: open_part(bundle, "unet", device=device, providers=providers))
+    said = reason(lambda: BACKEND.open(bundle, "unet", EngineOptions(providers=providers), device))
     assert "cannot open shared object file" in said
     assert onnxruntime.__version__ in said
 END

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,13 +69,13 @@ def opened(place: Place, variant: str) -> Pipeline:
 
 
 def tensorrt(findings: Findings, place: Place) -> None:
-    """Plans built here by ``edgediff build``, then everything that ``ours`` measures."""
+    """Engine files built here by ``edgediff build``, then everything that ``ours`` measures."""
     if place.dry or importlib.util.find_spec("tensorrt") is None:
         findings.figures["skipped"] = "a dry run has no GPU" if place.dry else "tensorrt is not installed"
         return
-    plans = place.folder / "plans"
+    cache = place.folder / "engine-cache"
     start = time.perf_counter()
-    command = [sys.executable, "-m", "edgediff", "build", str(place.folder / "sd"), "--plans", str(plans)]
+    command = [sys.executable, "-m", "edgediff", "build", str(place.folder / "sd"), "--engine-cache", str(cache)]
     sizes = place.pipeline("sd").bundle.defaults
     size = f"{sizes.width}x{sizes.height}"
     done = subprocess.run([*command, "--size", size], cwd=REPOSITORY)
@@ -84,7 +83,7 @@ def tensorrt(findings: Findings, place: Place) -> None:
     findings.figures["builds_s"] = round(time.perf_counter() - start, 1)
     if done.returncode:
         return
-    pipe = place.pipeline("sd", "tensorrt", plans=Path(plans)).warm()
+    pipe = place.pipeline("sd", "tensorrt", engine_cache=cache).warm()
     findings.figures |= measure(place, pipe)
     findings.figures["around"] = around(findings, place, pipe, "TensorRT")
     made = pipe(**place.request(pipe)).images[0]

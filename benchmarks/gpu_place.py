@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines.base import Provider
-from edgediff.engines.choose import EngineOptions
+from edgediff.engines.base import EngineOptions, Provider, default_engine_cache
 from edgediff.engines.onnxruntime import import_onnxruntime
-from edgediff.engines.tensorrt.cache import EngineCache, default_folder
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.kernels import require_package
 
@@ -55,12 +53,12 @@ class Place:
         name: str | None,
         engine: str = "onnx",
         providers: Sequence[Provider] | None = None,
-        plans: Path | None = None,
+        engine_cache: Path | None = None,
     ) -> Pipeline:
         """A bundle of the folder (the built-in model when ``name`` is None) on the device."""
         bundle = read_bundle(None if name is None else self.folder / name)
-        wish = EngineOptions(None, providers, engine, EngineCache(plans or default_folder()))
-        return Pipeline(bundle, "cuda", wish, _device=self.device)
+        options = EngineOptions(None, providers, engine, engine_cache or default_engine_cache())
+        return Pipeline(bundle, options, self.device)
 
     def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:
         """The call that is timed and compared: the model's size and sampler, guided."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .bundle.manifest import Bundle
 from .bundle.reading import read_bundle
 from .checks import positive
 from .device.base import Device
 from .device.cuda import CudaDevice
-from .engines.base import Engine, Provider, check_device
-from .engines.choose import EngineOptions, Parts, check_engine
-from .engines.tensorrt.cache import BuiltEngine, EngineCache, default_folder
-from .engines.tensorrt.installed import building_platform
+from .engines.base import Engine, EngineOptions, Provider, check_device, default_engine_cache
+from .engines.choose import Parts, check_engine
+from .engines.providers import check_providers
 from .errors import ArgumentError, BundleError, EngineError, choices
 from .generation.arguments import Arguments, takes_arguments
 from .generation.device_runner import RunnerPool
@@ -27,8 +26,7 @@ from .prompts.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .engines.background_build import Build
-    from .engines.tensorrt.build import BuildOptions
-    from .engines.tensorrt.child import Progress
+    from .engines.tensorrt.options import BuildOptions
 
 MAX_THREADS = 256
 
@@ -152,38 +150,23 @@ class Pipeline:
             )
         self._change(lambda parts: parts.with_engine(part, engine))
 
-    def build_plans(self, recipe: BuildOptions | None = None, command: Sequence[str] | None = None) -> Build | None:
-        """Build TensorRT plans in the background for the parts that have none, the U-Net's first; each serves from the
-        next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those parts
-        stay with ONNX Runtime.
+    def build_engines(
+        self, build_options: BuildOptions | None = None, command: Sequence[str] | None = None
+    ) -> Build | None:
+        """Build TensorRT engine files in the background for the parts that have none, the U-Net's first; each serves
+        from the next call after it is ready. ``build.errors`` holds what failed (there may be no TensorRT here): those
+        parts stay with ONNX Runtime.
 
         Raises:
             ArgumentError: not on a CUDA device.
         """
-        from .engines.background_build import Build
-        from .engines.tensorrt.build import COMMAND, BuildOptions, build_part
+        from .engines.background_build import build_missing
 
-        device, cache = self._device, self._options.cache
-        if device is None:
-            raise ArgumentError(f"device is {self.device!r}; TensorRT plans need cuda")
-
-        def one(part: str, progress: Progress, cancel: threading.Event) -> BuiltEngine:
-            return build_part(
-                self.bundle,
-                part,
-                recipe or BuildOptions(),
-                building_platform(device.ordinal),
-                cache,
-                device.ordinal,
-                progress=progress,
-                cancel=cancel,
-                background=True,
-                command=command or COMMAND,
-            )
-
-        missing = [part for part in ("unet", *self.bundle.needed) if not self._planned(part)]
-        if missing and (self.build is None or not self.build.running):
-            self.build = Build(list(dict.fromkeys(missing)), one, self._take)
+        if self._device is None:
+            raise ArgumentError(f"device is {self.device!r}; TensorRT engines need cuda")
+        if self.build is None or not self.build.running:
+            ordinal, options = self._device.ordinal, self._open_parts().options
+            self.build = build_missing(self.bundle, ordinal, options, self._take, build_options, command) or self.build
         return self.build
 
     def warm(self) -> Pipeline:
@@ -242,16 +225,10 @@ class Pipeline:
             self._parts = how(self._open_parts())
         self._runners.clear()
 
-    def _planned(self, part: str) -> bool:
-        try:
-            return bool(self._open_parts().find(part)[1])
-        except EngineError:
-            return False  # building will say why there can be none
-
-    def _take(self, part: str, plan: BuiltEngine) -> None:
+    def _take(self, part: str) -> None:
         """Run a part by an engine file that was built, from the next call on."""
-        opened = self._open_parts().open_plan(part, plan)  # takes seconds; calls go on
-        self._change(lambda parts: parts.with_plan(part, opened))
+        engine = self._open_parts().open_by("tensorrt", part)  # takes seconds; calls go on
+        self._change(lambda parts: parts.with_opened("tensorrt", part, engine))
 
     def _open_tokenizers(self) -> tuple[Tokenizer, ...]:
         """One a text encoder."""
@@ -266,14 +243,14 @@ class Pipeline:
         """The words that stand for vectors; at first those that come with the bundle."""
         with self._lock:
             if self._embeddings is None:
-                found = Embeddings(self.bundle.embedding_widths or ())
+                embeddings = Embeddings(self.bundle.embedding_widths or ())
                 for carried in self.bundle.embeddings:
                     path = self.bundle.path("embedding", carried.file)
                     try:
-                        found = found.add(carried.word, read_embedding(path)[1])
+                        embeddings = embeddings.add(carried.word, read_embedding(path)[1])
                     except ArgumentError as error:
                         raise BundleError(f"bundle {self.bundle.name!r}: embeddings: {error}") from error
-                self._embeddings = found
+                self._embeddings = embeddings
             return self._embeddings
 
 
@@ -284,8 +261,8 @@ def load(
     engine: str | None = None,
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
-    plans: str | Path | None = None,
-    recipe: BuildOptions | None = None,
+    engine_cache: str | Path | None = None,
+    build_options: BuildOptions | None = None,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -293,14 +270,14 @@ def load(
         path: a bundle's folder.
         device: cpu, cuda, or cuda:N. On CUDA the U-Net's loop stays on the GPU, but for guidance that is not linear and
             for batches with texts of several lengths.
-        engine: onnx (ONNX Runtime), tensorrt (plans that were built before, by ``edgediff build``), or auto: plans that
-            are missing are built in the background while ONNX Runtime serves, and take over between calls
-            (``pipe.build`` tells how far that is). None: a plan where there is one, else ONNX Runtime.
+        engine: onnx (ONNX Runtime), tensorrt (engine files that were built before, by ``edgediff build``), or auto:
+            those that are missing are built in the background while ONNX Runtime serves, and take over between calls
+            (``pipe.build`` tells how far that is). None: an engine file where there is one, else ONNX Runtime.
         threads: CPU threads an engine may use; all physical cores when None.
         providers: ONNX Runtime's execution providers, by name or as (name, options), in place of the device's own, for
             example ``[("OpenVINOExecutionProvider", {"device_type": "GPU"})]``.
-        plans: the folder of TensorRT plans; ``$EDGEDIFF_CACHE`` or the user's cache folder when None.
-        recipe: how auto builds plans.
+        engine_cache: the folder of TensorRT engine files; ``$EDGEDIFF_CACHE`` or the user's cache folder when None.
+        build_options: how auto builds engine files.
 
     Raises:
         BundleError: the manifest is missing or malformed.
@@ -309,29 +286,18 @@ def load(
     """
     ordinal = check_device(device)
     check_engine(engine, ordinal)
-    _check_providers(providers)
-    if providers is not None and engine in ("tensorrt", "auto"):
+    check_providers(providers)
+    if providers is not None and engine not in (None, "onnx"):
         raise ArgumentError(f"providers are ONNX Runtime's, and engine is {engine!r}; give one of them")
     if threads is not None and positive("threads", threads) > MAX_THREADS:
         raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")
-    for name, value in (("path", path), ("plans", plans)):
+    for name, value in (("path", path), ("engine_cache", engine_cache)):
         if value is not None and not isinstance(value, (str, Path)):
             raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
     bundle = read_bundle(path)
-    cache = EngineCache(Path(plans) if plans is not None else default_folder())
+    cache = Path(engine_cache) if engine_cache is not None else default_engine_cache()
     options = EngineOptions(threads, providers, engine, cache)
     pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":
-        pipe.build_plans(recipe)
+        pipe.build_engines(build_options)
     return pipe
-
-
-def _check_providers(given: Any) -> None:
-    if given is None:
-        return
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-        raise ArgumentError(f"providers is {given!r}; it must be a list of names, or of (name, options)")
-    for one in given:
-        pair = isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], Mapping)
-        if not isinstance(one, str) and not pair:
-            raise ArgumentError(f"a provider is {one!r}; it must be a name, or (name, options)")

@@ -47,11 +47,11 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
             arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
             *_, last = pipe._stream(Arguments(**arguments), without)
             pixels: Any = last.result().images
-            found = psnr(pixels[0], _tensor(bundle, tensors, f"picture.{k}"))
+            decibels = psnr(pixels[0], _tensor(bundle, tensors, f"picture.{k}"))
         except EdgediffError as error:
             yield Finding(f"picture {k + 1}", False, str(error))
             continue
-        yield Finding(f"picture {k + 1}", found >= limit, f"PSNR {found:.1f} dB, at least {limit:g}")
+        yield Finding(f"picture {k + 1}", decibels >= limit, f"PSNR {decibels:.1f} dB, at least {limit:g}")
 
 
 def read_golden(bundle: Bundle, golden: Golden) -> dict[str, NDArray[Any]]:
@@ -97,13 +97,13 @@ def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDA
             if reason := pipe._open_parts().outside(part, shapes):
                 outside.append(reason)
                 continue
-            found = pipe.engine(part, shapes)(**case["in"])
-            if missing := [name for name in case["out"] if name not in found]:
-                raise BundleError(f"golden output {missing[0]!r} is none of the part's: {list(found)}")
-            worst = max([worst, *(relative(found[name], wanted) for name, wanted in case["out"].items())])
+            outputs = pipe.engine(part, shapes)(**case["in"])
+            if missing := [name for name in case["out"] if name not in outputs]:
+                raise BundleError(f"golden output {missing[0]!r} is none of the part's: {list(outputs)}")
+            worst = max([worst, *(relative(outputs[name], wanted) for name, wanted in case["out"].items())])
     except EdgediffError as error:
         return Finding(part, False, str(error))
     if len(outside) == len(cases):
-        return Finding(part, True, f"not proved: no golden input fits the plan: {outside[0]}")
-    left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the plan" if outside else ""
+        return Finding(part, True, f"not proved: no golden input fits the engine: {outside[0]}")
+    left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the engine" if outside else ""
     return Finding(part, worst <= limit, f"differs from torch by {worst:.1e} (relative), at most {limit:g}{left}")

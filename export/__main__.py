@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_build(args: argparse.Namespace) -> None:
-    """Raise where engine files could not be built afterwards, before hours of work."""
+    """Check before hours of work that engine files can be built afterwards."""
     if args.precision != "fp16":
         raise ArgumentError(f"--build needs --precision fp16, which TensorRT follows; precision is {args.precision!r}")
     building_platform(0)
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, metavar="N", help="its default number of steps")
     add("--guidance-scale", type=float, metavar="G", help="its default guidance scale")
     add("--sampler", metavar="S", help="its default sampler")
-    add("--build", action="store_true", help="then build TensorRT plans for this machine's GPU (as edgediff build)")
+    add("--build", action="store_true", help="then build TensorRT engines for this machine's GPU (as edgediff build)")
     add("--name", help="the bundle's name (default: the model's)")
     add("--licence", default="", help="what the manifest says of the weights' licence")
     return top

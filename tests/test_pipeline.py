@@ -297,7 +297,7 @@ def test_bad_arguments_before_any_work(tiny_bundle: Path, arguments: dict[str, A
     pipe = edgediff.load(tiny_bundle)
     with pytest.raises(ArgumentError, match=message):
         pipe.stream("a cat", **arguments)  # not even started
-    assert pipe._open_parts()._onnx == {}
+    assert pipe._open_parts()._opened == {}
 
 
 def test_short_names_in_a_session(pipe: edgediff.Pipeline) -> None:
@@ -329,7 +329,7 @@ def test_one_signature() -> None:
 
 def test_a_pipeline_shows_what_is_the_users(pipe: edgediff.Pipeline) -> None:
     assert [name for name in dir(pipe) if not name.startswith("_")] == [
-        *("build", "build_plans", "bundle", "close", "device", "engine", "load_textual_inversion", "set_engine"),
+        *("build", "build_engines", "bundle", "close", "device", "engine", "load_textual_inversion", "set_engine"),
         *("stream", "unload_textual_inversion", "warm"),
     ]
     for copied in (copy.copy, copy.deepcopy, pickle.dumps):

@@ -183,7 +183,7 @@ class Bundle:
         offered = []
         for part in self.text_encoders:
             names = (SKIPPED_OUTPUT.fullmatch(t.name) for t in self.parts[part].outputs)
-            offered.append({int(found[1]) for found in names if found})
+            offered.append({int(match[1]) for match in names if match})
         return tuple(sorted(set.intersection(*offered))) if offered else ()
 
     @property
@@ -235,9 +235,9 @@ class Bundle:
             raise BundleError(
                 f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
             )
-        if hashed and (found := sha256(path)) != file.sha256:
+        if hashed and (digest := sha256(path)) != file.sha256:
             raise BundleError(
-                f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {found[:16]}..., "
+                f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {digest[:16]}..., "
                 f"the manifest says {file.sha256[:16]}..."
             )
         return path

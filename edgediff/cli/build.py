@@ -1,4 +1,4 @@
-"""``edgediff build``: TensorRT plans of a bundle, for the GPU that shall run them."""
+"""``edgediff build`` builds TensorRT engine files of a bundle, on the GPU that shall run them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.reading import read_bundle
-from ..engines.base import check_device
-from ..engines.tensorrt.build import BuildOptions, build_part, describe_plan
-from ..engines.tensorrt.cache import COMPATIBLE, EngineCache, default_folder
+from ..engines.base import check_device, default_engine_cache
+from ..engines.tensorrt.build import build_part, describe_engine
+from ..engines.tensorrt.cache import EngineCache
 from ..engines.tensorrt.installed import building_platform
+from ..engines.tensorrt.options import COMPATIBLE, BuildOptions
 from ..engines.tensorrt.profiles import CHUNKS, Ranges
 from ..errors import ArgumentError, choices
-from .options import add_plans, size
+from .options import add_engine_cache, size
 from .progress import bar
 
 
 def add(commands: Any) -> None:
-    """The command's own options."""
-    p = commands.add_parser("build", help="build TensorRT plans of a bundle in fp16, on the GPU that shall run them")
+    """Add the command's own options."""
+    p = commands.add_parser("build", help="build TensorRT engine files of a bundle, on the GPU that shall run them")
     p.add_argument("bundle", metavar="BUNDLE")
     p.add_argument("--part", action="append", metavar="PART", help="repeatable (default: all that a call needs)")
     p.add_argument("--images", type=int, default=1, metavar="N", help="most pictures at once (default: 1)")
-    p.add_argument("--size", metavar="WxH", help="the size that plans are fastest at (default: the bundle's)")
+    p.add_argument("--size", metavar="WxH", help="the size that engines are fastest at (default: the bundle's)")
     p.add_argument(
         "--sizes", metavar="WxH..WxH", help="the range they take (default: --size alone; else half to 1.5 of it)"
     )
@@ -35,11 +36,11 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--hardware", default="none", metavar="H", help=f"{', '.join(COMPATIBLE)}: other GPUs to run on (default: none)"
     )
-    p.add_argument("--version-compatible", action="store_true", help="newer TensorRTs may run the plans")
-    p.add_argument("--stripped", action="store_true", help="plans without weights, which come from the ONNX files")
+    p.add_argument("--version-compatible", action="store_true", help="newer TensorRTs may run the engine files")
+    p.add_argument("--stripped", action="store_true", help="leave the weights out: they come from the ONNX files")
     p.add_argument("--memory", type=int, metavar="MB", help="host memory for a build (default: 90 %% of what is free)")
     p.add_argument("--device", default="cuda", metavar="D", help="cuda, cuda:N (default: cuda)")
-    add_plans(p)
+    add_engine_cache(p)
     p.add_argument("--force", action="store_true", help="build again what is there")
     p.set_defaults(run=build)
 
@@ -48,12 +49,12 @@ def build(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
     ordinal = check_device(args.device)
     if ordinal is None:
-        raise ArgumentError(f"device is {args.device!r}; plans are built on cuda, or cuda:N")
+        raise ArgumentError(f"device is {args.device!r}; engine files are built on cuda, or cuda:N")
     parts = args.part or list(dict.fromkeys(("unet", *bundle.needed)))
     if unknown := [part for part in parts if part not in bundle.parts]:
         raise ArgumentError(f"bundle {bundle.name!r} has no part {unknown[0]!r}; choose from {choices(bundle.parts)}")
     least, best, most = (None if t is None else size(t, n) for n, t in sizes_of(args))
-    recipe = BuildOptions(
+    options = BuildOptions(
         Ranges(args.images, least, best, most, args.chunks),
         workspace=None if args.workspace is None else args.workspace << 20,
         level=args.level,
@@ -62,16 +63,16 @@ def build(args: argparse.Namespace) -> None:
         stripped=args.stripped,
         memory_limit=None if args.memory is None else args.memory << 20,
     )
-    here = building_platform(ordinal)
-    cache = EngineCache(Path(args.plans) if args.plans else default_folder())
-    wanted = [(part, *describe_plan(bundle, part, recipe, here)) for part in parts]  # all errors before any work
-    for part, made_of, plan in wanted:
-        there = [p for p in cache.find(made_of, part, here)[0] if p.key == plan.key]
+    platform = building_platform(ordinal)
+    cache = EngineCache(Path(args.engine_cache) if args.engine_cache else default_engine_cache())
+    orders = [(part, *describe_engine(bundle, part, options, platform)) for part in parts]  # all errors before any work
+    for part, source, described in orders:
+        there = [built for built in cache.find(source, part, platform)[0] if built.key == described.key]
         done = there[0] if there and not args.force else None
         if done is None:
             with bar(part) as draw:
                 done = build_part(
-                    bundle, part, recipe, here, cache, ordinal, progress=lambda _, share, phase: draw(share, phase)
+                    bundle, part, options, platform, cache, ordinal, progress=lambda _, share, phase: draw(share, phase)
                 )
             print(f"built {done.path} ({done.size / 1e6:.1f} MB, {done.seconds:.0f} s)", flush=True)
         else:
@@ -79,7 +80,7 @@ def build(args: argparse.Namespace) -> None:
 
 
 def sizes_of(args: argparse.Namespace) -> list[tuple[str, str | None]]:
-    """``--sizes 256x256..768x768`` and ``--size``: least, best and largest; a size alone is all three."""
+    """Read ``--sizes 256x256..768x768`` and ``--size`` as least, best and largest; a size alone is all three."""
     if args.sizes is None:
         return [("size", args.size)] * 3
     least, dots, most = args.sizes.partition("..")

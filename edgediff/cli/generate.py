@@ -79,8 +79,8 @@ def generate(args: argparse.Namespace) -> None:
         raise ArgumentError(f"batch is {args.batch}; it must be 1 .. {MAX_BATCH}")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
     pipe = load(args.model, **engine_arguments(args))
-    for given in args.embedding or ():
-        word, file = named_file(given)
+    for text in args.embedding or ():
+        word, file = named_file(text)
         pipe.load_textual_inversion(file, word)
     steps = pipe.stream(
         args.prompt,
@@ -129,8 +129,8 @@ def size_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def watch(build: Build) -> None:
-    """Stay until plans that are being built are there; the picture is drawn already."""
-    with bar("building TensorRT plans") as draw:
+    """Stay until engine files that are being built are there; the picture is drawn already."""
+    with bar("building TensorRT engines") as draw:
         while not build.wait(0.1):
             draw(build.share, "")
     for text in dict.fromkeys(map(str, build.errors.values())):

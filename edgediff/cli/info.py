@@ -1,4 +1,4 @@
-"""``edgediff info``: a bundle's parts, and what would run here."""
+"""``edgediff info`` shows a bundle's parts, and what would run them here."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any
 
 from ..bundle.manifest import HASH_LIMIT, Bundle, File
 from ..bundle.reading import read_bundle
-from ..engines.base import check_device
-from ..engines.onnxruntime import why_not
-from ..engines.survey import survey
-from ..engines.tensorrt.cache import EngineCache, default_folder
+from ..engines.base import EngineOptions, check_device, default_engine_cache, why_not_file
+from ..engines.choose import survey, walk
 from ..errors import BundleError, EdgediffError
 from ..sampling.kernels import describe
-from .options import add_plans
+from .options import add_engine_cache
 
 
 def add(commands: Any) -> None:
-    """The command's own options."""
+    """Add the command's own options."""
     p = commands.add_parser("info", help="a bundle's parts, and what would run here")
     p.add_argument("model", nargs="?", metavar="BUNDLE", help="default: the built-in emoji model")
     p.add_argument("--device", default="cuda", metavar="D", help="which GPU to ask about (default: cuda)")
-    add_plans(p)
+    add_engine_cache(p)
     p.set_defaults(run=info)
 
 
@@ -39,17 +37,16 @@ def info(args: argparse.Namespace) -> None:
     schedule, latent = bundle.schedule, bundle.latent
     print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}")
     print(f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}")
+    options = EngineOptions(engine_cache=Path(args.engine_cache) if args.engine_cache else default_engine_cache())
     total = problems = 0
     for name, file in bundle.files():
         total += file.size
-        state = _state(bundle, name, file)
+        state = _state(bundle, name, file, options)
         problems += state.startswith("PROBLEM")
         print(f"{name:<16}{file.path:<24}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
     print(f"{'total':<54}{total / 1e6:>9.2f} MB")
     print(f"updates    {describe()}")
-    print_survey(
-        bundle, EngineCache(Path(args.plans) if args.plans else default_folder()), check_device(args.device) or 0
-    )
+    print_survey(bundle, options, check_device(args.device) or 0)
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
@@ -63,22 +60,22 @@ def info(args: argparse.Namespace) -> None:
         raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
 
 
-def print_survey(bundle: Bundle, cache: EngineCache, ordinal: int) -> None:
-    """What would run each part on either device; parts of which the same is to be said, together."""
-    said: dict[tuple[str, ...], list[str]] = {}
+def print_survey(bundle: Bundle, options: EngineOptions, ordinal: int) -> None:
+    """Print what would run each part on either device; parts with the same answer share it."""
+    answers: dict[tuple[str, ...], list[str]] = {}
     for name in bundle.parts:
         lines: list[str] = []
-        for chance in survey(bundle, name, cache, ordinal):
-            lines.append(f"{chance.device:<6}{chance.engine:<14}{'no' if chance.reasons else 'yes  ' + chance.detail}")
-            lines += [f"{'':<22}{reason}" for reason in chance.reasons]
-        said.setdefault(tuple(lines), []).append(name)
-    for text, names in said.items():
-        print("engines    of " + ("every part" if len(said) == 1 else ", ".join(names)))
+        for row in survey(bundle, name, options, ordinal):
+            lines.append(f"{row.device:<6}{row.engine:<14}{'no' if row.reasons else 'yes  ' + row.detail}")
+            lines += [f"{'':<22}{reason}" for reason in row.reasons]
+        answers.setdefault(tuple(lines), []).append(name)
+    for text, names in answers.items():
+        print("engines    of " + ("every part" if len(answers) == 1 else ", ".join(names)))
         for line in text:
             print(f"           {line}")
 
 
-def _state(bundle: Bundle, name: str, file: File) -> str:
+def _state(bundle: Bundle, name: str, file: File, options: EngineOptions) -> str:
     hashed = file.size <= HASH_LIMIT
     try:
         bundle.path(name, file, hashed=hashed)
@@ -87,5 +84,14 @@ def _state(bundle: Bundle, name: str, file: File) -> str:
     state = f"ok  {file.sha256[:10]}" if hashed else "size ok, not hashed (edgediff verify does)"
     if file.engine in ("tokenizers", "embedding", "golden"):
         return state
-    reason = why_not(file)
-    return state + "  " + (f"passed over: {reason}" if reason else "runs on cpu by ONNX Runtime")
+    return f"{state}  {_by_cpu(bundle, name, file, options)}"
+
+
+def _by_cpu(bundle: Bundle, part: str, file: File, options: EngineOptions) -> str:
+    """Return the backends that run a part's file on the CPU, or why there are none."""
+    backends = [backend for backend in walk(options, None) if file.engine in backend.runs]
+    reasons = {backend.name: backend.why_not(bundle, part, options, None) for backend in backends}
+    if names := [name for name, why in reasons.items() if not why]:
+        return f"runs on cpu by {', '.join(names)}"
+    passed_over = [reason for why in reasons.values() for reason in why] or [why_not_file(file, ())]
+    return f"passed over: {'; '.join(dict.fromkeys(passed_over))}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.base import DEVICES
-from ..engines.choose import ENGINES
+from ..engines.choose import engine_words
 from ..errors import ArgumentError
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import SPACINGS
@@ -37,9 +37,11 @@ def named_file(text: str) -> tuple[str | None, str]:
     return (word, file) if equals and not Path(text).exists() else (None, text)
 
 
-def add_plans(p: argparse.ArgumentParser) -> None:
-    """Add the option that says where TensorRT plans are."""
-    p.add_argument("--plans", metavar="DIR", help="folder of TensorRT plans (default: $EDGEDIFF_CACHE, or a cache)")
+def add_engine_cache(p: argparse.ArgumentParser) -> None:
+    """Add the option that says where TensorRT engine files are."""
+    p.add_argument(
+        "--engine-cache", metavar="DIR", help="folder of TensorRT engine files (default: $EDGEDIFF_CACHE, or a cache)"
+    )
 
 
 def add_engine(p: argparse.ArgumentParser) -> None:
@@ -48,15 +50,16 @@ def add_engine(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--engine",
         metavar="E",
-        help=f"{', '.join(ENGINES)} (builds what is missing meanwhile; default: a plan that was built, else onnx)",
+        help=f"{', '.join(engine_words())} (builds what is missing meanwhile; default: what was built, else onnx)",
     )
-    add_plans(p)
+    add_engine_cache(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
 
 
 def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_engine`` adds, under the names of ``edgediff.load``."""
-    return {"device": args.device, "engine": args.engine, "threads": args.threads, "plans": args.plans}
+    names = ("device", "engine", "threads", "engine_cache")
+    return {name: getattr(args, name) for name in names}
 
 
 def add_plan_arguments(p: argparse.ArgumentParser) -> None:

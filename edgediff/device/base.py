@@ -1,21 +1,29 @@
-"""What the device loop runs on: memory, one stream, captured graphs."""
+"""The device loop runs on a device: memory, one stream and captured graphs."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
+FLOAT_TYPES = ("float32", "float16", "bfloat16")
+
+
+class Block(NamedTuple):
+    """A block is a piece of device memory; the kernels take it as this pair."""
+
+    address: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """Values in device memory, in C order."""
+    """A device array is values in device memory, in C order."""
 
     address: int
     shape: tuple[int, ...]
@@ -23,13 +31,15 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * BYTES[self.dtype]
+        return math.prod(self.shape) * BYTES[self.dtype]
+
+    @property
+    def block(self) -> Block:
+        return Block(self.address, self.nbytes)
 
 
 class Device(Protocol):
-    """What the device loop runs on. Everything is ordered on one stream; only ``download``, ``wait`` and ``close``
-    let the host wait.
-    """
+    """A device works in the order of one stream. Only ``download``, ``wait`` and ``close`` let the host wait."""
 
     ordinal: int  # of the CUDA device, as edgediff_kernels counts; -1 is the host
     stream: int  # the stream's address

@@ -1,4 +1,4 @@
-"""An NVIDIA GPU, driven by cuda-core."""
+"""The device loop runs on an NVIDIA GPU, by cuda-core."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import is_whole
 from ..errors import ArgumentError, EdgediffError, EngineError
 from ..sampling.kernels import require_package
 
@@ -18,7 +19,7 @@ INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cu
 
 
 class CudaDevice:
-    """An NVIDIA GPU.
+    """``CudaDevice`` runs the device loop on an NVIDIA GPU.
 
     Args:
         ordinal: which one, from 0.
@@ -135,13 +136,13 @@ def why_no_device(ordinal: int = 0) -> str:
 
 
 def _open_driver(ordinal: int) -> tuple[Any, Any]:
-    """cuda-bindings' driver and cuda-core's Device; errors as ``CudaDevice``."""
+    """Open cuda-bindings' driver and cuda-core's Device; errors as ``CudaDevice``."""
     kernels = require_package()
     try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
         count = kernels.device_count()
     except kernels.CudaError as error:
         raise EngineError(str(error)) from error
-    if isinstance(ordinal, bool) or not isinstance(ordinal, int) or not 0 <= ordinal < count:
+    if not is_whole(ordinal, 0, count - 1):
         raise ArgumentError(f"device is {ordinal!r}; this machine has 0 .. {count - 1}")
     try:
         from cuda.bindings import driver
@@ -152,7 +153,9 @@ def _open_driver(ordinal: int) -> tuple[Any, Any]:
 
 
 class _typed:
-    """Turns what cuda-core raises into ``EngineError``. A class: a generator would cost each launch a microsecond."""
+    """``_typed`` turns what cuda-core raises into ``EngineError``. It is a class, as a generator would cost each launch
+    a microsecond.
+    """
 
     def __init__(self, doing: str) -> None:
         self.doing = doing

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of this machine's GPUs, asked through ctypes: nothing is installed, and nothing can crash.
+"""NVIDIA's driver says which GPUs are here. It is asked through ctypes: nothing is installed, and nothing can crash.
 
 TensorRT segfaults where there is no driver, so this is asked before it is touched.
 """
@@ -18,7 +18,7 @@ MAJOR, MINOR, INTEGRATED = 75, 76, 18  # CUdevice_attribute
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as the driver names it."""
+    """A ``Gpu`` is what the driver says of one GPU."""
 
     ordinal: int
     name: str
@@ -60,15 +60,6 @@ def probe(ordinal: int = 0) -> Gpu:
         bool(attribute(INTEGRATED)),
         (version.value // 1000, version.value % 1000 // 10),
     )
-
-
-def why_no_gpu(ordinal: int = 0) -> str:
-    """Why this GPU cannot be used, or an empty string."""
-    try:
-        probe(ordinal)
-    except EngineError as error:
-        return str(error)
-    return ""
 
 
 def _open() -> ctypes.CDLL:

@@ -1,7 +1,8 @@
-"""From the device loop's last state to pictures, without the host in between."""
+"""The device loop's last state becomes pictures, without the host in between."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, choices
-from ..sampling.kernels import HEADER, require_package
-from .base import DeviceArray
-from .loop import FLOAT_TYPES, DeviceLoop
+from ..sampling.kernels import require_package
+from .base import FLOAT_TYPES, DeviceArray
+from .fused_update import enqueue_kernel
+from .loop import DeviceLoop
 
 
 class Decoder(Protocol):
-    """A VAE decoder that can enqueue itself on a stream."""
+    """A decoder is a VAE decoder that can enqueue itself on a stream."""
 
     def enqueue(self, latents: DeviceArray, pixels: DeviceArray, stream: int) -> None:
         """Enqueue one call that reads ``latents`` (B, C, h, w) and writes ``pixels`` (B, 3, H, W)."""
@@ -23,7 +25,9 @@ class Decoder(Protocol):
 
 @dataclass
 class DevicePictures:
-    """From a loop's final state to pictures, on the device: scaling, decoder, uint8 in one download.
+    """``DevicePictures`` makes pictures of a loop's state, on the device: scaling, decoder, uint8 in one download.
+
+    Its buffers lie in the loop's memory, where all pictures of a loop share them.
 
     Args:
         loop: whose state is drawn.
@@ -31,6 +35,9 @@ class DevicePictures:
         factor: pixels a latent, on each side.
         scale, shift: of the latents; the decoder takes ``x/scale + shift``.
         latent_type, pixel_type: of the decoder's tensors.
+
+    Raises:
+        ArgumentError: an unknown type.
     """
 
     loop: DeviceLoop
@@ -45,50 +52,48 @@ class DevicePictures:
         for name in ("latent_type", "pixel_type"):
             if getattr(self, name) not in FLOAT_TYPES:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; choose from {choices(FLOAT_TYPES)}")
-        batch, _, height, width = self.loop.shape
-        self._size = (batch, height * self.factor, width * self.factor)
-        self._latents = self.loop._array(self.loop.shape, self.latent_type)
-        self._pixels = self.loop._array((batch, 3, *self._size[1:]), self.pixel_type)
-        self._bytes = self.loop.allocate(3 * int(np.prod(self._size)))
 
     def draw(self) -> NDArray[np.uint8]:
         """The pictures, uint8 (B, H, W, 3). Waits for the device.
 
         Raises:
-            EngineError: the loop or the decoder gave values that are not finite, or the device failed.
+            EngineError: the loop or the decoder gave values that are not finite, or there is no memory, or the device
+                failed.
         """
         with self.loop.device.lock:
             return self._draw()
 
     def _draw(self) -> NDArray[np.uint8]:
         loop, kernels = self.loop, require_package()
-        device, latents, pixels = loop.device, self._latents, self._pixels
-        loop._launch(
-            lambda stream: kernels.unscale(
-                device=device.ordinal,
-                x=(loop.state.address, loop.state.nbytes),
-                z=(latents.address, latents.nbytes),
-                type=latents.dtype,
-                count=int(np.prod(latents.shape)),
-                scale=self.scale,
-                shift=self.shift,
-                stream=stream,
-            )
+        device, memory = loop.device, loop.memory
+        batch, _, height, width = loop.shape
+        out = np.empty((batch, height * self.factor, width * self.factor, 3), np.uint8)
+        latents = memory.array("latents", loop.shape, self.latent_type)
+        pixels = memory.array("pixels", (batch, 3, *out.shape[1:3]), self.pixel_type)
+        picture = memory.reserve("picture", out.nbytes)
+        enqueue_kernel(
+            kernels.unscale,
+            device=device.ordinal,
+            x=loop.update.state.block,
+            z=latents.block,
+            type=latents.dtype,
+            count=math.prod(latents.shape),
+            scale=self.scale,
+            shift=self.shift,
+            stream=device.stream,
         )
         self.decoder.enqueue(latents, pixels, device.stream)
-        out = np.empty((*self._size, 3), np.uint8)
-        loop._launch(
-            lambda stream: kernels.to_uint8(
-                device=device.ordinal,
-                decoded=(pixels.address, pixels.nbytes),
-                pixels=(self._bytes, out.nbytes),
-                header=(loop._at["header"], HEADER.itemsize),
-                type=pixels.dtype,
-                images=self._size[0],
-                area=self._size[1] * self._size[2],
-                stream=stream,
-            )
+        enqueue_kernel(
+            kernels.to_uint8,
+            device=device.ordinal,
+            decoded=pixels.block,
+            pixels=picture,
+            header=memory["header"],
+            type=pixels.dtype,
+            images=batch,
+            area=math.prod(out.shape[1:3]),
+            stream=device.stream,
         )
-        device.download(self._bytes, out)
-        loop.check()
+        device.download(picture.address, out)
+        loop.update.check()
         return out

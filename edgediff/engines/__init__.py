@@ -1,1 +1,1 @@
-"""Engines run the parts of a bundle: ONNX Runtime and TensorRT, and the choice between them."""
+"""Engines run the parts of a bundle. Backends open them; the choice walks the backends."""

@@ -1,160 +1,187 @@
-"""Which engine runs each part: chosen by what is installed, built and fits the shapes; opened on first use."""
+"""The choice tells which backend runs each part, and why not the others. Engines are opened on first use."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Bundle
 from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices
-from .base import Engine, Provider
-from .onnxruntime import open_part
-from .tensorrt.cache import NO_PLAN, BuiltEngine, DamagedEngineFile, EngineCache, EngineSource, default_folder, source
-from .tensorrt.installed import this_platform
-from .tensorrt.profiles import Shape
+from .base import Backend, Engine, EngineOptions, Shapes, refuses
 
-if TYPE_CHECKING:
-    from .tensorrt.engine import Scratch, TensorRTEngine
-
-ENGINES = ("onnx", "tensorrt", "auto")
+BACKENDS = ("tensorrt", "onnxruntime")  # modules of this folder, in the order in which they are tried
+AUTO = "auto"  # every backend, and what TensorRT lacks is built meanwhile
+PROVIDERS = "onnx"  # the backend that execution providers belong to
 
 
-def check_engine(engine: str | None, device: int | None) -> None:
-    """Raises ``ArgumentError`` for an unknown engine, or one that ``device`` cannot have."""
-    if engine is not None and engine not in ENGINES:
-        raise ArgumentError(f"no engine {engine!r}; choose from {choices(ENGINES)}")
-    if engine in ("tensorrt", "auto") and device is None:
-        raise ArgumentError(f"engine {engine!r} needs device='cuda'; the CPU's is 'onnx'")
+def backends() -> tuple[Backend, ...]:
+    """Return every backend, in the order in which they are tried."""
+    return tuple(import_module(f"{__package__}.{name}").BACKEND for name in BACKENDS)
+
+
+def engine_words() -> tuple[str, ...]:
+    """Return the engines that ``load(engine=...)`` takes."""
+    return (*sorted(backend.word for backend in backends()), AUTO)
+
+
+def walk(options: EngineOptions, ordinal: int | None) -> Iterator[Backend]:
+    """Return the backends that are tried on a device with these options, in their order.
+
+    Args:
+        ordinal: the number of a CUDA device; None is the CPU.
+    """
+    chosen = PROVIDERS if options.providers is not None else options.engine
+    for backend in backends():
+        if _kind(ordinal) in backend.devices and chosen in (None, AUTO, backend.word):
+            yield backend
+
+
+def _kind(ordinal: int | None) -> str:
+    return "cpu" if ordinal is None else "cuda"
+
+
+def check_engine(engine: str | None, ordinal: int | None) -> None:
+    """Refuse an unknown engine, or one that the device cannot have, by ``ArgumentError``."""
+    if engine is None:
+        return
+    if engine not in engine_words():
+        raise ArgumentError(f"no engine {engine!r}; choose from {choices(engine_words())}")
+    devices = next((backend.devices for backend in backends() if backend.word == engine), ("cuda",))
+    if _kind(ordinal) not in devices:
+        others = sorted(backend.word for backend in walk(EngineOptions(), ordinal))
+        where = "the CPU's" if ordinal is None else "a GPU's"
+        verb = f"is {others[0]!r}" if len(others) == 1 else f"are {choices(map(repr, others))}"
+        raise ArgumentError(f"engine {engine!r} needs device={devices[0]!r}; {where} {verb}")
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """How a pipeline wants its parts run; see ``edgediff.load``."""
+class Availability:
+    """Availability tells whether one backend can run one part on one device, and why not."""
 
-    threads: int | None = None
-    providers: Sequence[Provider] | None = None
-    engine: str | None = None
-    cache: EngineCache = field(default_factory=lambda: EngineCache(default_folder()))
+    device: str
+    engine: str
+    detail: str  # what would run
+    reasons: tuple[str, ...]  # why it would not
+
+
+def survey(bundle: Bundle, part: str, options: EngineOptions, ordinal: int = 0) -> list[Availability]:
+    """Tell what the choice would find for a part, first on this CUDA device, then on the CPU. Opens nothing."""
+    availabilities = []
+    for place in (ordinal, None):
+        for backend in walk(options, place):
+            reasons = backend.why_not(bundle, part, options, place)
+            detail = "" if reasons else backend.describe(bundle, part, options, place)
+            availabilities.append(Availability(_kind(place), backend.name, detail, reasons))
+    return availabilities
 
 
 @dataclass
 class Parts:
-    """The engines of a bundle. Requests hold the one they began with; a change makes another.
+    """Parts hold the engines of a bundle. Requests hold the parts they began with; a change makes others.
 
     Args:
         bundle: whose.
-        wish: how.
+        options: how they are wanted.
         device: a CUDA device; None is the CPU.
+        replaced: engines in place of those that would be chosen, by part.
     """
 
     bundle: Bundle
-    wish: EngineOptions = field(default_factory=EngineOptions)
+    options: EngineOptions = field(default_factory=EngineOptions)
     device: Device | None = None
-    given: Mapping[str, Engine] = field(default_factory=dict)  # in place of what would be chosen
-    planned: dict[str, TensorRTEngine | None] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)  # why a part has no plan
-    _onnx: dict[str, Engine] = field(default_factory=dict)
-    _scratch: list[Scratch] = field(default_factory=list)
+    replaced: Mapping[str, Engine] = field(default_factory=dict)
+    _opened: dict[tuple[str, str], Engine] = field(default_factory=dict)  # by part and the backend's word
+    _failed: dict[tuple[str, str], str] = field(default_factory=dict)  # why those before that one did not open
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def pick(self, part: str, shapes: Mapping[str, Shape] | None = None) -> Engine:
-        """The part's engine for inputs of these shapes.
+    def pick(self, part: str, shapes: Shapes | None = None) -> Engine:
+        """Return the part's engine for inputs of these shapes: of the first backend that can.
 
         Raises:
             EngineError: none can run here; the message holds the reason for each.
         """
         with self._lock:
-            if part in self.given:
-                return self.given[part]
-            plan = self._plan(part)
-            reason = self.reasons.get(part, "")
-            if plan is not None:
-                reason = "" if shapes is None else plan.refuses(shapes)
-                if not reason:
-                    return plan
-            if self.wish.engine == "tensorrt":
-                raise EngineError(f"{part} cannot run by TensorRT: {reason}")
-            if part not in self._onnx:
-                self._onnx[part] = self._open(part, reason)
-            return self._onnx[part]
+            if part in self.replaced:
+                return self.replaced[part]
+            errors: dict[str, EngineError] = {}  # by the backend's name
+            failed: dict[tuple[str, str], str] = {}
+            for backend in self._walk():
+                try:
+                    engine = self._open(part, backend)
+                except EngineError as error:
+                    errors[backend.name] = error
+                    failed[part, backend.word] = str(error)
+                    continue
+                if reason := refuses(engine, shapes):
+                    errors[backend.name] = EngineError(f"{part} cannot run by {backend.name}: {reason}")
+                    continue
+                self._failed.update(failed)  # calls need not wait for them again
+                return engine
+        raise _joined(part, errors)
 
     def run(self, part: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Call the part's engine for these inputs. Raises as ``pick``, and what the engine raises."""
         return self.pick(part, {name: values.shape for name, values in inputs.items()})(**inputs)
 
-    def outside(self, part: str, shapes: Mapping[str, Shape]) -> str:
-        """Why the part's plan does not take inputs of these shapes; an empty string where it does, or there is none."""
+    def outside(self, part: str, shapes: Shapes) -> str:
+        """Tell why the part's first engine does not take inputs of these shapes; an empty string where it does, or
+        where there is none.
+        """
         with self._lock:
-            plan = None if part in self.given else self._plan(part)
-            return "" if plan is None else plan.refuses(shapes)
+            for backend in () if part in self.replaced else self._walk():
+                try:
+                    return refuses(self._open(part, backend), shapes)
+                except EngineError:
+                    continue
+        return ""
 
-    def _open(self, part: str, reason: str) -> Engine:
-        try:
-            return open_part(self.bundle, part, self.wish.threads, self.device, self.wish.providers)
-        except EngineError as error:
-            if reason:
-                raise EngineError(f"{error}; nor by TensorRT: {reason}") from error
-            raise
+    def open_by(self, word: str, part: str) -> Engine:
+        """Return a part's engine of one backend, opened anew while calls go on. Raises as ``Backend.open``."""
+        backend = next(backend for backend in backends() if backend.word == word)
+        return backend.open(self.bundle, part, self.options, self.device)
 
     def with_engine(self, part: str, engine: Engine) -> Parts:
-        """The same, but for one part, which ``engine`` runs whatever the shapes."""
+        """Return the same, but for one part, which ``engine`` runs whatever the shapes."""
         with self._lock:
-            return replace(self, given={**self.given, part: engine})
+            return replace(self, replaced={**self.replaced, part: engine})
 
-    def with_plan(self, part: str, opened: TensorRTEngine) -> Parts:
-        """The same, but for one part, which runs by this plan."""
+    def with_opened(self, word: str, part: str, engine: Engine) -> Parts:
+        """Return the same, but for one part, for which this backend has opened ``engine``; others are asked again."""
         with self._lock:
-            onnx = {name: engine for name, engine in self._onnx.items() if name != part}  # give its memory back
-            return replace(self, planned={**self.planned, part: opened}, _onnx=onnx)
+            opened = {key: other for key, other in self._opened.items() if key[0] != part}  # give their memory back
+            failed = {key: error for key, error in self._failed.items() if key[0] != part}
+            return replace(self, _opened={**opened, (part, word): engine}, _failed=failed)
 
-    def open_plan(self, part: str, plan: BuiltEngine) -> TensorRTEngine:
-        """Open a plan. Raises ``EngineError``; a plan that is damaged leaves the cache."""
-        from .tensorrt.engine import Scratch, TensorRTEngine
+    def _walk(self) -> Iterator[Backend]:
+        return walk(self.options, None if self.device is None else self.device.ordinal)
 
-        assert self.device is not None
-        with self._lock:
-            if not self._scratch:
-                self._scratch.append(Scratch(self.device))
-        graph = source(self.bundle, part).path if plan.stripped else None
-        try:
-            return TensorRTEngine(part, self.bundle.parts[part], plan, self.device, self._scratch[0], graph)
-        except DamagedEngineFile:
-            self.wish.cache.drop(plan)
-            raise
+    def _open(self, part: str, backend: Backend) -> Engine:
+        key = part, backend.word
+        if key in self._failed:
+            raise EngineError(self._failed[key])
+        if key not in self._opened:
+            self._opened[key] = backend.open(self.bundle, part, self.options, self.device)
+        return self._opened[key]
 
-    def find(self, part: str) -> tuple[EngineSource, list[BuiltEngine], list[str]]:
-        """What the part's plan is built from, the plans that may run here, and why others may not.
 
-        Raises ``EngineError`` where there can be none.
-        """
-        assert self.device is not None
-        runs = this_platform(self.device.ordinal)
-        made_of = source(self.bundle, part)
-        return made_of, *self.wish.cache.find(made_of, part, runs)
+def _joined(part: str, errors: Mapping[str, EngineError]) -> EngineError:
+    """Return the last backend's error, with the reasons of those before it."""
+    if not errors:
+        return EngineError(f"{part} cannot run here: no backend takes this device with these options")
+    *others, last = errors
+    reasons = [f"; nor by {name}: {_reason(part, name, errors[name])}" for name in others]
+    if not reasons:
+        return errors[last]
+    joined = EngineError(f"{errors[last]}{''.join(reasons)}")
+    joined.__cause__ = errors[last]
+    return joined
 
-    def _plan(self, part: str) -> TensorRTEngine | None:
-        """The engine of the newest plan that opens."""
-        if part not in self.planned:
-            self.planned[part] = None
-            if self.device is not None and self.wish.engine != "onnx" and self.wish.providers is None:
-                self.planned[part] = self._found(part)
-        return self.planned[part]
 
-    def _found(self, part: str) -> TensorRTEngine | None:
-        try:
-            _, plans, reasons = self.find(part)
-        except EngineError as error:
-            self.reasons[part] = str(error).removeprefix(f"{part}: ")
-            return None
-        for plan in plans:
-            try:
-                return self.open_plan(part, plan)
-            except EngineError as error:
-                reasons.append(str(error).removeprefix(f"{part}: "))
-        self.reasons[part] = "; ".join(reasons) or NO_PLAN
-        return None
+def _reason(part: str, name: str, error: EngineError) -> str:
+    return str(error).removeprefix(f"{part} cannot run by {name}: ").removeprefix(f"{part}: ")

@@ -12,20 +12,20 @@ from .conditioning import Conditioning, Group
 
 
 def denoiser(
-    told: Conditioning, parts: Parts, shape: tuple[int, ...], rows: set[bool], extra: Float32 | None
+    conditioning: Conditioning, parts: Parts, shape: tuple[int, ...], rows: set[bool], extra: Float32 | None
 ) -> Denoise:
     """The U-Net on a request's prompts, by engines that are chosen here, once.
 
     Texts of several lengths go in several calls.
 
     Args:
-        told: what the U-Net is told of every image.
+        conditioning: what the U-Net is told of every image.
         parts: the engines.
         shape: of one image's sample, (C', h, w).
         rows: whether rows are guided, for the kinds of rows that there are.
         extra: further channels beside each image's latents, (B, C' - C, h, w).
     """
-    grouped = {guided: told.guided if guided else told.unguided for guided in rows}
+    grouped = {guided: conditioning.guided if guided else conditioning.unguided for guided in rows}
     engines: dict[bool, list[tuple[Group, Engine]]] = {
         guided: [(group, parts.pick("unet", group.shapes(shape))) for group in groups]
         for guided, groups in grouped.items()

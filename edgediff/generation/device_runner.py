@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator as GeneratorType
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -84,14 +85,14 @@ class _Decoder:
 
 
 def device_engine(
-    request: Request, told: Conditioning, parts: Parts, device: Device | None, sample: tuple[int, ...]
+    request: Request, conditioning: Conditioning, parts: Parts, device: Device | None, sample: tuple[int, ...]
 ) -> StreamEngine | None:
     """The U-Net's engine, where the device loop can run the request by it: guidance in the rows, texts of one length,
     an engine that enqueues. ``sample`` is one image's shape, (C', h, w).
     """
-    if device is None or request.combiner() is not None or told.largest is None:
+    if device is None or request.combiner() is not None or conditioning.largest is None:
         return None
-    engine: Any = parts.pick("unet", told.largest.shapes(sample))
+    engine: Any = parts.pick("unet", conditioning.largest.shapes(sample))
     return engine if hasattr(engine, "enqueue") else None
 
 
@@ -104,20 +105,20 @@ def run_on_device(
     shape: tuple[int, int, int, int],
     streams: Sequence[Generator],
     x: Float32 | None,
-    told: Conditioning,
+    conditioning: Conditioning,
     extra: Float32 | None,
-) -> Iterator[tuple[DeviceRunner, DeviceStep]]:
+) -> GeneratorType[tuple[DeviceRunner, DeviceStep], None, None]:
     """Borrow a runner for the state's ``shape`` and yield after every row; the last step's values come to the host
     when the iterator goes on.
     """
-    assert told.largest is not None
+    assert conditioning.largest is not None
     room = max(ROWS, 1 << (len(plan.rows) - 1).bit_length())
 
     def make() -> DeviceRunner:
         return DeviceRunner(device, bundle, unet, shape, room, DEPTH)
 
     with runners.borrow((shape, room, id(unet)), make) as runner:
-        for step in runner.run(plan, streams, x, told.largest, extra):
+        for step in runner.run(plan, streams, x, conditioning.largest, extra):
             yield runner, step
         step.settle()
 
@@ -163,13 +164,13 @@ class DeviceRunner:
             )
 
     def run(
-        self, plan: Plan, streams: Sequence[Generator], x: Float32 | None, told: Group, extra: Float32 | None
+        self, plan: Plan, streams: Sequence[Generator], x: Float32 | None, group: Group, extra: Float32 | None
     ) -> Iterator[DeviceStep]:
-        """As ``DeviceLoop.run``; ``told`` is of the largest batch of the plan, and ``extra`` (B, C', h, w) are the
+        """As ``DeviceLoop.run``; ``group`` is the largest batch of the plan, and ``extra`` (B, C', h, w) are the
         further channels of an inpainting model.
         """
         with self.device.lock:
-            self._model.set(told.inputs)
+            self._model.set(group.inputs)
             if extra is not None:
                 images, own = self.loop.shape[:2]
                 sample = np.zeros(self.loop.sample.shape, np.float32)

@@ -36,8 +36,8 @@ def check_masked(bundle: Bundle, image: Any, mask_image: Any, width: int, height
     Raises:
         ArgumentError: one is missing, is not taken, or is no picture.
     """
-    given = {"image": image, "mask_image": mask_image}
-    for name, value in given.items():
+    pictures = {"image": image, "mask_image": mask_image}
+    for name, value in pictures.items():
         if value is not None and not bundle.inpaints:
             raise ArgumentError(f"{name} was given, and bundle {bundle.name!r} is no inpainting model")
         if value is None and bundle.inpaints:
@@ -50,21 +50,23 @@ def check_masked(bundle: Bundle, image: Any, mask_image: Any, width: int, height
     return Masked(picture * (mask < 0.5), mask)
 
 
-def _opened(name: str, given: Any, mode: str, width: int, height: int) -> NDArray[np.uint8]:
+def _opened(name: str, source: Any, mode: str, width: int, height: int) -> NDArray[np.uint8]:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise EngineError("the package pillow is not installed; run: pip install pillow") from error
     try:
-        if isinstance(given, (str, Path)):
-            with Image.open(given) as opened:
+        if isinstance(source, (str, Path)):
+            with Image.open(source) as opened:
                 picture = ImageOps.exif_transpose(opened).convert(mode)  # phones turn pictures by a note
-        elif isinstance(given, np.ndarray) and given.dtype == np.uint8:
-            picture = Image.fromarray(given).convert(mode)
-        elif isinstance(given, Image.Image):
-            picture = given.convert(mode)
+        elif isinstance(source, np.ndarray) and source.dtype == np.uint8:
+            picture = Image.fromarray(source).convert(mode)
+        elif isinstance(source, Image.Image):
+            picture = source.convert(mode)
         else:
-            raise ArgumentError(f"{name} is {type(given).__name__}; it must be a Pillow image, a uint8 array or a path")
+            raise ArgumentError(
+                f"{name} is {type(source).__name__}; it must be a Pillow image, a uint8 array or a path"
+            )
     except ArgumentError:
         raise
     except Exception as error:  # Pillow raises many kinds

@@ -195,14 +195,14 @@ def _check_clip_skip(bundle: Bundle, clip_skip: int) -> None:
         )
 
 
-def _latents(given: Any, shape: tuple[int, ...]) -> Float32:
-    if not isinstance(given, np.ndarray) or given.shape != shape:
-        found = getattr(given, "shape", type(given).__name__)
-        raise ArgumentError(f"latents have shape {found}; this call needs {shape}")
-    if given.dtype.kind not in "fiu":
-        raise ArgumentError(f"latents are of type {given.dtype}; they must be numbers")
+def _latents(values: Any, shape: tuple[int, ...]) -> Float32:
+    if not isinstance(values, np.ndarray) or values.shape != shape:
+        shown = getattr(values, "shape", type(values).__name__)
+        raise ArgumentError(f"latents have shape {shown}; this call needs {shape}")
+    if values.dtype.kind not in "fiu":
+        raise ArgumentError(f"latents are of type {values.dtype}; they must be numbers")
     with np.errstate(over="ignore"):  # seen below
-        latents = given.astype(np.float32)
+        latents = values.astype(np.float32)
     if not np.isfinite(latents).all():
         raise ArgumentError("latents hold values that are not finite")
     return latents

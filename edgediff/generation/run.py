@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPo
     def noise() -> Float32:
         return np.concatenate([s.randn((1, *state)) for s in streams])
 
-    told, autoencoder = encode_prompts(request, parts), Autoencoder(parts)
-    engine = device_engine(request, told, parts, device, sample)
+    conditioning, autoencoder = encode_prompts(request, parts), Autoencoder(parts)
+    engine = device_engine(request, conditioning, parts, device, sample)
     x, extra = request.latents, None
     if x is None and (request.masked is not None or engine is None):
         x = noise()
@@ -46,12 +47,13 @@ def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPo
         extra = channels(request.masked, latent, autoencoder.encode, noise, len(streams))
     if device is not None and engine is not None:
         shape = (len(streams), *state)
-        steps = run_on_device(plan, device, engine, bundle, runners, shape, streams, x, told, extra)
-        for k, (runner, values) in enumerate(steps):
-            yield Step(k, len(plan.rows), request, autoencoder, values, runner)
+        steps = run_on_device(plan, device, engine, bundle, runners, shape, streams, x, conditioning, extra)
+        with closing(steps):  # leaving the loop gives the runner back at once
+            for k, (runner, values) in enumerate(steps):
+                yield Step(k, len(plan.rows), request, autoencoder, values, runner)
         return
     assert x is not None
-    denoise = denoiser(told, parts, sample, {row.guided for row in plan.rows}, extra)
+    denoise = denoiser(conditioning, parts, sample, {row.guided for row in plan.rows}, extra)
     for k, step in enumerate(_on_host(request, denoise, x, noise)):
         yield Step(k, len(plan.rows), request, autoencoder, step)
 

@@ -125,11 +125,11 @@ def tokenise(
         tokens: list[Token] = []
         for span in spans:
             for k, (piece, at) in enumerate(embeddings.split(span.text)):
-                found = [(i, 0) for i in embeddings.ids[piece]] if k % 2 else tokenizer.tokens(piece)
+                ids = [(i, 0) for i in embeddings.ids[piece]] if k % 2 else tokenizer.tokens(piece)
                 tokens += [
                     # The rows of one textual inversion belong together.
                     Token(i, span.weight, span.offsets[at + start], joined=bool(k % 2 and n))
-                    for n, (i, start) in enumerate(found)
+                    for n, (i, start) in enumerate(ids)
                 ]
         sections.append(tokens)
     size = tokenizer.max_length - 2

@@ -51,9 +51,9 @@ class Embeddings:
             raise ArgumentError(
                 f"token is {word!r}; it must be a word without blanks, brackets, colons, backslashes or BREAK"
             )
-        if (found := tuple(v.shape[1] for v in vectors)) != self.widths:
+        if (widths := tuple(v.shape[1] for v in vectors)) != self.widths:
             raise ArgumentError(
-                f"the embedding of {word!r} has width {_joined(found)}; this model's text "
+                f"the embedding of {word!r} has width {_joined(widths)}; this model's text "
                 f"encoder{'s have' if len(self.widths) > 1 else ' has'} {_joined(self.widths)}"
             )
         return Embeddings(self.widths, {**self.vectors, word: vectors})
@@ -73,9 +73,9 @@ class Embeddings:
     def split(self, text: str) -> list[tuple[str, int]]:
         """``text`` cut at the words: ``(piece, index)``; every second piece is a word."""
         pieces, last = [], 0
-        for found in self._pattern.finditer(text) if self._pattern else ():
-            pieces += [(text[last : found.start()], last), (found[0], found.start())]
-            last = found.end()
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            pieces += [(text[last : match.start()], last), (match[0], match.start())]
+            last = match.end()
         return [*pieces, (text[last:], last)]
 
 

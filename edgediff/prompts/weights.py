@@ -100,8 +100,8 @@ def _pieces(prompt: str, what: str) -> tuple[list[Piece], dict[int, float]]:
     factors: dict[int, float] = {}
     opened: list[int] = []  # brackets still open, outermost first
     last = 0  # where the text begins that the next mark ends
-    for found in _MARK.finditer(prompt):
-        mark, at, end = found[0], found.start(), found.end()
+    for match in _MARK.finditer(prompt):
+        mark, at, end = match[0], match.start(), match.end()
         factor = None
         if mark == "|":  # text, but for where it stands
             if opened and prompt[opened[-1]] == "[":

@@ -142,8 +142,8 @@ def combiner(
 def _checked(changed: Any, x0: Array) -> Array:
     """What a hook gave, in the type of ``x0``."""
     if not isinstance(changed, np.ndarray) or changed.shape != x0.shape or changed.dtype.kind not in "fiu":
-        given = f"{changed.dtype}{changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__
-        raise ArgumentError(f"on_x0 gave {given}; it must give {x0.dtype}{x0.shape}")
+        kind = f"{changed.dtype}{changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__
+        raise ArgumentError(f"on_x0 gave {kind}; it must give {x0.dtype}{x0.shape}")
     out = changed.astype(x0.dtype, copy=False)
     if not np.isfinite(out).all():
         raise ArgumentError("on_x0 gave values that are not finite")

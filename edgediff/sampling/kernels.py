@@ -65,9 +65,9 @@ def find_package() -> KernelPackage:
         return KernelPackage(None, INSTALL if error.name == "edgediff_kernels" else f"edgediff-kernels: {error}")
     except ImportError as error:
         return KernelPackage(None, f"edgediff-kernels cannot be loaded: {error}")
-    package = f"edgediff-kernels {getattr(module, '__version__', '')}"
+    described = f"edgediff-kernels {getattr(module, '__version__', '')}"
     if getattr(module, "ABI", None) != ABI:
-        return KernelPackage(None, f"{package} is of another ABI; install it again")
+        return KernelPackage(None, f"{described} is of another ABI; install it again")
     for name, dtype, theirs, size in (
         ("row", ROW, module.ROW_FIELDS, module.ROW_BYTES),
         ("header", HEADER, module.HEADER_FIELDS, module.HEADER_BYTES),
@@ -75,7 +75,7 @@ def find_package() -> KernelPackage:
         differing = sorted({field[0] for field in {*fields_of(dtype)} ^ {*theirs}})
         if differing or dtype.itemsize != size:
             fields = ", ".join(differing) or "its size"
-            return KernelPackage(None, f"{package} lays out a {name} otherwise ({fields}); install it again")
+            return KernelPackage(None, f"{described} lays out a {name} otherwise ({fields}); install it again")
     return KernelPackage(module)
 
 
@@ -90,25 +90,25 @@ def fields_of(dtype: np.dtype[Any]) -> tuple[tuple[str, str, int], ...]:
 
 def require_package() -> Any:
     """The package; ``EngineError`` with the reason where it cannot be used."""
-    found = find_package()
-    if found.module is None:
-        raise EngineError(found.why_not)
-    return found.module
+    package = find_package()
+    if package.module is None:
+        raise EngineError(package.why_not)
+    return package.module
 
 
 def describe() -> str:
     """One line for people: which kernels run here."""
-    found = find_package()
-    if found.module is None:
-        return f"NumPy; {found.why_not}"
-    facts = found.module.facts()
+    package = find_package()
+    if package.module is None:
+        return f"NumPy; {package.why_not}"
+    facts = package.module.facts()
     if facts["cuda"] is None:
-        return f"edgediff-kernels {found.module.__version__}, built without CUDA"
+        return f"edgediff-kernels {package.module.__version__}, built without CUDA"
     try:
-        devices = f"{found.module.device_count()} CUDA devices"
-    except found.module.CudaError as error:
+        devices = f"{package.module.device_count()} CUDA devices"
+    except package.module.CudaError as error:
         devices = str(error)
-    return f"edgediff-kernels {found.module.__version__} (CUDA {facts['cuda']}); {devices}"
+    return f"edgediff-kernels {package.module.__version__} (CUDA {facts['cuda']}); {devices}"
 
 
 def advance(

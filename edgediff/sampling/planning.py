@@ -247,11 +247,11 @@ def _levels(
     return (*levels, CLEAN if clean or idle else end)
 
 
-def _scales(given: Scale, count: int, guidance: str) -> list[float]:
+def _scales(scale: Scale, count: int, guidance: str) -> list[float]:
     if guidance not in GUIDANCES:
         raise ArgumentError(f"no guidance {guidance!r}; choose from {choices(GUIDANCES)}")
-    several = isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and given.ndim > 0)
-    values: list[Any] = list(given) if several else [given]  # type: ignore[arg-type]
+    several = isinstance(scale, (list, tuple)) or (isinstance(scale, np.ndarray) and scale.ndim > 0)
+    values: list[Any] = list(scale) if several else [scale]  # type: ignore[arg-type]
     if several and len(values) != count:
         raise ArgumentError(f"guidance_scale has {len(values)} values; {count} steps need as many")
     values = [v.item() if isinstance(v, np.ndarray) and v.ndim == 0 else v for v in values]
@@ -260,14 +260,14 @@ def _scales(given: Scale, count: int, guidance: str) -> list[float]:
     return scales if several else scales * count
 
 
-def _interval(given: tuple[float, float] | None, count: int) -> tuple[int, int]:
-    if given is None:
+def _interval(interval: tuple[float, float] | None, count: int) -> tuple[int, int]:
+    if interval is None:
         return 0, count
-    if not isinstance(given, (list, tuple)) or len(given) != 2:
-        raise ArgumentError(f"guidance_interval is {given!r}; it must be (start, stop), for example (0.2, 0.8)")
-    start, stop = (_number("guidance_interval", v, 0, 1) for v in given)
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+        raise ArgumentError(f"guidance_interval is {interval!r}; it must be (start, stop), for example (0.2, 0.8)")
+    start, stop = (_number("guidance_interval", v, 0, 1) for v in interval)
     if start > stop:
-        raise ArgumentError(f"guidance_interval is {given!r}; it must not stop before it starts")
+        raise ArgumentError(f"guidance_interval is {interval!r}; it must not stop before it starts")
     first, end = math.floor(start * count + 0.5), math.floor(stop * count + 0.5)
     if start < stop and first == end:  # shorter than a step: the step that it lies in
         first = min(math.floor(start * count), count - 1)

@@ -114,8 +114,8 @@ def _sigmas(schedule: Schedule, steps: int, spacing: str) -> Float64:
         if schedule.flow:
             raise ArgumentError(f"spacing {spacing} cannot serve a flow-matching model; choose another, or give sigmas")
         # Other step counts by linear interpolation of log sigma, as the paper's authors do.
-        given = np.log(AYS[spacing])
-        return np.exp(np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(given)), given))[:-1]
+        logs = np.log(AYS[spacing])
+        return np.exp(np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(logs)), logs))[:-1]
     if math.isinf(most):
         usable = [name for name in SPACINGS if name not in ("karras", "exponential")]
         raise ArgumentError(
@@ -164,13 +164,13 @@ def from_timesteps(schedule: Schedule, ts: Sequence[float]) -> tuple[Level, ...]
     return levels
 
 
-def _falling(name: str, given: Any) -> Float64:
+def _falling(name: str, levels: Any) -> Float64:
     try:
-        values = np.asarray(given, dtype=np.float64)
+        values = np.asarray(levels, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ArgumentError(f"{name} are {given!r}; they must be a list of finite numbers")
+        raise ArgumentError(f"{name} are {levels!r}; they must be a list of finite numbers")
     if (np.diff(values) >= 0).any():
         raise ArgumentError(f"{name} are {[float(v) for v in values]}; each must be less than the one before")
     return values
@@ -185,5 +185,5 @@ def _apart(name: str, levels: Sequence[Level]) -> None:
             )
 
 
-def _ends(given: Any) -> str:
-    return f"{float(given[0]):g} to {float(given[-1]):g}"
+def _ends(levels: Any) -> str:
+    return f"{float(levels[0]):g} to {float(levels[-1]):g}"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from edgediff.device.base import DeviceArray
-from edgediff.device.host import HostDevice, narrowed, view, widened
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.pictures import DevicePictures
 from edgediff.errors import ArgumentError, EngineError
@@ -19,6 +18,8 @@ from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
 from edgediff.sampling.samplers import SAMPLERS
 from edgediff.sampling.schedule import Schedule
+
+from ..support.host_device import CountingDevice, narrowed, view, widened
 
 kernels = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
@@ -85,7 +86,7 @@ def generators(kind: type = TorchCpuGenerator) -> list[Any]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_state_has_the_host_loops_bits(sampler: str, guidance: str, emulated: int) -> None:
     table = plan(SCHEDULE, sampler, 8, **GUIDANCES[guidance])
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE, emulated=emulated)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE, emulated=emulated)
     steps = on_host(table, generators())
     for step, host in zip(loop.run(table, generators()), steps, strict=True):
         np.testing.assert_array_equal(step.after, host.after)
@@ -97,7 +98,7 @@ def test_every_state_has_the_host_loops_bits(sampler: str, guidance: str, emulat
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if plan(SCHEDULE, name, 5).stochastic] + ["ddim"])
 def test_noise_drawn_on_the_device(sampler: str, guidance: str) -> None:
     table = plan(SCHEDULE, sampler, 8, **GUIDANCES[guidance])
-    device = HostDevice()
+    device = CountingDevice()
     loop = DeviceLoop(device, Net(), SHAPE)
     host = on_host(table, generators(TorchCudaGenerator))[-1].after
     uploads = device.calls["upload"]
@@ -117,7 +118,7 @@ def test_draws_made_before_are_not_repeated() -> None:
     for s in (*small, *same):
         s.randn((1, *SHAPE[1:]))
     host = on_host(table, small, x)[-1].after
-    *_, last = DeviceLoop(HostDevice(), Net(), SHAPE).run(table, same, x)
+    *_, last = DeviceLoop(CountingDevice(), Net(), SHAPE).run(table, same, x)
     np.testing.assert_allclose(last.after, host, rtol=0, atol=1e-5 * np.abs(host).max())
 
 
@@ -126,7 +127,7 @@ def test_the_first_state_goes_on_where_the_generators_are() -> None:
     one, other = generators(TorchCudaGenerator), generators(TorchCudaGenerator)
     for s in (*one, *other):
         s.randn((1, *SHAPE[1:]))
-    *_, last = DeviceLoop(HostDevice(), Net(), SHAPE).run(table, one)
+    *_, last = DeviceLoop(CountingDevice(), Net(), SHAPE).run(table, one)
     host = on_host(table, other)[-1].after
     np.testing.assert_allclose(last.after, host, rtol=0, atol=1e-5 * np.abs(host).max())
 
@@ -135,7 +136,7 @@ def test_the_first_state_goes_on_where_the_generators_are() -> None:
 def test_a_run_moves_the_generators_on(kind: type) -> None:
     table = plan(SCHEDULE, "dpmpp_sde", 4, 3.0)
     one, other = generators(kind), generators(kind)
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE)
     for _ in range(2):
         *_, last = loop.run(table, one)
         host = on_host(table, other)[-1].after
@@ -148,7 +149,7 @@ def test_generators_at_another_place_are_drawn_on_the_host() -> None:
     same = [TorchCudaGenerator(5), TorchCudaGenerator(77)]
     odd[0].randn((1, *SHAPE[1:]))  # one of them is ahead of the other
     same[0].randn((1, *SHAPE[1:]))
-    *_, last = DeviceLoop(HostDevice(), Net(), SHAPE).run(table, odd)
+    *_, last = DeviceLoop(CountingDevice(), Net(), SHAPE).run(table, odd)
     np.testing.assert_array_equal(last.after, on_host(table, same)[-1].after)
 
 
@@ -158,16 +159,15 @@ def test_generators_at_another_place_are_drawn_on_the_host() -> None:
 @pytest.mark.parametrize("output", ["float32", "float16", "bfloat16"])
 def test_model_types(sample: str, output: str, timestep: str, emulated: int) -> None:
     table = plan(SCHEDULE, "dpmpp_2m", 4, 7.5, timesteps=[960, 640, 256, 64])  # whole in every type
-    loop = DeviceLoop(
-        HostDevice(), Net(), SHAPE, sample_type=sample, output_type=output, timestep_type=timestep, emulated=emulated
-    )
+    types = {"sample_type": sample, "output_type": output, "timestep_type": timestep}
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE, **types, emulated=emulated)
     *_, last = loop.run(table, generators())
     np.testing.assert_array_equal(last.after, on_host(table, generators(), sample=sample, output=output)[-1].after)
 
 
 def test_further_channels_are_left_alone() -> None:
     table = plan(SCHEDULE, "euler", 5, 7.5)
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE, channels=9)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE, channels=9)
     further = np.random.default_rng(0).standard_normal((4, 5, *SHAPE[2:]), np.float32)
     view(loop.sample)[:, 4:] = further
     *_, last = loop.run(table, generators())
@@ -185,7 +185,7 @@ def test_wide_and_odd_shapes_through_the_grid(shape: tuple[int, ...]) -> None:
     streams = [TorchCpuGenerator(0)] * shape[0]
     results = []
     for emulated in (0, 1, 132):
-        loop = DeviceLoop(HostDevice(), Net(shape[1]), shape, emulated=emulated)
+        loop = DeviceLoop(CountingDevice(), Net(shape[1]), shape, emulated=emulated)
         *_, last = loop.run(table, streams, x)
         results.append(last.after)
     np.testing.assert_array_equal(results[1], results[0])
@@ -196,7 +196,7 @@ def test_wide_and_odd_shapes_through_the_grid(shape: tuple[int, ...]) -> None:
 
 def test_one_capture_then_launches_alone() -> None:
     table = plan(SCHEDULE, "dpmpp_2m", 20, 7.5)
-    device, model = HostDevice(), Net()
+    device, model = CountingDevice(), Net()
     loop = DeviceLoop(device, model, SHAPE)
     first = list(loop.run(table, generators()))
     assert device.calls == {"upload": 3, "capture": 1, "launch": 19}  # x, rows, header; one call warms up
@@ -210,7 +210,7 @@ def test_one_capture_then_launches_alone() -> None:
 
 
 def test_another_plan_needs_no_capture() -> None:
-    device = HostDevice()
+    device = CountingDevice()
     loop = DeviceLoop(device, Net(), SHAPE)
     list(loop.run(plan(SCHEDULE, "dpmpp_2m", 20, 7.5), generators()))
     for sampler, steps in (("lms", 9), ("euler_a", 30), ("heun", 5), ("ddim", 1)):
@@ -223,7 +223,7 @@ def test_another_plan_needs_no_capture() -> None:
 
 def test_an_interval_saves_the_unconditional_half_and_has_two_graphs() -> None:
     table = plan(SCHEDULE, "euler", 8, **GUIDANCES["interval"])
-    device, model = HostDevice(), Net()
+    device, model = CountingDevice(), Net()
     list(DeviceLoop(device, model, SHAPE).run(table, generators()))
     assert model.batches == [2, 2, 4, 4, 4, 4, 2, 2]
     assert device.calls["capture"] == 2
@@ -231,7 +231,7 @@ def test_an_interval_saves_the_unconditional_half_and_has_two_graphs() -> None:
 
 def test_a_model_with_other_inputs_is_captured_again() -> None:
     table = plan(SCHEDULE, "euler", 4, 7.5)
-    device, model = HostDevice(), Net()
+    device, model = CountingDevice(), Net()
     loop = DeviceLoop(device, model, SHAPE)
     list(loop.run(table, generators()))
     model.key = 154
@@ -243,7 +243,7 @@ def test_a_model_with_other_inputs_is_captured_again() -> None:
 
 def test_models_that_capture_themselves_are_called() -> None:
     table = plan(SCHEDULE, "euler", 4, 7.5)
-    device, model = HostDevice(), Net()
+    device, model = CountingDevice(), Net()
     model.capturable = False
     *_, last = DeviceLoop(device, model, SHAPE).run(table, generators())
     assert device.calls["capture"] == device.calls["launch"] == 0
@@ -253,7 +253,7 @@ def test_models_that_capture_themselves_are_called() -> None:
 
 def test_the_host_stays_close_when_asked() -> None:
     table = plan(SCHEDULE, "euler", 10, 7.5)
-    device = HostDevice()
+    device = CountingDevice()
     loop = DeviceLoop(device, Net(), SHAPE)
     list(loop.run(table, generators(), ahead=2))
     assert device.calls["mark"] == 10
@@ -266,7 +266,7 @@ def test_the_host_stays_close_when_asked() -> None:
 def test_cancelling_leaves_the_loop_usable() -> None:
     table = plan(SCHEDULE, "dpmpp_3m_sde", 8, 7.5)
     model = Net()
-    loop = DeviceLoop(HostDevice(), model, SHAPE)
+    loop = DeviceLoop(CountingDevice(), model, SHAPE)
     for step in loop.run(table, generators()):
         if step.index == 3:
             break
@@ -277,7 +277,7 @@ def test_cancelling_leaves_the_loop_usable() -> None:
 
 def test_values_of_earlier_steps_are_gone() -> None:
     table = plan(SCHEDULE, "euler", 4, 7.5)
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE)
     steps = loop.run(table, generators())
     first = next(steps)
     first.after  # noqa: B018
@@ -290,7 +290,7 @@ def test_values_of_earlier_steps_are_gone() -> None:
 
 def test_two_runs_at_a_time_are_refused() -> None:
     table = plan(SCHEDULE, "euler", 4, 7.5)
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE)
     one = loop.run(table, generators())
     next(one)
     two = loop.run(table, generators())
@@ -303,32 +303,32 @@ def test_two_runs_at_a_time_are_refused() -> None:
 @pytest.mark.parametrize("emulated", [0, 132])
 def test_values_that_are_not_finite_name_the_part_and_the_step(emulated: int) -> None:
     table = plan(SCHEDULE, "dpmpp_2m", 8, 7.5)
-    loop = DeviceLoop(HostDevice(), Net(broken_at=4), SHAPE, emulated=emulated)
+    loop = DeviceLoop(CountingDevice(), Net(broken_at=4), SHAPE, emulated=emulated)
     *_, last = loop.run(table, generators())
     with pytest.raises(EngineError, match="unet, step 5, gave values that are not finite"):
         last.after  # noqa: B018
     *_, last = loop.run(table, generators())  # the next run starts clean
     assert np.isfinite(last.after).all()
     table = plan(SCHEDULE, "euler", 8, 900.0)
-    loop = DeviceLoop(HostDevice(), Net(factor=1e36), SHAPE, emulated=emulated)
+    loop = DeviceLoop(CountingDevice(), Net(factor=1e36), SHAPE, emulated=emulated)
     *_, last = loop.run(table, generators())
     with pytest.raises(EngineError, match="sampler euler, step 1, gave"):
-        loop.check()
+        loop.update.check()
 
 
 def test_a_counter_beyond_the_rows_changes_nothing() -> None:
     table = plan(SCHEDULE, "euler", 3, 7.5)
     for emulated in (0, 132):
-        loop = DeviceLoop(HostDevice(), Net(), SHAPE, emulated=emulated)
+        loop = DeviceLoop(CountingDevice(), Net(), SHAPE, emulated=emulated)
         *_, last = loop.run(table, generators())
         before = last.after
         for _ in range(3):
-            loop._update.step(0)
-        np.testing.assert_array_equal(view(loop.state), before)
+            loop.update.step()
+        np.testing.assert_array_equal(view(loop.update.state), before)
 
 
 def test_previews_can_be_left_out() -> None:
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE, previews=False)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE, previews=False)
     *_, last = loop.run(plan(SCHEDULE, "euler", 3, 7.5), generators())
     with pytest.raises(ArgumentError, match="previews"):
         last.x0()
@@ -336,7 +336,7 @@ def test_previews_can_be_left_out() -> None:
 
 
 def test_memory_is_given_back() -> None:
-    device = HostDevice()
+    device = CountingDevice()
     loop = DeviceLoop(device, Net(), SHAPE)
     pictures = DevicePictures(loop, Decode(), 8, scale=1.0)
     for steps in (3, 9, 5):  # noise from the host needs more room, then less
@@ -349,7 +349,7 @@ def test_memory_is_given_back() -> None:
     assert not device.memory
 
 
-class Small(HostDevice):
+class Small(CountingDevice):
     """Room for ``room`` bytes."""
 
     room = 0
@@ -387,14 +387,14 @@ def test_noise_that_finds_no_memory_leaves_none_behind() -> None:
     device.room = 1 << 20
     *_, last = loop.run(short, generators())  # into memory of its own, not into what was given back
     np.testing.assert_array_equal(last.after, state)
-    assert loop._noise[0] in device.memory
+    assert loop.memory["noise"].address in device.memory
     loop.close()
     assert not device.memory
 
 
 def test_a_step_is_void_once_the_next_is_enqueued() -> None:
     """Another thread that asks meanwhile gets the step's own values or none."""
-    device, model = HostDevice(), Net()
+    device, model = CountingDevice(), Net()
     loop = DeviceLoop(device, model, SHAPE)
     steps = loop.run(plan(SCHEDULE, "euler", 4, 7.5), generators())
     first = next(steps)
@@ -434,11 +434,11 @@ def test_a_step_is_void_once_the_next_is_enqueued() -> None:
 )
 def test_bad_loops(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        DeviceLoop(**({"device": HostDevice(), "model": Net(), "shape": SHAPE} | changed))
+        DeviceLoop(**({"device": CountingDevice(), "model": Net(), "shape": SHAPE} | changed))
 
 
 def test_bad_runs_are_refused_before_anything_moves() -> None:
-    device = HostDevice()
+    device = CountingDevice()
     loop = DeviceLoop(device, Net(), SHAPE, rows=10, depth=1)
     table = plan(SCHEDULE, "euler", 4, 7.5)
     for bad, message in (
@@ -471,7 +471,7 @@ class Decode:
 
 @pytest.mark.parametrize(("latent", "pixel"), [("float32", "float32"), ("float16", "float16"), ("bfloat16", "float32")])
 def test_pictures(latent: str, pixel: str) -> None:
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE)
     *_, last = loop.run(plan(SCHEDULE, "euler", 3, 7.5), generators())
     made = DevicePictures(loop, Decode(), 8, scale=0.18215, shift=0.1, latent_type=latent, pixel_type=pixel).draw()
     z = last.after / np.float32(0.18215) + np.float32(0.1)
@@ -480,8 +480,24 @@ def test_pictures(latent: str, pixel: str) -> None:
     assert made.shape == (2, 48, 40, 3)
 
 
+def test_pictures_of_one_loop_share_their_memory() -> None:
+    device = CountingDevice()
+    loop = DeviceLoop(device, Net(), SHAPE)
+    list(loop.run(plan(SCHEDULE, "euler", 3, 7.5), generators()))
+    half = DevicePictures(loop, Decode(), 8, scale=1.0, latent_type="float16", pixel_type="float16")
+    whole = DevicePictures(loop, Decode(), 8, scale=1.0)
+    first = half.draw()
+    blocks = len(device.memory)
+    expected = whole.draw()  # in larger blocks
+    np.testing.assert_array_equal(half.draw(), first)
+    np.testing.assert_array_equal(whole.draw(), expected)
+    assert len(device.memory) == blocks
+    loop.close()
+    assert not device.memory
+
+
 def test_broken_pictures_name_the_decoder() -> None:
-    loop = DeviceLoop(HostDevice(), Net(), SHAPE)
+    loop = DeviceLoop(CountingDevice(), Net(), SHAPE)
     list(loop.run(plan(SCHEDULE, "euler", 3, 7.5), generators()))
     with pytest.raises(EngineError, match="vae_decoder gave values that are not finite"):
         DevicePictures(loop, Decode(broken=True), 8, scale=0.18215).draw()

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.device.host import narrowed, widened
 from edgediff.sampling.kernels import HEADER, ROW
+
+from ..support.host_device import narrowed, widened
 
 kernels = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 

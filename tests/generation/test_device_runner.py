@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 
 import edgediff
-from edgediff.device.host import HostDevice
-from edgediff.engines.choose import EngineOptions
-from edgediff.engines.onnxruntime import open_part
+from edgediff.engines.base import EngineOptions
+from edgediff.engines.onnxruntime import BACKEND
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.samplers import SAMPLERS
 
 from ..support.families import FAMILIES
+from ..support.host_device import CountingDevice, view
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
 PROMPT = "a red apple on a blue background"
 
 
-def resident(pipe: Pipeline) -> tuple[Pipeline, HostDevice]:
+def resident(pipe: Pipeline) -> tuple[Pipeline, CountingDevice]:
     """The same bundle on a device of host memory, its engines bound to addresses."""
-    device = HostDevice()
+    device = CountingDevice()
     return Pipeline(pipe.bundle, device=device), device
 
 
@@ -164,8 +164,6 @@ class Broken:
         return self.engine(**inputs)
 
     def enqueue(self, inputs: Any, outputs: Any, stream: int) -> None:
-        from edgediff.device.host import view
-
         self.engine.enqueue(inputs, outputs, stream)
         self.calls += 1
         if self.calls == 3:
@@ -192,15 +190,15 @@ def test_engines_that_cannot_enqueue_run_by_the_host_loop(pipe: Pipeline) -> Non
 def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
     from edgediff.device.base import DeviceArray
 
-    device = HostDevice()
-    engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)
+    device = CountingDevice()
+    engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
     z = DeviceArray(device.allocate(1 << 20), (1, 15, 8, 8), "float32")
     out = DeviceArray(device.allocate(1 << 20), (1, 3, 64, 64), "float32")
     with pytest.raises(EngineError, match=r"vae_decoder failed on latent_sample float32\[1, 15, 8, 8\]"):
         engine.enqueue({"latent_sample": z}, {"sample": out}, 0)
 
 
-class Full(HostDevice):
+class Full(CountingDevice):
     """Its memory ends in the middle of a loop's."""
 
     def allocate(self, size: int) -> int:
@@ -217,7 +215,7 @@ def test_a_request_that_finds_no_memory_leaves_none_taken(pipe: Pipeline) -> Non
     assert not device.memory
 
 
-class Lost(HostDevice):
+class Lost(CountingDevice):
     """A device whose memory cannot even be given back once it has failed."""
 
     def free(self, address: int) -> None:
@@ -256,28 +254,8 @@ def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
     assert len(device.memory) == blocks
 
 
-def test_providers_run_on_the_devices_stream() -> None:
-    from edgediff.engines.onnxruntime import _on_stream
-
-    device: Any = HostDevice()
-    given: list[Any] = [
-        "TensorrtExecutionProvider",
-        ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "3"}),
-        "X",
-    ]
-    assert [_on_stream(one, device) for one in given] == given
-    device.ordinal, device.stream = 1, 2**47
-    stream = {"device_id": "1", "has_user_compute_stream": "1", "user_compute_stream": str(2**47)}
-    assert [_on_stream(one, device) for one in given] == [
-        ("TensorrtExecutionProvider", stream),
-        ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0", **stream}),
-        "X",
-    ]
-    assert [_on_stream(one, None) for one in given] == given
-
-
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
-    device = HostDevice()
+    device = CountingDevice()
     ours = Pipeline(pipe.bundle, EngineOptions(providers=["CPUExecutionProvider"]), device)
     assert not hasattr(ours.engine("unet"), "enqueue")
     np.testing.assert_array_equal(latents(ours), latents(pipe))
@@ -343,8 +321,8 @@ def test_every_family(family: str, family_bundle: Any) -> None:
 def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeline) -> None:
     from edgediff.device.base import DeviceArray
 
-    device = HostDevice()
-    engine: Any = open_part(pipe.bundle, "vae_decoder", device=device)
+    device = CountingDevice()
+    engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
     assert engine._options_for([]).get_run_config_entry("disable_synchronize_execution_providers") == "1"
     engine._graphs = {}  # as with the provider's option enable_cuda_graph
     calls = [(4096, (1, 16, 8, 8)), (4096, (2, 16, 8, 8)), (8192, (1, 16, 8, 8)), (4096, (1, 16, 8, 8))]
@@ -352,7 +330,7 @@ def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeli
     assert [o.get_run_config_entry("gpu_graph_id") for o in options] == ["1", "2", "3", "1"]
 
 
-class Tight(HostDevice):
+class Tight(CountingDevice):
     """Room for one runner."""
 
     def allocate(self, size: int) -> int:

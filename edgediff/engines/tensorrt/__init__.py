@@ -1,1 +1,5 @@
-"""TensorRT: engine files are built in a child process, kept in a cache, and run on the stream of a device."""
+"""TensorRT runs engine files, which a child process builds and a cache keeps, on the stream of a device."""
+
+from .backend import BACKEND
+
+__all__ = ["BACKEND"]

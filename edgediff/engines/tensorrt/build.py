@@ -1,4 +1,4 @@
-"""Has TensorRT engine files built by a child process, and keeps them in the cache."""
+"""A build has a child process make an engine file, and puts it into the cache."""
 
 from __future__ import annotations
 
@@ -7,80 +7,37 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from ...bundle.manifest import Bundle
-from ...errors import ArgumentError, EngineError, choices
+from ...errors import EngineError
 from .builder import BuildOrder
-from .cache import COMPATIBLE, BuiltEngine, EngineCache, EngineSource, Platform, source
+from .cache import EngineCache
 from .child import BuildProcess, Progress, environment
+from .engine_file import BuiltEngine, Platform
 from .installed import numbers_of
-from .profiles import Ranges, profile
+from .options import BuildOptions
+from .profiles import profile
+from .source import EngineSource, source_of
 
 COMMAND = (sys.executable, "-m", "edgediff.engines.tensorrt.builder")
-ROOM = 1.2  # disk space for a plan, in sizes of its graph with weights
+ROOM = 1.2  # disk space for an engine file, in sizes of its graph with weights
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """How to build.
-
-    Args:
-        ranges: shapes that the plan must serve.
-        workspace: most GPU memory in bytes that a kernel may take; all when None.
-        level: 0 .. 5, how long to look for fast kernels; TensorRT's own (3) when None.
-        hardware: none, ampere_plus or same_compute_capability: other GPUs that the plan shall run on.
-        version_compatible: whether newer TensorRTs shall run it, the lean runtime among them.
-        stripped: leave the weights out; they come from the ONNX file when the plan is opened.
-        memory_limit: most host memory in bytes; 90 % of what is free when None. Watched on Linux.
-
-    Raises:
-        ArgumentError: a value out of range.
-    """
-
-    ranges: Ranges = field(default_factory=Ranges)
-    workspace: int | None = None
-    level: int | None = None
-    hardware: str = "none"
-    version_compatible: bool = False
-    stripped: bool = False
-    memory_limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.hardware not in COMPATIBLE:
-            raise ArgumentError(f"no hardware compatibility {self.hardware!r}; choose from {choices(COMPATIBLE)}")
-        if self.level is not None and self.level not in range(6):
-            raise ArgumentError(f"level is {self.level!r}; it must be 0 .. 5")
-        for name in ("workspace", "memory_limit"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ArgumentError(f"{name} is {value!r}; it must be a number of bytes")
-
-
-def describe_plan(bundle: Bundle, part: str, recipe: BuildOptions, here: Platform) -> tuple[EngineSource, BuiltEngine]:
-    """What a part's plan would be built from and for. Raises as ``plans.source`` and ``shapes.profile``."""
-    made_of = source(bundle, part)
-    return made_of, BuiltEngine(
-        part=part,
-        graph=made_of.graph,
-        weights=made_of.weights,
-        gpu=here.gpu,
-        capability=here.capability,
-        tensorrt=here.tensorrt,
-        machine=here.machine,
-        profile=profile(bundle, part, recipe.ranges),
-        level=recipe.level,
-        hardware=recipe.hardware,
-        version_compatible=recipe.version_compatible,
-        stripped=recipe.stripped,
-    )
+def describe_engine(
+    bundle: Bundle, part: str, options: BuildOptions, platform: Platform
+) -> tuple[EngineSource, BuiltEngine]:
+    """Tell what a part's engine file would be built from, by and for. Raises as ``source_of`` and ``profile``."""
+    source = source_of(bundle, part)
+    shapes = profile(bundle, part, options.ranges)
+    return source, BuiltEngine(part, source.graph, source.weights, platform, shapes, options)
 
 
 def build_part(
     bundle: Bundle,
     part: str,
-    recipe: BuildOptions,
-    here: Platform,
+    options: BuildOptions,
+    platform: Platform,
     cache: EngineCache,
     ordinal: int = 0,
     *,
@@ -89,13 +46,13 @@ def build_part(
     background: bool = False,
     command: Sequence[str] = COMMAND,
 ) -> BuiltEngine:
-    """Build a part's plan and put it into the cache.
+    """Build a part's engine file and put it into the cache.
 
     Args:
         bundle, part: what.
-        recipe: how.
-        here: the GPU and TensorRT; the child's must be the same.
-        cache: where the plan goes, once it is whole.
+        options: how.
+        platform: the GPU and TensorRT; the child's must be the same.
+        cache: where the engine file goes, once it is whole.
         ordinal: of the CUDA device.
         progress: called in this thread as the build goes on.
         cancel: set it from another thread to stop.
@@ -106,34 +63,25 @@ def build_part(
         EngineError: nothing to build from, no room, the build failed, died, or took too much memory.
         BuildCancelled: ``cancel`` was set.
     """
-    made_of, plan = describe_plan(bundle, part, recipe, here)
+    source, built = describe_engine(bundle, part, options, platform)
     started = time.monotonic()
-    room = int(ROOM * made_of.size) if not recipe.stripped else made_of.size // 10
+    room = int(ROOM * source.size) if not options.stripped else source.size // 10
     with cache.scratch(room) as folder:
-        built = folder / "plan"
+        file = folder / "engine"
         order = BuildOrder(
-            graph=str(made_of.path.resolve()),
-            plan=str(built),
-            profile={name: [list(shape) for shape in three] for name, three in plan.profile.items()},
-            workspace=recipe.workspace,
-            level=recipe.level,
-            hardware=recipe.hardware,
-            version_compatible=recipe.version_compatible,
-            stripped=recipe.stripped,
-            timing=str(cache.timing(here)),
+            graph=str(source.path.resolve()),
+            engine=str(file),
+            profile={name: [list(shape) for shape in three] for name, three in built.profile.items()},
+            options=options,
+            timing=str(cache.timing(platform)),
             background=background,
         )
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
-            child = BuildProcess(part, command, environment(ordinal), words, recipe.memory_limit)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+            child = BuildProcess(part, command, environment(ordinal), errors, options.memory_limit)
             built_by = child.run(order, progress or (lambda *_: None), cancel or threading.Event())
-        if numbers_of(built_by) != here.tensorrt:
-            own = ".".join(map(str, here.tensorrt))
+        if numbers_of(built_by) != platform.tensorrt:
+            own = ".".join(map(str, platform.tensorrt))
             raise EngineError(f"{part}: the build found TensorRT {built_by}, this process has {own}")
-        if not built.is_file() or built.stat().st_size == 0:
-            raise EngineError(f"{part}: the build ended well and left no plan")
-        return cache.publish(built, _with_seconds(plan, time.monotonic() - started))
-
-
-def _with_seconds(plan: BuiltEngine, seconds: float) -> BuiltEngine:
-    facts = {name: getattr(plan, name) for name in BuiltEngine.__dataclass_fields__}
-    return BuiltEngine(**{**facts, "seconds": round(seconds, 1)})
+        if not file.is_file() or file.stat().st_size == 0:
+            raise EngineError(f"{part}: the build ended well and left no engine file")
+        return cache.publish(file, replace(built, seconds=round(time.monotonic() - started, 1)))

@@ -1,6 +1,6 @@
-"""Builds one TensorRT plan, in a process of its own, which reads its order from stdin.
+"""The builder builds one engine file, in a process of its own, which reads its order from stdin.
 
-It says how it goes in JSON lines on stdout, and ends itself when stdin is closed. TensorRT's own words go to stderr.
+It tells its progress in JSON lines on stdout, and ends itself when stdin is closed. TensorRT's own words go to stderr.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .options import BuildOptions, read_options
+
 if TYPE_CHECKING:
     import tensorrt as trt
 
@@ -26,27 +28,29 @@ ERRORS = 3  # of TensorRT's that are passed on
 
 @dataclass(frozen=True)
 class BuildOrder:
-    """What to build. ``profile`` is of ``shapes.profile``; sizes in bytes."""
+    """A build order says what the builder shall build."""
 
     graph: str
-    plan: str  # where to write it
-    profile: dict[str, list[list[int]]]
-    workspace: int | None = None
-    level: int | None = None  # 0 .. 5: how long to look for fast kernels; TensorRT's own when None
-    hardware: str = "none"
-    version_compatible: bool = False
-    stripped: bool = False
-    timing: str | None = None
+    engine: str  # where to write it
+    profile: dict[str, list[list[int]]]  # of ``profiles.profile``
+    options: BuildOptions = field(default_factory=BuildOptions)
+    timing: str | None = None  # where timings of kernels are kept
     background: bool = False  # leave the processors to others
 
 
+def read_order(text: str) -> BuildOrder:
+    """Return the order again, from its JSON."""
+    data = json.loads(text)
+    return BuildOrder(**{**data, "options": read_options(data["options"])})
+
+
 class BuildFailed(Exception):
-    """TensorRT did not make a plan; the message says why."""
+    """TensorRT did not make an engine; the message says why."""
 
 
 @dataclass
 class Phases:
-    """Share of the work done, from phases that lie inside each other."""
+    """Phases that lie inside each other tell the share of the work done."""
 
     _open: list[tuple[str, int, int]] = field(default_factory=list)  # name, steps, steps done
 
@@ -64,7 +68,7 @@ class Phases:
 
     @property
     def share(self) -> float:
-        """0 .. 1."""
+        """Return the share of the work done, 0 .. 1."""
         share, width = 0.0, 1.0
         for _, steps, done in self._open:
             width /= steps
@@ -73,12 +77,12 @@ class Phases:
 
     @property
     def name(self) -> str:
-        """Of the innermost phase."""
+        """Return the innermost phase's name."""
         return self._open[-1][0] if self._open else ""
 
 
 def build(order: BuildOrder, say: Say) -> None:
-    """Build and write the plan. Raises ``BuildFailed``."""
+    """Build the engine and write its file. Raises ``BuildFailed``."""
     import tensorrt as trt
 
     log = _log()
@@ -87,40 +91,40 @@ def build(order: BuildOrder, say: Say) -> None:
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(order.graph):
         errors = [parser.get_error(k) for k in range(parser.num_errors)]
-        said = "; ".join(f"{e.node_name() or 'graph'}: {' '.join(e.desc().split())}" for e in errors[:ERRORS])
-        raise BuildFailed(f"TensorRT {trt.__version__} cannot read {Path(order.graph).name}: {said or _last(log)}")
+        reasons = "; ".join(f"{e.node_name() or 'graph'}: {' '.join(e.desc().split())}" for e in errors[:ERRORS])
+        raise BuildFailed(f"TensorRT {trt.__version__} cannot read {Path(order.graph).name}: {reasons or _last(log)}")
     config = _configured(order, builder, network)
     timing = _timing(order, config)
     config.progress_monitor = monitor = _monitor(say)
-    plan: trt.IHostMemory | None = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BuildFailed(f"TensorRT {trt.__version__} made no plan: {_last(log)}")
-    with open(order.plan, "wb") as f:
-        f.write(plan)
+    engine: trt.IHostMemory | None = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise BuildFailed(f"TensorRT {trt.__version__} made no engine: {_last(log)}")
+    with open(order.engine, "wb") as f:
+        f.write(engine)
     if order.timing is not None and timing is not None:
         _keep(Path(order.timing), timing.serialize())
     del monitor  # the builder does not keep it alive
-    say("done", tensorrt=trt.__version__, size=os.path.getsize(order.plan))
+    say("done", tensorrt=trt.__version__, size=os.path.getsize(order.engine))
 
 
 def _configured(order: BuildOrder, builder: trt.Builder, network: trt.INetworkDefinition) -> trt.IBuilderConfig:
     import tensorrt as trt
 
-    config = builder.create_builder_config()
-    if order.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace)
-    if order.level is not None:
-        config.builder_optimization_level = order.level
-    if order.version_compatible:
+    config, options = builder.create_builder_config(), order.options
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if order.stripped:
+    if options.stripped:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)  # the same weights come back; REFIT costs fusions
-    if order.hardware == "ampere_plus":
+    if options.hardware == "ampere_plus":
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    elif order.hardware == "same_compute_capability":
+    elif options.hardware == "same_compute_capability":
         if not hasattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"):  # not in 10.3
-            raise BuildFailed(f"TensorRT {trt.__version__} does not know hardware compatibility {order.hardware!r}")
+            raise BuildFailed(f"TensorRT {trt.__version__} does not know hardware compatibility {options.hardware!r}")
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
     profile = builder.create_optimization_profile()
     names = {network.get_input(k).name for k in range(network.num_inputs)}
@@ -133,7 +137,7 @@ def _configured(order: BuildOrder, builder: trt.Builder, network: trt.INetworkDe
 
 
 def _timing(order: BuildOrder, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
-    """Timings of earlier builds; of no weight where they cannot be read."""
+    """Return timings of earlier builds; none where they cannot be read."""
     if order.timing is None:
         return None
     known = b""
@@ -179,7 +183,7 @@ def _monitor(say: Say) -> trt.IProgressMonitor:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._phases, self._said, self._lock = Phases(), 0.0, threading.Lock()
+            self._phases, self._reported, self._lock = Phases(), 0.0, threading.Lock()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self._lock:
@@ -188,8 +192,8 @@ def _monitor(say: Say) -> trt.IProgressMonitor:
         def step_complete(self, phase_name: str, step: int) -> bool:
             with self._lock:
                 self._phases.step(phase_name, step)
-                if time.monotonic() - self._said >= EVERY:
-                    self._said = time.monotonic()
+                if time.monotonic() - self._reported >= EVERY:
+                    self._reported = time.monotonic()
                     say("progress", share=round(self._phases.share, 4), phase=self._phases.name)
             return True  # go on; a cancelled build is killed
 
@@ -201,7 +205,7 @@ def _monitor(say: Say) -> trt.IProgressMonitor:
 
 
 def main() -> int:
-    """Exit codes: 0 done, 1 failed and said why."""
+    """Read an order and build. Exit codes: 0 done, 1 failed and told why."""
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not look like ours
     lock = threading.Lock()
@@ -211,7 +215,7 @@ def main() -> int:
             lines.write(json.dumps({"event": event, **facts}) + "\n")
             lines.flush()
 
-    order = BuildOrder(**json.loads(sys.stdin.readline()))
+    order = read_order(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if order.background and hasattr(os, "nice"):
         os.nice(10)
@@ -228,7 +232,7 @@ def main() -> int:
 
 def _end_with_parent() -> None:
     sys.stdin.read()
-    os._exit(3)  # nobody waits for the plan any more
+    os._exit(3)  # nobody waits for the engine file any more
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The process of one build: progress, cancelling, a cap on its memory, and what it died of."""
+"""A child process builds one engine file; its parent reads progress, cancels, caps memory, and tells its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BuildCancelled(EngineError):
 
 
 def environment(ordinal: int) -> dict[str, str]:
-    """Of a child that sees one GPU alone, and finds edgediff where this process did."""
+    """Return the environment of a child that sees one GPU alone, and finds edgediff where this process did."""
     out = dict(os.environ)
     seen = [name.strip() for name in out.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     out["CUDA_VISIBLE_DEVICES"] = seen[ordinal] if 0 <= ordinal < len(seen) else str(max(0, ordinal))
@@ -43,19 +43,24 @@ def environment(ordinal: int) -> dict[str, str]:
 
 
 class BuildProcess:
-    """One build's process."""
+    """A build process is the child of one build: it is fed its order, watched, and ended.
+
+    Args:
+        errors: a file for what the child writes to stderr.
+        limit: most bytes of memory; a share of what is free when None.
+    """
 
     def __init__(
-        self, part: str, command: Sequence[str], env: Mapping[str, str], words: IO[str], limit: int | None
+        self, part: str, command: Sequence[str], env: Mapping[str, str], errors: IO[str], limit: int | None
     ) -> None:
-        self._part, self._words = part, words
+        self._part, self._errors = part, errors
         self._limit = limit or int(SHARE * free_memory()) or None
         try:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=words,
+                stderr=errors,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
@@ -68,7 +73,9 @@ class BuildProcess:
         self._reader.start()
 
     def run(self, order: BuildOrder, progress: Progress, cancel: threading.Event) -> str:
-        """Until the plan is written; the version of TensorRT that did. Whatever happens, the process is gone then."""
+        """Wait until the engine file is written; returns the version of TensorRT that wrote it. Whatever happens, the
+        process is gone then.
+        """
         done, failed = "", ""
         try:
             assert self._process.stdin is not None
@@ -103,10 +110,9 @@ class BuildProcess:
                 return
             try:
                 event = json.loads(line)
-                yes = isinstance(event, dict) and "event" in event
             except ValueError:
-                yes = False
-            if yes:
+                continue
+            if isinstance(event, dict) and "event" in event:
                 yield event
 
     def _watch(self, cancel: threading.Event) -> None:
@@ -141,8 +147,8 @@ class BuildProcess:
         self._process.stdout.close()
 
     def _last_words(self) -> str:
-        self._words.seek(0)
-        lines = [line.strip() for line in self._words.read().splitlines() if line.strip()]
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
         return ": " + "; ".join(lines[-TAIL:]) if lines else ""
 
 
@@ -150,19 +156,19 @@ def _how(code: int) -> str:
     if code < 0:
         with suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with code {code}" if code else "ended without a plan"
+    return f"ended with code {code}" if code else "ended without an engine file"
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds, less the pages of files, which the system can drop; 0 where it does not
-    tell.
+    """Return bytes of memory that a process holds, less the pages of files, which the system can drop; 0 where it does
+    not tell.
     """
     status = Path(f"/proc/{pid}/status")
     return 1024 * (_kilobytes(status, "RssAnon:") + _kilobytes(status, "RssShmem:"))
 
 
 def free_memory() -> int:
-    """Bytes that this machine can give without swapping; 0 where the system does not tell."""
+    """Return bytes that this machine can give without swapping; 0 where the system does not tell."""
     return 1024 * _kilobytes(Path("/proc/meminfo"), "MemAvailable:")
 
 

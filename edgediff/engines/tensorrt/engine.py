@@ -1,6 +1,7 @@
-"""TensorRT: a plan on the device's stream, with its scratch memory shared between parts. ``preflight`` goes first.
+"""A TensorRT engine runs an engine file on the device's stream; scratch memory is shared between parts.
 
-Imported when a plan is opened, and never where there is no driver: TensorRT would end the process.
+This module is imported when an engine file is opened, after ``installed.this_platform``: where there is no driver,
+TensorRT would end the process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ...bundle.manifest import Part, Tensor, sha256
 from ...device.base import Device, DeviceArray
 from ...errors import EngineError
-from .cache import BuiltEngine, DamagedEngineFile
+from .engine_file import BuiltEngine, DamagedEngineFile
 from .installed import module
 from .profiles import Shape, why_not_shapes
 
@@ -36,7 +37,7 @@ DTYPES = {
 
 
 class Log(trt.ILogger):
-    """Keeps the last errors, for messages: the library never prints."""
+    """The log keeps the last errors, for messages: the library never prints."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -47,85 +48,84 @@ class Log(trt.ILogger):
             self.errors = [*self.errors[-2:], " ".join(msg.split())]
 
     def take(self) -> str:
-        """What went wrong since the last time."""
-        said, self.errors = self.errors, []
-        return "; ".join(said) or "TensorRT does not say why"
+        """Tell what went wrong since the last time."""
+        errors, self.errors = self.errors, []
+        return "; ".join(errors) or "TensorRT does not say why"
 
 
 class Scratch:
-    """Memory for activations. One part runs at a time on the stream, so one block serves all of them."""
+    """Scratch memory holds activations. One part runs at a time on a device's stream, so one block serves all of them.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    It lives as long as its device, and so holds no reference to it.
+    """
+
+    def __init__(self) -> None:
         self.address = self.size = 0
 
-    def reserve(self, size: int) -> int:
-        """The address of at least ``size`` bytes; it changes when the block has to grow."""
+    def reserve(self, device: Device, size: int) -> int:
+        """Return the address of at least ``size`` bytes; it changes when the block has to grow."""
         if size > self.size:
-            self.close()
-            self.address, self.size = self._device.allocate(size), size
+            if self.size:
+                device.free(self.address)  # once what is enqueued has run
+                self.address = self.size = 0
+            self.address, self.size = device.allocate(size), size
         return self.address
-
-    def close(self) -> None:
-        if self.size:
-            self._device.free(self.address)  # once what is enqueued has run
-            self.address = self.size = 0
 
 
 class TensorRTEngine:
-    """One part's plan.
+    """A TensorRT engine runs one part by its engine file.
 
     Args:
         name: the part's name, for messages.
-        part: the manifest's description, which the plan must match.
-        plan: found in the cache, and fit to run here.
+        part: the manifest's description, which the engine must match.
+        built: the engine file, found in the cache and fit to run here.
         device: where; it must outlive the engine.
         scratch: of that device.
-        graph: the .onnx file, from which a plan without weights takes them.
+        graph: the .onnx file, from which an engine without weights takes them.
 
     Raises:
-        EngineError: TensorRT cannot open the plan, has no memory for it, or it has other inputs and outputs.
+        EngineError: TensorRT cannot open the engine file, has no memory for it, or it has other inputs and outputs.
     """
 
     capturable = True
 
     def __init__(
-        self, name: str, part: Part, plan: BuiltEngine, device: Device, scratch: Scratch, graph: Path | None = None
+        self, name: str, part: Part, built: BuiltEngine, device: Device, scratch: Scratch, graph: Path | None = None
     ) -> None:
         self.name, self.inputs, self.outputs = name, part.inputs, part.outputs
-        self._plan, self._device, self._scratch = plan, device, scratch
+        self._built, self._device, self._scratch = built, device, scratch
         self._log = Log()
         self._contexts: dict[Hashable, tuple[trt.IExecutionContext, int]] = {}
         self._dropped = 0
         device.use()
         self._runtime = trt.Runtime(self._log)
-        if plan.version_compatible:
-            self._runtime.engine_host_code_allowed = True  # such a plan carries its own runtime; this one we built
+        if built.options.version_compatible:
+            self._runtime.engine_host_code_allowed = True  # such a file carries its own runtime; this one we built
         self._engine = self._opened()
-        if plan.stripped:
+        if built.options.stripped:
             self._refit(graph)
         self._check()
 
     def _opened(self) -> trt.ICudaEngine:
-        path = self._plan.path
+        path = self._built.path
         assert path is not None
         try:
             with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(data)
         except (OSError, ValueError) as error:
-            raise EngineError(f"{self.name}: the plan {path} cannot be read: {error}") from error
+            raise EngineError(f"{self.name}: the engine file {path} cannot be read: {error}") from error
         if engine is None:
-            if sha256(path) != self._plan.sha256:
+            if sha256(path) != self._built.sha256:
                 raise DamagedEngineFile(
-                    f"{self.name}: the plan {path.name} is damaged (another sha256 than when it was built)"
+                    f"{self.name}: the engine file {path.name} is damaged (another sha256 than when it was built)"
                 )
             why = self._log.take()
-            raise EngineError(f"{self.name}: TensorRT {trt.__version__} cannot open the plan {path.name}: {why}")
+            raise EngineError(f"{self.name}: TensorRT {trt.__version__} cannot open the engine file {path.name}: {why}")
         return engine
 
     def _refit(self, graph: Path | None) -> None:
         if not hasattr(trt, "OnnxParserRefitter") or graph is None:
-            raise EngineError(f"{self.name}: a plan without weights needs the whole TensorRT, and the ONNX file")
+            raise EngineError(f"{self.name}: an engine without weights needs the whole TensorRT, and the ONNX file")
         refitter = trt.Refitter(self._engine, self._log)
         parser = trt.OnnxParserRefitter(refitter, self._log)
         if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
@@ -133,30 +133,30 @@ class TensorRTEngine:
 
     def _check(self) -> None:
         names = [self._engine.get_tensor_name(k) for k in range(self._engine.num_io_tensors)]
-        for kind, mode, said in (
+        for kind, mode, tensors in (
             ("inputs", trt.TensorIOMode.INPUT, self.inputs),
             ("outputs", trt.TensorIOMode.OUTPUT, self.outputs),
         ):
-            found = {
+            own = {
                 name: DTYPES.get(self._engine.get_tensor_dtype(name), "of another type")
                 for name in names
                 if self._engine.get_tensor_mode(name) == mode
             }
-            wanted = {t.name: t.dtype for t in said}
-            if found != wanted:
-                raise EngineError(f"{self.name}: the plan has {kind} {found}, the manifest says {wanted}")
+            described = {t.name: t.dtype for t in tensors}
+            if own != described:
+                raise EngineError(f"{self.name}: the engine has {kind} {own}, the manifest says {described}")
 
     @property
     def key(self) -> Hashable:
-        """What captured graphs depend on besides shapes: where the scratch memory lies, and which contexts are gone."""
+        """Tell what captured graphs depend on besides shapes: where scratch memory is, and which contexts are gone."""
         return self._scratch.address, self._dropped
 
     def refuses(self, shapes: Mapping[str, Shape]) -> str:
-        """Why the plan does not take these inputs, or an empty string."""
-        return why_not_shapes(self._plan.profile, shapes)
+        """Tell why the engine does not take these inputs, or an empty string."""
+        return why_not_shapes(self._built.profile, shapes)
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
-        """Enqueue one call on device memory. Raises ``EngineError`` for shapes outside the plan's profile."""
+        """Enqueue one call on device memory. Raises ``EngineError`` for shapes outside the engine's profile."""
         self._enqueue(inputs, outputs, stream, tuple(array.address for array in (*inputs.values(), *outputs.values())))
 
     def _enqueue(
@@ -165,23 +165,23 @@ class TensorRTEngine:
         self._device.use()
         context, size = self._context({name: array.shape for name, array in inputs.items()}, place)
         for name, array in outputs.items():
-            if (found := tuple(context.get_tensor_shape(name))) != array.shape:
-                raise EngineError(f"{self.name}: the plan gives {name} of shape {found}, not {array.shape}")
+            if (shape := tuple(context.get_tensor_shape(name))) != array.shape:
+                raise EngineError(f"{self.name}: the engine gives {name} of shape {shape}, not {array.shape}")
         for name, array in (*inputs.items(), *outputs.items()):
             context.set_tensor_address(name, array.address)
-        context.set_device_memory(self._scratch.reserve(size), size)
+        context.set_device_memory(self._scratch.reserve(self._device, size), size)
         if not context.execute_async_v3(stream):
             raise EngineError(f"{self.name} failed: {self._log.take()}")
 
     def _context(self, shapes: Mapping[str, Shape], place: Hashable) -> tuple[trt.IExecutionContext, int]:
-        """A context for these shapes at this place alone, since a graph captured with it holds on to both; and the size
-        of its scratch memory.
+        """Return a context for these shapes at this place alone, since a graph captured with it holds on to both; and
+        the size of its scratch memory.
         """
         key = place, tuple(sorted(shapes.items()))
         if key in self._contexts:
             return self._contexts[key]
         if reason := self.refuses(shapes):
-            raise EngineError(f"{self.name}: {reason}; build a plan for it, or use engine='onnx'")
+            raise EngineError(f"{self.name}: {reason}; build one for it, or use engine='onnx'")
         if len(self._contexts) >= KEPT:
             self._device.wait(self._device.mark())  # they may be at work
             self._contexts.clear()
@@ -200,7 +200,7 @@ class TensorRTEngine:
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once on host arrays, and wait."""
-        device, taken = self._device, {t.name: t for t in self.inputs}
+        device, types = self._device, {t.name: t for t in self.inputs}
         memory: list[int] = []
 
         def place(shape: Shape, tensor: Tensor) -> DeviceArray:
@@ -209,13 +209,13 @@ class TensorRTEngine:
 
         with device.lock:
             try:
-                given = {}
+                taken = {}
                 for name, values in inputs.items():
-                    given[name] = place(values.shape, taken[name])
-                    device.upload(given[name].address, np.ascontiguousarray(values, taken[name].dtype))
-                sizes = self._sizes({name: array.shape for name, array in given.items()})
+                    taken[name] = place(values.shape, types[name])
+                    device.upload(taken[name].address, np.ascontiguousarray(values, types[name].dtype))
+                sizes = self._sizes({name: array.shape for name, array in taken.items()})
                 made = {t.name: place(sizes[t.name], t) for t in self.outputs}
-                self._enqueue(given, made, device.stream, None)  # never captured: any place will do
+                self._enqueue(taken, made, device.stream, None)  # never captured: any place will do
                 out = {t.name: np.empty(sizes[t.name], t.dtype) for t in self.outputs}
                 for name, values in out.items():
                     device.download(made[name].address, values)
@@ -225,6 +225,6 @@ class TensorRTEngine:
         return out
 
     def _sizes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Of the outputs, for these inputs."""
+        """Return the outputs' shapes for these inputs."""
         context, _ = self._context(shapes, None)
         return {t.name: tuple(context.get_tensor_shape(t.name)) for t in self.outputs}

@@ -1,4 +1,4 @@
-"""Whether TensorRT can run here. Everything is asked in an order in which nothing can crash."""
+"""This module tells whether TensorRT can run here. It asks in an order in which nothing can crash."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from ...device.driver import probe
 from ...errors import EngineError
-from .cache import Platform
+from .engine_file import Platform
 
-MODULES = ("tensorrt", "tensorrt_lean")  # the second runs plans and cannot build them
+MODULES = ("tensorrt", "tensorrt_lean")  # the second runs engine files and cannot build them
 BUILDERS = ("tensorrt",)
 OLDEST = (10, 3)
 INSTALL = "TensorRT is not installed; run: pip install tensorrt (on a Jetson it comes with JetPack)"
 
 
 def this_platform(ordinal: int, modules: tuple[str, ...] = MODULES) -> Platform:
-    """What runs plans on this GPU.
+    """Return the platform that runs engine files on this GPU.
 
     Raises:
         EngineError: no driver, no GPU of this number, no TensorRT, or one that is too old or cannot be loaded.
@@ -29,32 +29,32 @@ def this_platform(ordinal: int, modules: tuple[str, ...] = MODULES) -> Platform:
 
 
 def building_platform(ordinal: int) -> Platform:
-    """As ``this_platform``, of a TensorRT that can build."""
+    """Return the platform of this GPU and a TensorRT that can build. Raises as ``this_platform``."""
     return this_platform(ordinal, BUILDERS)
 
 
 def version(modules: tuple[str, ...] = MODULES) -> tuple[int, ...]:
-    """Of the TensorRT that is installed; ``EngineError`` where there is none to be used."""
-    found = str(module(modules).__version__)
-    numbers = numbers_of(found)
+    """Return the version of the TensorRT that is installed; ``EngineError`` where there is none to be used."""
+    text = str(module(modules).__version__)
+    numbers = numbers_of(text)
     if numbers < OLDEST:
-        raise EngineError(f"TensorRT {found} is too old; edgediff needs {'.'.join(map(str, OLDEST))} or newer")
+        raise EngineError(f"TensorRT {text} is too old; edgediff needs {'.'.join(map(str, OLDEST))} or newer")
     return numbers
 
 
 def numbers_of(version: str) -> tuple[int, ...]:
-    """``10.13.3.9`` -> (10, 13, 3, 9)."""
+    """Read ``10.13.3.9`` as (10, 13, 3, 9)."""
     return tuple(int(v) for v in re.findall(r"[0-9]+", version)[:4])
 
 
 def installed(modules: tuple[str, ...] = MODULES) -> bool:
-    """Whether one of these modules is there. Imports none."""
+    """Tell whether one of these modules is there, and import none."""
     return any(importlib.util.find_spec(name) is not None for name in modules)
 
 
 @cache
 def module(modules: tuple[str, ...] = MODULES) -> Any:
-    """The first of these modules that is installed."""
+    """Return the first of these modules that is installed."""
     for name in modules:
         if importlib.util.find_spec(name) is None:
             continue
@@ -66,7 +66,7 @@ def module(modules: tuple[str, ...] = MODULES) -> Any:
 
 
 def why_no_tensorrt(ordinal: int = 0) -> str:
-    """Why plans cannot run here, or an empty string."""
+    """Tell why engine files cannot run here, or an empty string."""
     try:
         this_platform(ordinal)
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""Optimization profiles: which shapes a TensorRT plan takes, from a bundle's symbolic ones."""
+"""A profile says which shapes a TensorRT engine takes; it is made from a bundle's symbolic shapes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...bundle.manifest import MAX_SIZE, Bundle
+from ...checks import is_whole
 from ...errors import ArgumentError, EngineError
 
 Shape = tuple[int, ...]
@@ -17,12 +18,12 @@ MAX_IMAGES = 64
 
 @dataclass(frozen=True)
 class Ranges:
-    """What requests a plan must serve.
+    """Ranges say what requests an engine must serve.
 
     Args:
         images: most pictures at once; with guidance the U-Net's batch is twice that.
-        least, best, most: (width, height) in pixels; a plan is fastest at ``best``. The bundle's default size, and half
-            and one and a half of it, when None.
+        least, best, most: (width, height) in pixels; an engine is fastest at ``best``. The bundle's default size, and
+            half and one and a half of it, when None.
         chunks: most chunks of text a prompt.
 
     Raises:
@@ -38,11 +39,11 @@ class Ranges:
     def __post_init__(self) -> None:
         for name, most in (("images", MAX_IMAGES), ("chunks", 16)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            if not is_whole(value, 1, most):
                 raise ArgumentError(f"{name} is {value!r}; it must be 1 .. {most}")
 
     def sizes(self, bundle: Bundle) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """Least, best and largest (width, height); ``ArgumentError`` where they are not multiples, or not in order."""
+        """Return least, best and largest (width, height); ``ArgumentError`` for no multiples, or another order."""
         step, default = bundle.latent.size_multiple, (bundle.defaults.width, bundle.defaults.height)
         best = self.best or default
 
@@ -50,20 +51,20 @@ class Ranges:
             width, height = (max(step, int(v * share) // step * step) for v in best)
             return width, height
 
-        found = self.least or near(0.5), best, self.most or near(1.5)
-        for size in found:
+        three = self.least or near(0.5), best, self.most or near(1.5)
+        for size in three:
             if len(size) != 2 or any(not isinstance(v, int) or v % step or not step <= v <= MAX_SIZE for v in size):
                 raise ArgumentError(
                     f"size {'x'.join(map(str, size))}: both must be multiples of {step}, {step} .. {MAX_SIZE}"
                 )
-        if not all(a <= b <= c for a, b, c in zip(*found, strict=True)):
-            text = ", ".join(f"{w}x{h}" for w, h in found)
+        if not all(a <= b <= c for a, b, c in zip(*three, strict=True)):
+            text = ", ".join(f"{w}x{h}" for w, h in three)
             raise ArgumentError(f"sizes {text}: the least must not be above the best, nor that above the largest")
-        return found
+        return three
 
 
 def profile(bundle: Bundle, part: str, ranges: Ranges) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """The profile of a part's inputs.
+    """Return the profile of a part's inputs.
 
     Raises:
         ArgumentError: sizes that the model cannot take.
@@ -104,9 +105,9 @@ def _batch(bundle: Bundle, part: str, ranges: Ranges) -> tuple[int, int, int]:
 
 
 def why_not_shapes(profile: Profile, shapes: Mapping[str, Shape]) -> str:
-    """Why a plan of this profile does not take these inputs, or an empty string."""
+    """Tell why an engine of this profile does not take these inputs, or an empty string."""
     for name, shape in shapes.items():
         least, _, most = profile[name]
         if len(shape) != len(least) or not all(a <= v <= b for a, v, b in zip(least, shape, most, strict=True)):
-            return f"{name} is {list(shape)}, and the plan takes {list(least)} .. {list(most)}"
+            return f"{name} is {list(shape)}, and the engine takes {list(least)} .. {list(most)}"
     return ""

@@ -1,4 +1,4 @@
-"""TensorRT stood in for, an empty cache of plans, and where the wheels of the real one are kept."""
+"""TensorRT stood in for, an empty engine cache, and where the wheels of the real one are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgediff.device import driver
-from edgediff.engines.tensorrt import installed as preflight
+from edgediff.engines.tensorrt import installed
 from edgediff.engines.tensorrt.cache import EngineCache
 
 STANDIN = Path(__file__).parent / "standin"
@@ -27,10 +27,10 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0")
     for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    preflight.module.cache_clear()
-    monkeypatch.setattr(preflight, "probe", lambda ordinal: GPU)
+    installed.module.cache_clear()
+    monkeypatch.setattr(installed, "probe", lambda ordinal: GPU)
     yield importlib.import_module("tensorrt")
-    preflight.module.cache_clear()
+    installed.module.cache_clear()
     for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
         sys.modules.pop(name, None)
 

@@ -61,12 +61,12 @@ def test_every_release_has_what_we_call(messages: list[Message]) -> None:
     assert [str(message) for message in messages if message.is_error and message.path != WRONG] == []
 
 
-def test_lean_runtime_has_what_runs_plans(wheels: Path, tmp_path: Path) -> None:
+def test_lean_runtime_has_what_runs_engines(wheels: Path, tmp_path: Path) -> None:
     try:
         types = bindings.lean_stub(wheels, tmp_path)
     except bindings.Unavailable as error:
         pytest.skip(f"TensorRT's lean runtime cannot be had: {error}")
-    said = mypy([ROOT / "edgediff" / "engines" / "tensorrt.py", RIGHT], types, wheels / "mypy")
+    said = mypy([ROOT / "edgediff" / "engines" / "tensorrt" / "engine.py", RIGHT], types, wheels / "mypy")
     assert [str(message) for message in said if message.is_error and message.path != RIGHT] == []
     # It cannot build, and its types say so.
     assert any('no attribute "OnnxParser"' in message.text for message in said)

@@ -1,10 +1,13 @@
-"""``edgediff build``, and what ``edgediff info`` says of plans."""
+"""``edgediff build``, and what ``edgediff info`` says of engine files."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,10 @@ from typing import Any
 import pytest
 
 from edgediff.cli import main as cli
-from edgediff.device import driver
+from edgediff.cli.generate import watch
 from edgediff.engines.tensorrt.cache import EngineCache
 
+from ...support.gpu import has_driver
 from .conftest import GPU
 
 
@@ -28,7 +32,7 @@ def described(cache: EngineCache) -> dict[str, Any]:
 def test_builds_what_a_call_needs_once(
     standin: Any, half_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["build", str(half_bundle), "--plans", str(cache.folder)]
+    command = ["build", str(half_bundle), "--engine-cache", str(cache.folder)]
     assert cli.main(command) == 0
     captured = capsys.readouterr()
     assert [line.split()[0] for line in captured.out.splitlines()] == ["built"] * 3
@@ -43,13 +47,20 @@ def test_builds_what_a_call_needs_once(
 def test_options(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
     options = "--part vae_decoder --images 3 --sizes 16x16..64x64 --chunks 2 --workspace 64 --level 1 --stripped"
     options += " --hardware ampere_plus --version-compatible --device cuda:0"
-    assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), *options.split()]) == 0
+    assert cli.main(["build", str(half_bundle), "--engine-cache", str(cache.folder), *options.split()]) == 0
     facts = described(cache)["vae_decoder"]
     assert facts["profile"] == {"latent_sample": [[1, 4, 4, 4], [3, 4, 8, 8], [3, 4, 16, 16]]}
-    assert (facts["level"], facts["hardware"], facts["version_compatible"], facts["stripped"]) == (
-        *(1, "ampere_plus", True, True),
-    )
-    assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), "--part", "unet", "--size", "40x24"]) == 0
+    assert facts["options"] == {
+        "ranges": {"images": 3, "least": [16, 16], "best": None, "most": [64, 64], "chunks": 2},
+        "workspace": 64 << 20,
+        "level": 1,
+        "hardware": "ampere_plus",
+        "version_compatible": True,
+        "stripped": True,
+        "memory_limit": None,
+    }
+    options = "--part unet --size 40x24"
+    assert cli.main(["build", str(half_bundle), "--engine-cache", str(cache.folder), *options.split()]) == 0
     assert described(cache)["unet"]["profile"]["sample"] == [[1, 4, 6, 10], [2, 4, 6, 10], [2, 4, 6, 10]]
 
 
@@ -57,7 +68,7 @@ def test_options(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
     ("options", "message"),
     [
         ("--part nose", "bundle 'half' has no part 'nose'; choose from text_encoder, unet"),
-        ("--device cpu", "device is 'cpu'; plans are built on cuda, or cuda:N"),
+        ("--device cpu", "device is 'cpu'; engine files are built on cuda, or cuda:N"),
         ("--sizes 16x16", "sizes is '16x16'; write it as WxH..WxH"),
         ("--size 17x16", "size 17x16: both must be multiples of 8"),
         ("--images 0", "images is 0; it must be 1 .. 64"),
@@ -67,7 +78,7 @@ def test_options(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
 def test_bad_options_before_any_work(
     standin: Any, half_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str], options: str, message: str
 ) -> None:
-    assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), *options.split()]) == 2
+    assert cli.main(["build", str(half_bundle), "--engine-cache", str(cache.folder), *options.split()]) == 2
     assert message in capsys.readouterr().err
     assert not cache.folder.exists()
 
@@ -75,7 +86,7 @@ def test_bad_options_before_any_work(
 def test_one_part_that_cannot_be_built_is_said_before_any_work(
     standin: Any, tiny_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["build", str(tiny_bundle), "--plans", str(cache.folder)]) == 2
+    assert cli.main(["build", str(tiny_bundle), "--engine-cache", str(cache.folder)]) == 2
     assert "TensorRT builds from graphs exported with --precision fp16" in capsys.readouterr().err
     assert not cache.folder.exists()
 
@@ -84,16 +95,17 @@ def test_one_part_that_cannot_be_built_is_said_before_any_work(
 def test_bar(standin: Any, half_bundle: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0.12")
     leader, follower = os.openpty()
+    fcntl, termios = importlib.import_module("fcntl"), importlib.import_module("termios")
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     with os.fdopen(follower, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), "--part", "unet"]) == 0
+        assert cli.main(["build", str(half_bundle), "--engine-cache", str(cache.folder), "--part", "unet"]) == 0
     shown = ""
     with contextlib.suppress(OSError):  # which ends a pseudo-terminal
         while piece := os.read(leader, 1 << 12):
             shown += piece.decode()
-    assert "unet [###" in shown
-    assert "Tactics" in shown
-    assert shown.endswith("\r\033[K")
+    assert re.search(r"unet: +[0-9]+%\|.*left, Tactics", shown)
+    assert re.search(r"\r *\r$", shown)  # it is gone when it is done
 
 
 def test_info(
@@ -103,12 +115,12 @@ def test_info(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("edgediff.engines.survey.why_no_device", lambda ordinal: "")
-    command = ["info", str(half_bundle), "--plans", str(cache.folder)]
+    monkeypatch.setattr("edgediff.engines.tensorrt.backend.why_no_device", lambda ordinal: "")
+    command = ["info", str(half_bundle), "--engine-cache", str(cache.folder)]
     assert cli.main(command) == 0
     text = capsys.readouterr().out
     assert "engines    of every part" in text
-    assert "no plan was built; run: edgediff build" in text
+    assert "no engine file was built; run: edgediff build" in text
     assert cli.main(["build", *command[1:], "--part", "unet"]) == 0
     capsys.readouterr()
     assert cli.main(command) == 0
@@ -120,19 +132,19 @@ def test_info(
     assert "was built by TensorRT 10.13.3.9, this is 10.3.0" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not driver.why_no_gpu(), reason="there is a driver here")
+@pytest.mark.skipif(has_driver(), reason="there is a driver here")
 def test_info_says_all_that_is_missing(
     tiny_bundle: Path, cache: EngineCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["info", str(tiny_bundle), "--plans", str(cache.folder)]) == 0
+    assert cli.main(["info", str(tiny_bundle), "--engine-cache", str(cache.folder)]) == 0
     text = capsys.readouterr().out
     for reason in ("no NVIDIA driver", "TensorRT is not installed", "exported with --precision fp16"):
         assert reason in text
 
 
 def test_gpu_is_described(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
-    assert cli.main(["build", str(half_bundle), "--plans", str(cache.folder), "--part", "vae_decoder"]) == 0
-    facts = described(cache)["vae_decoder"]
+    assert cli.main(["build", str(half_bundle), "--engine-cache", str(cache.folder), "--part", "vae_decoder"]) == 0
+    facts = described(cache)["vae_decoder"]["platform"]
     assert (facts["gpu"], tuple(facts["capability"]), facts["tensorrt"]) == (GPU.name, GPU.capability, [10, 13, 3, 9])
 
 
@@ -150,7 +162,7 @@ def test_export_and_build_in_one(
     assert set(described(cache)) == {"text_encoder", "unet", "vae_decoder"}
 
 
-@pytest.mark.skipif(not driver.why_no_gpu(), reason="there is a driver here")
+@pytest.mark.skipif(has_driver(), reason="there is a driver here")
 def test_export_says_before_any_work_that_it_cannot_build(tiny_source: Path, tmp_path: Path, capsys: Any) -> None:
     from edgediff_export.__main__ import main
 
@@ -159,7 +171,7 @@ def test_export_says_before_any_work_that_it_cannot_build(tiny_source: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_generate_stays_for_plans_that_are_being_built(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_stays_for_engine_files_that_are_being_built(capsys: pytest.CaptureFixture[str]) -> None:
     from edgediff.engines.background_build import Build
     from edgediff.errors import EngineError
 
@@ -170,8 +182,8 @@ def test_generate_stays_for_plans_that_are_being_built(capsys: pytest.CaptureFix
         return part
 
     ready: list[Any] = []
-    build = Build(("unet", "vae_decoder"), one, lambda part, plan: ready.append(part))
-    cli.watch(build)
+    build = Build(("unet", "vae_decoder"), one, ready.append)
+    watch(build)
     assert not build.running
     assert ready == ["vae_decoder"]
     assert capsys.readouterr().err == "edgediff: warning: unet: no kernel for node 7\n"

@@ -30,16 +30,16 @@ print("made", runtime is not None, flush=True)
 # As edgediff does before it makes a runtime.
 PREFLIGHT = """
 from edgediff import EngineError
-from edgediff.engines import preflight
+from edgediff.engines.tensorrt import installed
 try:
-    preflight.here(0, ("tensorrt_lean_bindings",))
+    installed.this_platform(0, ("tensorrt_lean_bindings",))
 except EngineError as error:
     print(error)
     raise SystemExit(3)
 """
 VERSION = """
-from edgediff.engines import preflight
-print(preflight.version(("tensorrt_lean_bindings",)))
+from edgediff.engines.tensorrt import installed
+print(installed.version(("tensorrt_lean_bindings",)))
 """
 
 
@@ -79,7 +79,7 @@ def test_runtime_is_made_without_a_driver(lean: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "runtime.deserialize_cuda_engine(b'not a plan')",
+        "runtime.deserialize_cuda_engine(b'not an engine')",
         "runtime.deserialize_cuda_engine(b'')",
         "runtime.engine_host_code_allowed = True",
         "runtime.num_DLA_cores",

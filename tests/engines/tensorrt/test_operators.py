@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, shape_inference
 
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines.tensorrt.cache import source
+from edgediff.engines.tensorrt.source import source_of
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
 WHOLE = {TensorProto.INT32, TensorProto.INT64}
@@ -58,7 +58,7 @@ def refused(path: Path) -> list[str]:
 def test_half(half_bundle: Path) -> None:
     bundle = read_bundle(half_bundle)
     for part in bundle.parts:
-        path = source(bundle, part).path
+        path = source_of(bundle, part).path
         assert refused(path) == []
         domains = {node.domain for node in onnx.load(str(path), load_external_data=False).graph.node}
         assert domains <= {"", "ai.onnx"}

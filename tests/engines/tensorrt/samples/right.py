@@ -45,10 +45,10 @@ def configure(builder: trt.Builder, config: trt.IBuilderConfig, network: trt.INe
     profile = builder.create_optimization_profile()
     profile.set_shape("sample", (1, 4, 64, 64), (2, 4, 64, 64), (2, 4, 96, 96))
     config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
         raise RuntimeError
-    return memoryview(plan)
+    return memoryview(engine)
 
 
 def parse(path: str, log: trt.ILogger) -> trt.INetworkDefinition:
@@ -62,7 +62,7 @@ def parse(path: str, log: trt.ILogger) -> trt.INetworkDefinition:
     return network
 
 
-def load(plan: bytes, stream: int) -> trt.IExecutionContext:
+def load(data: bytes, stream: int) -> trt.IExecutionContext:
     import tensorrt as trt
 
     class Log(trt.ILogger):
@@ -75,7 +75,7 @@ def load(plan: bytes, stream: int) -> trt.IExecutionContext:
     log = Log()
     runtime = trt.Runtime(log)
     runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(plan)
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise RuntimeError
     refitter = trt.Refitter(engine, log)

@@ -1,7 +1,8 @@
 """Stands in for TensorRT where there is none: the classes that edgediff uses, under their rules, over ONNX Runtime.
 
-A "plan" names its ONNX file; running it reads and writes host addresses. Whether the real TensorRT has these names and
-signatures is another test's business (test_bindings). ``EDGEDIFF_STANDIN`` makes a build fail in a chosen way.
+An engine file names its ONNX file; running it reads and writes host addresses. Whether the real TensorRT has these
+names and signatures is another test's business (test_bindings). ``EDGEDIFF_STANDIN`` makes a build fail in a chosen
+way.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 __version__ = os.environ.get("EDGEDIFF_STANDIN_VERSION", "10.13.3.9")
-MAGIC = b"standin plan "
+MAGIC = b"standin engine "
 counts = {"contexts": 0, "runs": 0, "refits": 0}
 
 

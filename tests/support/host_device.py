@@ -1,0 +1,77 @@
+"""The host device with its calls counted, and the values of its arrays in every number format."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgediff.device.base import DeviceArray
+from edgediff.device.host import HostDevice
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int64": np.int64, "int32": np.int32}
+
+
+class CountingDevice(HostDevice):
+    """A counting device counts what a GPU would be asked to do, by the method's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def use(self) -> None:
+        self.calls["use"] += 1
+        super().use()
+
+    def upload(self, address: int, values: NDArray[Any]) -> None:
+        self.calls["upload"] += 1
+        super().upload(address, values)
+
+    def download(self, address: int, values: NDArray[Any]) -> None:
+        self.calls["download"] += 1
+        super().download(address, values)
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        self.calls["capture"] += 1
+        return super().capture(work)
+
+    def launch(self, graph: Any) -> None:
+        self.calls["launch"] += 1
+        super().launch(graph)
+
+    def mark(self) -> Any:
+        self.calls["mark"] += 1
+        return super().mark()
+
+    def wait(self, mark: Any) -> None:
+        self.calls["wait"] += 1
+        super().wait(mark)
+
+
+def view(array: DeviceArray) -> NDArray[Any]:
+    """The values of a ``DeviceArray`` of host memory; bfloat16 as uint16."""
+    buffer = memoryview((ctypes.c_char * array.nbytes).from_address(array.address))
+    return np.ndarray(array.shape, DTYPES[array.dtype], buffer)
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round to nearest even; as bits."""
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)).astype(np.uint16)
+
+
+def narrowed(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """The values as a model of this type reads or writes them."""
+    return to_bfloat16(values) if dtype == "bfloat16" else values.astype(DTYPES[dtype])
+
+
+def widened(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """A model's values in float32."""
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    with np.errstate(invalid="ignore"):  # Arm says so of NaN
+        return values.astype(np.float32)
