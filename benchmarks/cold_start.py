@@ -17,9 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.common import REPOSITORY, table, write
+from benchmarks.common import PIPELINE, table, write
 
-PIPELINE = REPOSITORY / "export" / "reference_model" / "pipeline"
 PROMPT = "a red apple on a blue background"
 DIFFUSERS = """
 import sys, torch

@@ -41,7 +41,7 @@ PROMPT, SEED, STEPS, SCALE = "a red apple on a blue background", 7, 4, 5.0
 
 
 def true_sd15() -> Any:
-    """Stable Diffusion 1.5's own sizes."""
+    """Make Stable Diffusion 1.5 at its own sizes, with seeded random weights."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -63,7 +63,7 @@ def true_sd15() -> Any:
 
 
 def compare(name: str, pipe: Any, bundle: Path, side: int | None = None) -> float:
-    """The largest difference between diffusers' pipeline and ours."""
+    """Give the largest difference between diffusers' pipeline and ours."""
     pipe.set_progress_bar_config(disable=True)
     generator, arguments, ours = torch.Generator().manual_seed(SEED), {"num_inference_steps": STEPS}, {}
     mine = edgediff.load(bundle)

@@ -33,7 +33,7 @@ ROUNDS = 15
 
 
 def sheet(pipe: edgediff.Pipeline) -> None:
-    """Ways x prompts, ``benchmarks/results/guidance_sheet.png``."""
+    """Draw ways x prompts, ``benchmarks/results/guidance_sheet.png``."""
     size, gap, top = 96, 8, 22
     canvas = Image.new("RGB", (len(WAYS) * (size + gap), top + len(PROMPTS) * (size + gap)), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
@@ -45,7 +45,7 @@ def sheet(pipe: edgediff.Pipeline) -> None:
 
 
 def times(pipe: edgediff.Pipeline) -> dict[str, float]:
-    """Median time of a picture over that with guidance throughout, round by round."""
+    """Give the median time of a picture over that with guidance throughout, round by round."""
     ratios: dict[str, list[float]] = {name: [] for name in INTERVALS}
     for _ in range(ROUNDS):
         spent = {}

@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 
 import edgediff
-from benchmarks.common import table, write
-from benchmarks.oracle import PIPELINE
-from benchmarks.quality import Judge, draw, measure, prompt, triples
+from benchmarks.common import PIPELINE, table, write
 from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
@@ -27,12 +25,13 @@ from edgediff.engines.onnxruntime import OnnxRuntimeEngine
 from edgediff_export.convert import export
 from edgediff_export.onnx_graph.graph import read_graph, write_graph
 from edgediff_export.precision.precisions import PRECISIONS, seen_graph
+from tests.support.quality import Judge, draw, measure, prompt, triples
 
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers")
 
 
 def as_computed(bundle: Bundle, fp32: Path, folder: Path) -> edgediff.Pipeline:
-    """The bundle's pipeline with every part as its precision computes it."""
+    """Open the bundle's pipeline with every part as its precision computes it."""
     pipe = edgediff.Pipeline(bundle)
     for name, part in bundle.parts.items():
         precision = bundle.parity[name]["precision"]

@@ -42,7 +42,7 @@ PLOTTED = ("ddim", "heun", "dpm2", "lms", "plms", "deis_3", "dpmpp_2m", "unipc",
 
 
 def pictures(pipe: edgediff.Pipeline, sampler: str, steps: int, spacing: str | None) -> tuple[np.ndarray, int]:
-    """The prompts' pictures, uint8 (N, H, W, 3), seeds 0, 1, ...; and the U-Net calls a picture took."""
+    """Draw the prompts with seeds 0, 1, ...: uint8 (N, H, W, 3), and the U-Net calls that a picture took."""
     last: Any = None
     for last in pipe.stream(
         PROMPTS, seed=0, sampler=sampler, num_inference_steps=steps, spacing=spacing, output_type="np"
@@ -52,13 +52,13 @@ def pictures(pipe: edgediff.Pipeline, sampler: str, steps: int, spacing: str | N
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over pictures, in dB."""
+    """Give the mean PSNR over pictures, in dB."""
     error = np.square(a.astype(np.float64) - b).mean((1, 2, 3))
     return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3))))
 
 
 def convergence(pipe: edgediff.Pipeline, reference: np.ndarray) -> list[dict[str, Any]]:
-    """One entry a sampler and spacing: U-Net calls and PSNR for every number of steps."""
+    """Give an entry for each sampler and spacing: U-Net calls and PSNR for every number of steps."""
     out = []
     for spacing in SPACINGS:
         for sampler, recipe in SAMPLERS.items():
@@ -77,7 +77,7 @@ def convergence(pipe: edgediff.Pipeline, reference: np.ndarray) -> list[dict[str
 
 
 def plot(entries: list[dict[str, Any]]) -> None:
-    """PSNR over U-Net calls, ``benchmarks/results/samplers.png``."""
+    """Draw PSNR over U-Net calls, ``benchmarks/results/samplers.png``."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -98,7 +98,7 @@ def plot(entries: list[dict[str, Any]]) -> None:
 
 
 def sheet(pipe: edgediff.Pipeline) -> None:
-    """Sampler x steps of the first prompt, two samplers a line, ``benchmarks/results/samplers_sheet.png``."""
+    """Draw sampler x steps of the first prompt, two samplers a line, ``benchmarks/results/samplers_sheet.png``."""
     size, margin, line = 64, 110, 72
     block = margin + len(SHOWN) * line
     half = -(-len(SAMPLERS) // 2)

@@ -41,7 +41,7 @@ PACKAGES = ("edgediff", "numpy", "onnxruntime", "openvino", "torch", "diffusers"
 
 
 def prepare(work: Path) -> dict[str, Path]:
-    """Every variant's .onnx file, made where it is not there yet."""
+    """Give every variant's .onnx file; one that is not there yet is made."""
     paths = {EXPORTED: work / "exported" / "unet.onnx"}
     paths |= {label: work / name / "unet.onnx" for name, label in OURS.items()}
     if not all(p.is_file() for p in paths.values()):
@@ -50,6 +50,7 @@ def prepare(work: Path) -> dict[str, Path]:
 
 
 def make(work: Path) -> None:
+    """Export the U-Net as torch does, and as this project does in every precision."""
     import onnx
     import torch
     from diffusers import UNet2DConditionModel
@@ -72,7 +73,7 @@ def make(work: Path) -> None:
     axes = {"sample": cells, "timestep": {0: "batch"}, "encoder_hidden_states": {0: "batch", 1: "tokens"}}
     axes["out_sample"] = cells
     raw = work / "raw"
-    raw.mkdir(exist_ok=True)
+    raw.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         torch.onnx.export(
             Unet(model),

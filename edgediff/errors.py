@@ -9,35 +9,35 @@ from pathlib import Path
 
 
 class EdgediffError(Exception):
-    """Base of every error that edgediff raises on purpose."""
+    """This is the base of every error that edgediff raises on purpose."""
 
 
 class ArgumentError(EdgediffError, ValueError):
-    """An argument outside what the model or the sampler takes."""
+    """An argument lies outside what the model or the sampler takes."""
 
 
 class PromptError(EdgediffError, ValueError):
-    """A prompt that cannot be used."""
+    """A prompt cannot be used."""
 
 
 class PromptWarning(UserWarning):
-    """A prompt that was used in part; the message holds the words that were cut."""
+    """A prompt was used in part; the message holds the words that were cut."""
 
 
 class BundleError(EdgediffError, ValueError):
-    """A bundle that is missing, malformed or damaged."""
+    """A bundle is missing, malformed or damaged."""
 
 
 class BundleNotFoundError(BundleError, FileNotFoundError):
-    """A bundle, or a file that its manifest names, that does not exist."""
+    """A bundle, or a file that its manifest names, does not exist."""
 
 
 class EngineError(EdgediffError, RuntimeError):
-    """An engine that is not installed, cannot open a part, failed in it, or gave values that are not finite."""
+    """An engine is not installed, cannot open a part, failed in it, or gave values that are not finite."""
 
 
 class OutputError(EdgediffError, OSError):
-    """A picture that cannot be written where it was asked for."""
+    """A picture cannot be written where it was asked for."""
 
 
 def choices(names: Iterable[str]) -> str:

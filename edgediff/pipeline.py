@@ -32,7 +32,7 @@ MAX_THREADS = 256
 
 
 class Pipeline:
-    """A bundle with engines around it, made by ``load``. Calls from several threads do not disturb each other.
+    """A pipeline runs a bundle by engines; ``load`` makes it. Calls from several threads do not disturb each other.
 
     Args:
         bundle: the model.

@@ -18,7 +18,7 @@ from .prompts.textual_inversion import Embeddings
 
 @dataclass(frozen=True)
 class Finding:
-    """One check, and what it found."""
+    """A finding is one check, and what came of it."""
 
     what: str
     ok: bool

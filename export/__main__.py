@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_build(args: argparse.Namespace) -> None:
-    """Check before hours of work that engine files can be built afterwards."""
+    """Raise where engine files could not be built afterwards, before hours of work."""
     if args.precision != "fp16":
         raise ArgumentError(f"--build needs --precision fp16, which TensorRT follows; precision is {args.precision!r}")
     building_platform(0)

@@ -1,105 +1,118 @@
-"""Shared models: a tiny Stable Diffusion with seeded random weights, exported once a session, and the built-in one."""
+"""Shared models, oracles and marks. Nothing here needs torch before a test asks for it."""
 
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-import pytest
+# One thread for torch and BLAS, before either is imported: models of toy width only wait for a second one.
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-import edgediff
-from edgediff_export.reference_model.captions import all_captions
-from edgediff_export.reference_model.glyphs import core_glyphs
+import pytest  # noqa: E402
+
+import edgediff  # noqa: E402
+
+TESTS = Path(__file__).parent
+# What needs the export stage's packages as soon as it is imported.
+EXPORTING = ("export", "oracle", "engines/tensorrt/test_operators.py", "test_gpu_benchmark.py")
+# Fixtures that need torch, and those that are slow: they export, build in child processes, or fetch wheels.
+EXPORTED = {"tiny_source", "family_bundle", "emoji_fp32"}
+WITH_TORCH = {"torch", "diffusers", *EXPORTED}
+SLOW = {"standin", "wheels", *EXPORTED}
+NO_TORCH = find_spec("torch") is None or find_spec("diffusers") is None
+collect_ignore = list(EXPORTING) if NO_TORCH else []
 
 
-def tiny_pipeline(folder: Path, scheduler: Any = None) -> Path:
-    """A diffusers folder with every part of SD 1.x at toy width: epsilon, scaled_linear, 4 latent channels, f4."""
-    import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+def pytest_report_header() -> list[str]:
+    if not NO_TORCH:
+        return []
+    return [f"no torch or no diffusers here (extra test): without {', '.join(EXPORTING)}, and all that asks for torch"]
 
-    from edgediff_export.reference_model.tokenizer import train_tokenizer
 
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(all_captions(core_glyphs())[:2000], 700, 77, folder / "words")
-    pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(16, 16, 32),
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=32,
-        ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=77,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        ),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            attention_head_dim=4,
-            cross_attention_dim=32,
-            norm_num_groups=8,
-        ),
-        scheduler=scheduler
-        or PNDMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by where they are and what they ask for; a test may be marked slow by hand as well."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        exporting = any(item.path.is_relative_to(TESTS / path) for path in EXPORTING)
+        if exporting or fixtures & WITH_TORCH:
+            item.add_marker("torch")
+        if exporting or fixtures & SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
-def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+def torch() -> ModuleType:
+    return pytest.importorskip("torch", reason="torch, an oracle, is not installed (extra test)")
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_source: Path) -> Path:
+def diffusers(torch: ModuleType) -> ModuleType:
+    return pytest.importorskip("diffusers", reason="diffusers, an oracle, is not installed (extra test)")
+
+
+@pytest.fixture(scope="session")
+def tiny_source(diffusers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline as diffusers saves it. Read-only."""
+    from .support.tiny import tiny_pipeline
+
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+def stored(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a stored bundle; tests/export/test_stored.py holds it against the exporter."""
+    return Path(shutil.copytree(TESTS / "data" / name, tmp_path_factory.mktemp("stored") / name))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pipeline as an fp32 bundle. Read-only: copy it to damage it."""
-    from edgediff_export.convert import export
-
-    return export(tiny_source, tiny_source.parent / "bundle", precision="fp32", name="tiny")
+    return stored("tiny", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def family_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def half_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline in fp16, with graphs for TensorRT. Read-only."""
+    return stored("half", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder by name, made by whichever of the run's processes asks first (``pytest -n``). Read-only."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def find(name: str, make: Callable[[Path], object]) -> Path:
+        from filelock import FileLock
+
+        with FileLock(root / f"{name}.lock"):
+            if not (root / name).exists():
+                making = Path(tempfile.mkdtemp(dir=root))
+                make(making)
+                making.rename(root / name)
+        return root / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def family_bundle(diffusers: ModuleType, shared: Callable[..., Path]) -> Callable[[str], Path]:
     """The fp32 bundle of a family of models, made when it is first asked for, with ``source`` beside it. Read-only."""
     from edgediff_export.convert import export
 
     from .support.families import make
 
-    @functools.cache
-    def find(name: str) -> Path:
-        root = tmp_path_factory.mktemp(name)
-        return export(make(name, root / "source"), root / "bundle", precision="fp32")
+    def both(name: str, root: Path) -> None:
+        export(make(name, root / "source"), root / "bundle", precision="fp32")
 
-    return find
+    return lambda name: shared(name, functools.partial(both, name)) / "bundle"
 
 
 @pytest.fixture
@@ -129,11 +142,3 @@ def one_chunk(damaged: Callable[[], Path]) -> Path:
 @pytest.fixture(scope="session")
 def emoji() -> edgediff.Pipeline:
     return edgediff.load().warm()
-
-
-@pytest.fixture(scope="session")
-def half_bundle(tiny_source: Path) -> Path:
-    """The tiny pipeline in fp16, with graphs for TensorRT. Read-only."""
-    from edgediff_export.convert import export
-
-    return export(tiny_source, tiny_source.parent / "half", precision="fp16", name="half")

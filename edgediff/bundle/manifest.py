@@ -83,7 +83,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """One text encoder's tokenizer."""
+    """This file holds one text encoder's tokenizer."""
 
     file: File
     max_length: int
@@ -109,7 +109,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Word:
-    """A textual inversion that comes with the bundle."""
+    """A word stands for a textual inversion that comes with the bundle."""
 
     word: str
     file: File
@@ -128,7 +128,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A manifest that was read and checked. ``id`` is the start of the manifest's own sha256."""
+    """A bundle is a manifest that was read and checked. ``id`` is the start of the manifest's own sha256."""
 
     root: Path
     id: str

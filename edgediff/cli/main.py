@@ -17,7 +17,7 @@ COMMANDS = (generate, samplers, plan, info, build, verify, export)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises one line an error, as everything else does."""
+    """This parser raises one line an error, as everything else does."""
 
     def error(self, message: str) -> NoReturn:
         raise ArgumentError(f"{message}; see {self.prog} --help")

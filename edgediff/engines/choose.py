@@ -110,19 +110,25 @@ class Parts:
             if part in self.replaced:
                 return self.replaced[part]
             errors: dict[str, EngineError] = {}  # by the backend's name
-            failed: dict[tuple[str, str], str] = {}
-            for backend in self._walk():
-                try:
-                    engine = self._open(part, backend)
-                except EngineError as error:
-                    errors[backend.name] = error
-                    failed[part, backend.word] = str(error)
-                    continue
-                if reason := refuses(engine, shapes):
-                    errors[backend.name] = EngineError(f"{part} cannot run by {backend.name}: {reason}")
-                    continue
-                self._failed.update(failed)  # calls need not wait for them again
-                return engine
+            try:
+                return self._first(part, shapes, errors)
+            finally:
+                errors.clear()  # an error holds this frame, and with it whatever its callers hold
+
+    def _first(self, part: str, shapes: Shapes | None, errors: dict[str, EngineError]) -> Engine:
+        failed: dict[tuple[str, str], str] = {}
+        for backend in self._walk():
+            try:
+                engine = self._open(part, backend)
+            except EngineError as error:
+                errors[backend.name] = error
+                failed[part, backend.word] = str(error)
+                continue
+            if reason := refuses(engine, shapes):
+                errors[backend.name] = EngineError(f"{part} cannot run by {backend.name}: {reason}")
+                continue
+            self._failed.update(failed)  # calls need not wait for them again
+            return engine
         raise _joined(part, errors)
 
     def run(self, part: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -46,7 +46,7 @@ def _size(size: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What ``Pipeline.__call__`` and ``Pipeline.stream`` take.
+    """These are the arguments that ``Pipeline.__call__`` and ``Pipeline.stream`` take.
 
     Args:
         prompt: one, or several for a batch. ``(word:1.2)`` weighs a word, ``(word)`` and ``[word]`` by 1.1 and

@@ -18,7 +18,7 @@ GUIDANCE_UNIT = 1000.0  # the guidance scale is embedded as timesteps are, in th
 
 @dataclass(frozen=True)
 class Condition:
-    """One image's texts and sizes, as one call of the U-Net reads them."""
+    """A condition is one image's texts and sizes, as one call of the U-Net reads them."""
 
     hidden: Float32 | None  # (tokens, width)
     pooled: Float32 | None  # (width,)
@@ -27,7 +27,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Group:
-    """Some images of a batch, which one call of the U-Net serves: their texts are of one length.
+    """A group is those images of a batch that one call of the U-Net serves: their texts are of one length.
 
     Attributes:
         places: where they stand in the batch.
@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the U-Net is told of all images of a request.
+    """The conditioning is what the U-Net is told of all images of a request.
 
     Attributes:
         images: how many there are, B.

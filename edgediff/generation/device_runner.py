@@ -31,8 +31,9 @@ IDLE_RUNNERS = 2  # idle runners
 
 
 class ConditionedUnet:
-    """A U-Net with its conditions in device memory, unconditional half first. Conditions of one shape keep their place,
-    so that a captured graph serves the next request.
+    """This U-Net keeps its conditions in device memory, the unconditional half first.
+
+    Conditions of one shape keep their place, so that a captured graph serves the next request.
     """
 
     def __init__(self, device: Device, engine: StreamEngine, inputs: Sequence[Tensor], images: int) -> None:
@@ -124,7 +125,7 @@ def run_on_device(
 
 
 class DeviceRunner:
-    """One size and number of pictures on a device; serves one request at a time.
+    """A runner makes pictures of one size and number on a device, one request at a time.
 
     Args:
         device: where.
@@ -213,7 +214,7 @@ class DeviceRunner:
 
 
 class RunnerPool:
-    """Runners to be had, made when there is none; a few that are idle are kept."""
+    """A pool lends runners, makes one when there is none, and keeps a few that are idle."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[Hashable, DeviceRunner]] = []

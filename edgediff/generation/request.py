@@ -29,7 +29,7 @@ CFG_PLUS_PLUS = 0.6  # default guidance_scale of cfg++ (the paper's lambda)
 
 @dataclass(frozen=True)
 class Request:
-    """One checked call: every argument has a value and is known to be usable."""
+    """A request is one checked call: every argument has a value and is known to be usable."""
 
     arguments: Arguments
     prompts: tuple[str, ...]  # one an image

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Step:
-    """One U-Net call of a running stream; some samplers make two in most of their steps.
+    """A step is one U-Net call of a running stream; some samplers make two in most of their steps.
 
     Attributes:
         index: of the call, from 0.
@@ -90,7 +90,7 @@ class Step:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """Finished pictures.
+    """A result holds finished pictures.
 
     Attributes:
         images: Pillow images; with ``output_type`` np one array, uint8 (B, H, W, 3); with latent the latents.

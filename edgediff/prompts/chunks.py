@@ -19,8 +19,8 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a prompt. ``start`` is the index in the prompt of the first character that it came from; ``joined``
-    tokens stay in one chunk with the one before.
+    """A token is a piece of a prompt. ``start`` is the index in the prompt of the first character that it came from;
+    ``joined`` tokens stay in one chunk with the one before.
     """
 
     id: int

@@ -9,7 +9,7 @@ from ..errors import BundleError, EngineError
 
 
 class Tokenizer:
-    """A CLIP tokenizer.
+    """A tokenizer cuts text as CLIP does.
 
     Args:
         path: the bundle's tokenizer.json (its post-processor adds begin and end).

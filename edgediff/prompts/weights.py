@@ -32,7 +32,7 @@ _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the prompt with one weight; never empty."""
+    """A span is a stretch of the prompt with one weight; it is never empty."""
 
     text: str
     weight: float

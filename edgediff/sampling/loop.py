@@ -23,8 +23,8 @@ Between = Callable[[int, Row, Array], Array]
 
 @dataclass(frozen=True)
 class LoopStep:
-    """What one U-Net call saw and made: the state ``before``, the outputs, what an unfused guidance made of them
-    (``m``; None without), and the state ``after``, which the next call sees.
+    """A step of the loop is what one U-Net call saw and made: the state ``before``, the outputs, what an unfused
+    guidance made of them (``m``; None without), and the state ``after``, which the next call sees.
     """
 
     row: Row

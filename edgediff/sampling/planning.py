@@ -26,7 +26,7 @@ Scale = float | Sequence[float]
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of one run.
+    """A plan is the rows of one run.
 
     Attributes:
         sampler, spacing: the names it was made from; spacing is custom for explicit timesteps or sigmas.

@@ -36,7 +36,7 @@ class Generator(Protocol):
 
 
 class TorchCpuGenerator:
-    """One random stream: ``TorchCpuGenerator(7).randn(shape)`` is ``torch.randn(shape, generator=...)`` for seed 7.
+    """A random stream: ``TorchCpuGenerator(7).randn(shape)`` is ``torch.randn(shape, generator=...)`` for seed 7.
 
     Equal to within float32 rounding: 1e-6, or 4e-6 where torch runs without AVX2 and takes the angle in double.
     ``ArgumentError`` for a seed outside 0 .. 2**64 - 1. Not shared between threads.
@@ -93,7 +93,7 @@ def _box_muller(u: Float64) -> Float64:
 
 
 class TorchCudaGenerator:
-    """One random stream: ``torch.randn(shape, generator=..., device="cuda")`` of torch 2.13, by seed and GPU.
+    """This is one random stream: ``torch.randn(shape, generator=..., device="cuda")`` of torch 2.13, by seed and GPU.
 
     ``multiprocessors`` and ``threads_per_multiprocessor`` are the GPU's (``torch.cuda.get_device_properties``); the
     defaults are an H100 or H200. They matter for draws of more values than the GPU holds threads.

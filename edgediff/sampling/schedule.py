@@ -64,7 +64,10 @@ SPACINGS: tuple[str, ...] = get_args(SpacingName)
 
 @dataclass(frozen=True)
 class Level:
-    """One noise level. ``t`` is what the model is told (0 .. num_train_timesteps, may be fractional)."""
+    """A level is how much of a picture and how much noise there is.
+
+    ``t`` is what the model is told (0 .. num_train_timesteps, may be fractional).
+    """
 
     t: float
     alpha: float
@@ -88,7 +91,9 @@ CLEAN = Level(0.0, 1.0, 0.0)
 
 @dataclass(frozen=True)
 class Schedule:
-    """A model's training schedule. Field names and meanings are those of diffusers' scheduler configs.
+    """A schedule is what noise a model was trained on.
+
+    Field names and meanings are those of diffusers' scheduler configs.
 
     With ``prediction_type`` flow_prediction it is the straight schedule of flow matching (sigma = t / T): ``shift``
     moves its spacings towards noise, and the betas mean nothing. ``rescale_betas_zero_snr`` (Lin et al. 2023,

@@ -21,7 +21,9 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Row:
-    """One U-Net call. Python floats, so that float32 arrays stay float32. ``t`` is the timestep the U-Net is told.
+    """A row is one U-Net call. It holds Python floats, so that float32 arrays stay float32.
+
+    ``t`` is the timestep the U-Net is told.
 
     Where ``guided`` is False there is no ``u`` and the U-Net runs on the conditional half alone. ``scale`` is the
     guidance g (1 without), and ``(x0_x, x0_m)`` gives the estimate ``x0 = x0_x*x + x0_m*m`` of ``m = u + g*(c - u)``.

@@ -52,7 +52,7 @@ def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithPr
 
 
 def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:
-    """Write ``folder/pipeline`` (save_pretrained), ``folder/judge`` (for ``benchmarks/quality.py``), ``card.json``."""
+    """Write ``pipeline`` (save_pretrained), ``judge`` (for ``tests/support/quality.py``) and ``card.json``."""
     tokenizer, text, image = trained_clip(config, glyphs, folder)
     vae, _, _ = scaled_vae(config, glyphs, folder)
     unet = build_unet(config)

@@ -181,7 +181,7 @@ def has_gpu() -> bool:
         return False
 
 
-@pytest.mark.skipif(has_gpu(), reason="a GPU is here; benchmarks/kernel.py --check goes further")
+@pytest.mark.skipif(has_gpu(), reason="a GPU is here; tests/device/gpu go further")
 def test_without_a_gpu_every_call_is_a_typed_error() -> None:
     good = buffers(memory())
     x = good["x"]

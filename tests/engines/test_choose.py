@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -110,6 +112,26 @@ def test_one_that_failed_is_not_asked_at_every_call(backend: NumpyBackend) -> No
     for _ in range(3):
         pipe.engine("unet")
     assert backend.asked == 1
+
+
+def test_one_that_failed_keeps_no_caller_alive(backend: NumpyBackend) -> None:
+    """An error that is kept holds its frames, and these hold streams, which hold memory of a device."""
+
+    class Stream:
+        pass
+
+    def call() -> weakref.ref[Stream]:
+        stream = Stream()
+        parts.pick("unet")
+        return weakref.ref(stream)
+
+    parts = Parts(edgediff.load().bundle)
+    gc.disable()
+    try:
+        assert call()() is None
+        assert backend.asked == 1
+    finally:
+        gc.enable()
 
 
 def test_shapes_that_it_refuses_go_to_the_next(backend: NumpyBackend) -> None:

@@ -589,14 +589,14 @@ def test_a_lora_of_another_family(tmp_path: Path, width: int, family: str) -> No
 @pytest.mark.parametrize(
     ("path", "change", "message"),
     [
-        (LINEAR, {"lora_up.weight": (7, 3)}, r"the model's is \(512, 64\); it has .*lora_up\.weight \(7, 3\)"),
-        (LINEAR, {"lora_up.weight": (512, 5)}, "does not fit unet.mid_block.*it has .*lora_down"),
-        (LINEAR, {"lora_down.weight": (3, 64, 3, 3)}, r"a weight of \(512, 64, 3, 3\), the model's is \(512, 64\)"),
+        (LINEAR, {"lora_up.weight": (7, 3)}, r"the model's is \(128, 16\); it has .*lora_up\.weight \(7, 3\)"),
+        (LINEAR, {"lora_up.weight": (128, 5)}, "does not fit unet.mid_block.*it has .*lora_down"),
+        (LINEAR, {"lora_down.weight": (3, 16, 3, 3)}, r"a weight of \(128, 16, 3, 3\), the model's is \(128, 16\)"),
         (CONV, {"lora_mid.weight": (3, 4, 3, 3)}, "does not fit"),
         (LINEAR, {"dora_scale": (9, 1)}, "9 magnitudes"),
         (LINEAR, {"alpha": (2,)}, "does not fit"),
-        (LINEAR, {"diff_b": (9,)}, r"a weight of \(9,\), the model's is \(512,\)"),
-        ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", {"diff_b": (64,)}, "the model has none here"),
+        (LINEAR, {"diff_b": (9,)}, r"a weight of \(9,\), the model's is \(128,\)"),
+        ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", {"diff_b": (16,)}, "the model has none here"),
     ],
 )
 def test_shapes_that_do_not_fit(

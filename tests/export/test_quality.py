@@ -1,4 +1,4 @@
-"""The built-in model draws what it is asked for (the whole measurement is benchmarks/quality.py)."""
+"""The built-in model draws what it is asked for (``python -m benchmarks.quality`` measures more of it)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import edgediff
-from benchmarks.quality import Judge, measure
+
+from ..support.quality import Judge, measure
 
 COUNT = 60
 

@@ -68,7 +68,7 @@ sys.exit(main())
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits")
 def test_a_disk_that_is_full(tiny_source: Path, tmp_path: Path) -> None:
     """The system refuses to write more, as on a full disk: the U-Net is larger than the limit."""
-    code = [sys.executable, "-c", LIMITED, "700000", str(tiny_source), str(tmp_path / "out"), "--precision", "fp32"]
+    code = [sys.executable, "-c", LIMITED, "300000", str(tiny_source), str(tmp_path / "out"), "--precision", "fp32"]
     run = subprocess.run(code, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     last = run.stderr.splitlines()[-1]

@@ -15,7 +15,7 @@ from edgediff.errors import ArgumentError, EngineError
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.samplers import SAMPLERS
 
-from ..support.families import FAMILIES
+from ..support.family_names import FAMILIES
 from ..support.host_device import CountingDevice, view
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.oracle import PIPELINE
-from edgediff_export.convert import export
-
 
 @pytest.fixture(scope="session")
-def emoji_fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(PIPELINE, tmp_path_factory.mktemp("emoji") / "bundle", precision="fp32")
+def emoji_fp32(shared: Callable[..., Path]) -> Path:
+    from edgediff_export.convert import export
+
+    from .cases import PIPELINE
+
+    return shared("emoji", lambda root: export(PIPELINE, root / "bundle", precision="fp32")) / "bundle"

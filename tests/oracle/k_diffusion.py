@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.oracle import GOLDEN, STEPS, golden_draws, golden_start
-from benchmarks.schedulers import BrownianPath, toy
 from edgediff import Schedule
 from edgediff.sampling.samplers import SAMPLERS
+
+from .cases import GOLDEN, STEPS, golden_draws, golden_start
+from .schedulers import BrownianPath, toy
 
 FUNCTIONS = {
     "euler": "sample_euler",

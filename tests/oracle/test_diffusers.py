@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.oracle import PIPELINE, PIPELINES, V_PIPELINES, cases, golden, goldens, latents_error
-from benchmarks.schedulers import FLOW, K_DIFFUSION, SCHEDULERS, error
 from edgediff.sampling.samplers import SAMPLERS
 from edgediff.sampling.schedule import BETAS
+
+from .cases import PIPELINE, PIPELINES, V_PIPELINES, cases, golden_error, goldens, latents_error
+from .schedulers import FLOW, K_DIFFUSION, SCHEDULERS, scheduler_error
 
 
 @pytest.mark.parametrize(("sampler", "spacing", "prediction"), cases())
 def test_tables(sampler: str, spacing: str, prediction: str) -> None:
     # LCMScheduler takes its boundary condition in float32.
-    assert error(sampler, spacing, prediction) < (1e-6 if sampler == "lcm" else 1e-9)
-    assert error(sampler, spacing, prediction, wide=False) < 1e-5
+    assert scheduler_error(sampler, spacing, prediction) < (1e-6 if sampler == "lcm" else 1e-9)
+    assert scheduler_error(sampler, spacing, prediction, wide=False) < 1e-5
     # Both in float32, as people run them: diffusers' own third-order coefficients of DEIS are that far off.
-    both = error(sampler, spacing, prediction, wide=False, their_wide=False)
+    both = scheduler_error(sampler, spacing, prediction, wide=False, their_wide=False)
     assert both < (1e-4 if sampler == "deis_3" else 1e-5)
 
 
@@ -31,19 +32,19 @@ def test_other_schedules_and_step_counts(sampler: str, betas: str, steps: int) -
     if steps == 33 and sampler in ("ddim", "plms"):
         pytest.skip("diffusers steps to t - 1000 // N, which is not where leading spacing puts the next timestep")
     spacing = "leading" if steps > 1 else "trailing"
-    assert error(sampler, spacing, betas=betas, steps=steps) < 1e-7
+    assert scheduler_error(sampler, spacing, betas=betas, steps=steps) < 1e-7
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 50])
 @pytest.mark.parametrize("sampler", ["lcm", "tcd"])
 def test_distilled_step_counts(sampler: str, steps: int) -> None:
-    assert error(sampler, "lcm", steps=steps) < (1e-6 if sampler == "lcm" else 1e-9)
+    assert scheduler_error(sampler, "lcm", steps=steps) < (1e-6 if sampler == "lcm" else 1e-9)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_shift(shift: float) -> None:
     for sampler in FLOW:
-        assert error(sampler, "linspace", "flow_prediction", shift=shift) < 1e-9
+        assert scheduler_error(sampler, "linspace", "flow_prediction", shift=shift) < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -53,15 +54,15 @@ def test_zero_terminal_snr(sampler: str) -> None:
     """diffusers comes near the limit that ours takes (multistep ones as 1 / log); its DDIM takes it too."""
     spacing = "lcm" if sampler == "tcd" else "trailing"
     limit = 1e-12 if sampler == "ddim" else 1e-5
-    assert error(sampler, spacing, "v_prediction", zero=True) < limit
+    assert scheduler_error(sampler, spacing, "v_prediction", zero=True) < limit
 
 
 @pytest.mark.parametrize("key", goldens())
 def test_k_diffusion(key: str) -> None:
     """Stored final states of k-diffusion's own samplers (see k_diffusion.py)."""
     # k-diffusion takes the timesteps of its own spacing in float32.
-    assert golden(key, np.float64) < (1e-6 if key.endswith("normal") else 1e-12)
-    assert golden(key, np.float32) < 1e-5
+    assert golden_error(key, np.float64) < (1e-6 if key.endswith("normal") else 1e-12)
+    assert golden_error(key, np.float32) < 1e-5
 
 
 def test_every_sampler_has_an_oracle() -> None:

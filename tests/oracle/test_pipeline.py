@@ -13,7 +13,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from safetensors.numpy import save_file
 
 import edgediff
-from benchmarks.oracle import PIPELINE
+
+from .cases import PIPELINE
 
 PROMPT = "a red apple on a blue background"
 LONG = ", ".join(f"a {colour} {thing}" for thing in ("cat", "dog", "fish") for colour in ("red", "green", "blue") * 4)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
-from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from edgediff import Apg, ArgumentError, Schedule, plan
 from edgediff.sampling.guidance import combiner, latent_threshold, rescale
@@ -23,7 +21,9 @@ def arrays(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *SHAPE))
 
 
-def test_rescale_is_diffusers() -> None:
+def test_rescale_is_diffusers(torch: ModuleType, diffusers: ModuleType) -> None:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
     m, c = arrays(2)
     expected = rescale_noise_cfg(torch.from_numpy(3 * m), torch.from_numpy(c), 0.7).numpy()
     np.testing.assert_allclose(rescale(3 * m, c, 0.7), expected, rtol=1e-12)
@@ -33,8 +33,10 @@ def test_rescale_is_diffusers() -> None:
 @pytest.mark.parametrize(
     "settings", [Apg(norm_threshold=0.0), Apg(eta=0.3, norm_threshold=2.5, momentum=0.4), Apg(1.0, 0.0, 0.0)]
 )
-def test_apg_is_diffusers(prediction: str, settings: Apg) -> None:
+def test_apg_is_diffusers(torch: ModuleType, diffusers: ModuleType, prediction: str, settings: Apg) -> None:
     """On the x0 estimates, over several steps, so that the momentum shows."""
+    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
+
     table = plan(Schedule(prediction_type=prediction), "euler", 4, 6.0, "trailing")
     combine, buffer = settings.start(), MomentumBuffer(settings.momentum)
     for k, row in enumerate(table.rows):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import diffusers
+from types import ModuleType
+
 import pytest
 
 from edgediff import ArgumentError, Schedule, plan
@@ -76,7 +77,7 @@ def test_own_names_and_labels(key: str) -> None:
     assert resolve(f"{SAMPLERS[key].label} Karras") == (key, "karras")
 
 
-def test_classes_exist() -> None:
+def test_classes_exist(diffusers: ModuleType) -> None:
     for name in DIFFUSERS:
         assert hasattr(diffusers, name), name
 
@@ -139,7 +140,7 @@ def test_unknown_names(name: object) -> None:
         ("IPNDMScheduler", {}, None),
     ],
 )
-def test_scheduler_configs(name: str, settings: dict, expected: tuple | None) -> None:
+def test_scheduler_configs(diffusers: ModuleType, name: str, settings: dict, expected: tuple | None) -> None:
     """From the config that a real scheduler saves, every default written out."""
     scheduler = getattr(diffusers, name)(**settings)
     assert from_config({**scheduler.config, "_class_name": name}) == expected

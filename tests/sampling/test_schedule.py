@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
-from diffusers import DDIMScheduler
 
 from edgediff import ArgumentError, Schedule
 from edgediff.sampling.schedule import BETAS, CLEAN
@@ -26,9 +26,9 @@ def test_levels_keep_the_variance(betas: str, zero: bool) -> None:
 
 @pytest.mark.parametrize("betas", BETAS)
 @pytest.mark.parametrize("zero", [False, True])
-def test_alpha_bar_is_diffusers(betas: str, zero: bool) -> None:
+def test_alpha_bar_is_diffusers(diffusers: ModuleType, betas: str, zero: bool) -> None:
     config = {"beta_schedule": betas, "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": zero}
-    expected = DDIMScheduler(**config).alphas_cumprod.numpy()
+    expected = diffusers.DDIMScheduler(**config).alphas_cumprod.numpy()
     # Near the end of a rescaled schedule differences of float32 cancel all but a few digits.
     np.testing.assert_allclose(Schedule(**config).alpha_bar, expected, rtol=2e-6, atol=1e-10 if zero else 0)
 

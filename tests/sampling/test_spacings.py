@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
-from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from edgediff import ArgumentError, Schedule
 from edgediff.sampling.schedule import SPACINGS
@@ -49,7 +49,9 @@ def test_exponential_falls_evenly_in_log() -> None:
     np.testing.assert_allclose(got, np.linspace(math.log(high), math.log(low), 10), rtol=1e-12)
 
 
-def test_align_your_steps() -> None:
+def test_align_your_steps(diffusers: ModuleType) -> None:
+    from diffusers.schedulers.scheduling_utils import AysSchedules
+
     published = AysSchedules["StableDiffusionSigmas"][:-1]
     np.testing.assert_allclose(ratios(Schedule(), 10, "ays"), [min(v, Schedule().sigma_range[1]) for v in published])
     # The authors' timesteps for the same list, which they rounded.

@@ -29,19 +29,15 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizerFast
 
-from edgediff_export.reference_model.captions import all_captions
-from edgediff_export.reference_model.glyphs import core_glyphs
-from edgediff_export.reference_model.tokenizer import train_tokenizer
+from .family_names import FAMILIES
+from .tiny import tiny_tokenizer
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LATENT, FACTOR, SIDE = 4, 2, 16  # channels; pixels a latent cell; latent cells a side
 TIMES = 8  # values that embed one number of time_ids
 
 
-@functools.cache
-def tokenizer() -> CLIPTokenizerFast:
-    with tempfile.TemporaryDirectory() as folder:
-        return train_tokenizer(all_captions(core_glyphs())[:2000], 700, 77, Path(folder))
+tokenizer = functools.cache(tiny_tokenizer)
 
 
 def second_tokenizer() -> CLIPTokenizerFast:
@@ -218,16 +214,10 @@ def pipeline(family: str, scale: int = 1) -> Any:
         return DDPMPipeline(unet=pixel_unet(width), scheduler=DDPMScheduler(beta_schedule="linear"))
     if family == "pixel-ddim":
         return DDIMPipeline(unet=pixel_unet(width), scheduler=DDIMScheduler(beta_schedule="linear"))
-    raise ValueError(f"no family {family!r}")
+    raise ValueError(f"no family {family!r}; choose from {', '.join(FAMILIES)}")
 
 
 def make(family: str, folder: Path, scale: int = 1) -> Path:
     """Write a family's pipeline to ``folder``."""
     pipeline(family, scale).save_pretrained(folder)
     return folder
-
-
-FAMILIES = (
-    *("sd15", "sd21", "sd-turbo", "lcm", "inpaint", "taesd", "pixel-text", "pixel", "pixel-ddim"),
-    *("sdxl", "sdxl-turbo", "sdxl-lcm", "sdxl-inpaint", "sdxl-refiner"),
-)
