@@ -141,7 +141,7 @@ def test_carried_embeddings_of_two_text_encoders(family_bundle: Callable[[str], 
     found = read_bundle(root).embeddings[0].file
     (root / found.path).write_bytes(b"\0" * found.size)
     with pytest.raises(BundleError, match=r"embedding_0\.safetensors is damaged"):
-        edgediff.load(root)._textual_inversions()
+        edgediff.load(root)("a dotty cat")
     other = edit(root, lambda d: d["embeddings"][0]["file"].update(sha256=sha256(root / found.path)))
     with pytest.raises(BundleError, match=r"embeddings: .* is not a safetensors file"):
         edgediff.load(other)("a dotty cat")
