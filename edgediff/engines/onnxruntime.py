@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -200,6 +201,8 @@ def import_onnxruntime() -> Any:
 
 
 def _why_missing() -> str:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return INSTALL
     try:
         import_onnxruntime()
     except EngineError as error:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -323,3 +324,15 @@ def test_installed_command(tmp_path: Path) -> None:
     with Image.open(tmp_path / "apple.png") as image:
         assert image.size == (64, 64)
     assert subprocess.run([command, "frobnicate"], capture_output=True, check=False).returncode == 2
+
+
+def test_verify_of_a_call_from_another_time(damaged: Callable[[], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """What a newer exporter stored is a finding, not the end of the proof."""
+    root = damaged()
+    manifest = json.loads((root / "bundle.json").read_text(encoding="utf-8"))
+    manifest["golden"]["pictures"][0]["sharpness"] = 0.5
+    (root / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert cli.main(["verify", str(root)]) == 2
+    out = capsys.readouterr().out
+    assert "BAD picture 1       no argument 'sharpness'" in out
+    assert "ok  picture 2 " in out

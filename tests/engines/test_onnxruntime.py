@@ -41,6 +41,23 @@ def test_not_installed(bundle: edgediff.Bundle, monkeypatch: pytest.MonkeyPatch)
         BACKEND.open(bundle, "unet", EngineOptions(), None)
 
 
+def test_installed_and_broken(tmp_path: Path) -> None:
+    """A library that is missing behind onnxruntime is the reason, and the rest of the page is there."""
+    (tmp_path / "onnxruntime").mkdir()
+    program = tmp_path / "onnxruntime" / "__init__.py"
+    program.write_text("raise ImportError('libquux.so.7: cannot open shared object file')\n", encoding="utf-8")
+    root = Path(edgediff.__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, "-m", "edgediff", "info"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
+        check=False,
+    )
+    assert "onnxruntime is installed and cannot be imported: libquux.so.7" in run.stdout
+    assert "vae_decoder     -> sample float32" in run.stdout
+
+
 def test_engines_by_device(bundle: edgediff.Bundle) -> None:
     host = BACKEND.open(bundle, "vae_decoder", EngineOptions(threads=1), None)
     stream: Any = BACKEND.open(bundle, "vae_decoder", EngineOptions(threads=1), HostDevice())

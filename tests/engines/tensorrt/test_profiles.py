@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines.tensorrt.options import BuildOptions
+from edgediff.engines.tensorrt.options import BuildOptions, read_options
 from edgediff.engines.tensorrt.profiles import Ranges, profile, why_not_shapes
 from edgediff.errors import ArgumentError
 
@@ -67,3 +70,9 @@ def test_shapes_outside(half_bundle: Path) -> None:
     assert why_not_shapes(made, {"latent_sample": (1, 4, 8, 8)}) == ""
     for shape in ((2, 4, 8, 8), (1, 4, 13, 8), (1, 4, 8)):
         assert f"latent_sample is {list(shape)}" in why_not_shapes(made, {"latent_sample": shape})
+
+
+def test_scalars_of_numpy_become_json() -> None:
+    options = BuildOptions(Ranges(images=np.int64(2)), workspace=np.int64(1 << 30), level=np.int64(3))  # type: ignore[arg-type]
+    data = json.loads(json.dumps(asdict(options)))
+    assert read_options(data) == BuildOptions(Ranges(images=2), workspace=1 << 30, level=3)
