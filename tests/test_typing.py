@@ -32,6 +32,7 @@ WRONG = {
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_program_that_embeds_the_runtime(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="mypy is not installed (extra dev)")
     program = tmp_path / "program.py"

@@ -44,11 +44,11 @@ fi
   --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 "$wheel" numpy pytest ||
   missing "pip cannot install the wheel, NumPy and pytest for aarch64"
 
-# No conftest, which needs what is not here; one test starts another Python, which the emulator cannot.
+# One test starts another Python, which the emulator cannot.
 cd "$root"
 export PYTHONPATH=$work/site:$root PYTHONDONTWRITEBYTECODE=1
 target=(qemu-aarch64 -L "$SYSROOT" "$SYSROOT/usr/bin/python$version")
 "${target[@]}" -c 'import platform, numpy, edgediff_kernels as kernels
 print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__, kernels.facts())'
-"${target[@]}" -m pytest --noconftest -p no:cacheprovider -q tests/device tests/sampling/test_kernels.py tests/sampling/test_update.py \
+"${target[@]}" -m pytest -p no:cacheprovider -q tests/device tests/sampling/test_kernels.py tests/sampling/test_update.py \
   --deselect tests/sampling/test_kernels.py::test_the_package_is_looked_for_only_when_needed "$@"
