@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 # One thread for torch and BLAS, before either is imported: models of toy width only wait for a second one.
 for _library in ("OMP", "MKL", "OPENBLAS"):
@@ -27,20 +28,28 @@ EXPORTED = {"tiny_source", "wide_source", "family_bundle", "emoji_fp32"}
 WITH_TORCH = {"torch", "diffusers", *EXPORTED}
 SLOW = {"standin", "wheels", *EXPORTED}
 NO_TORCH = find_spec("torch") is None or find_spec("diffusers") is None
-collect_ignore = list(EXPORTING) if NO_TORCH else []
 
 
-def pytest_report_header() -> list[str]:
-    if not NO_TORCH:
-        return []
-    return [f"no torch or no diffusers here (extra test): without {', '.join(EXPORTING)}, and all that asks for torch"]
+def is_exporting(path: Path) -> bool:
+    return any(path.is_relative_to(TESTS / name) for name in EXPORTING)
+
+
+class SkippedModule(pytest.Module):
+    """A module that cannot be imported here."""
+
+    def collect(self) -> NoReturn:
+        pytest.skip("torch or diffusers is not installed (extra test)")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    return SkippedModule.from_parent(parent, path=module_path) if NO_TORCH and is_exporting(module_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by where they are and what they ask for; a test may be marked slow by hand as well."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        exporting = any(item.path.is_relative_to(TESTS / path) for path in EXPORTING)
+        exporting = is_exporting(item.path)
         if exporting or fixtures & WITH_TORCH:
             item.add_marker("torch")
         if exporting or fixtures & SLOW:
