@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import edgediff
 from edgediff.bundle.reading import read_bundle
 from edgediff.engines.base import EngineOptions
@@ -27,6 +29,7 @@ def build(bundle: Path, part: str, cache: EngineCache, options: BuildOptions | N
 
 
 def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, CountingDevice]:
+    pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
     device = CountingDevice()
     options = EngineOptions(engine=engine, engine_cache=cache.folder)
     return Pipeline(read_bundle(bundle), options, device), device
