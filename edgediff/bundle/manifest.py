@@ -38,6 +38,9 @@ OPTIONAL = {
 # Numbers in time_ids: original height and width, crop's top and left, then the target's height and width (SDXL) or an
 # aesthetic score (its refiner).
 SIZES, SIZES_AND_SCORE = 6, 5
+HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
+WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
+PLAIN = "onnx-plain"  # a graph without fused attention, for building engines
 MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
 
 
@@ -253,6 +256,7 @@ def sha256(path: Path) -> str:
 
 
 def needed_parts(encoders: int, latent: Latent, inpaints: bool) -> tuple[str, ...]:
+    """The parts that every call of such a model runs."""
     decoder = ("vae_decoder",) if latent.factor > 1 else ()
     return (*TEXT_ENCODERS[:encoders], "unet", *decoder, *(("vae_encoder",) if inpaints else ()))
 
@@ -261,8 +265,3 @@ def sample_channels(unet: Part) -> int | None:
     """Of the U-Net's sample, where they are fixed."""
     shape = next(t.shape for t in unet.inputs if t.name == "sample")
     return channels if len(shape) == 4 and isinstance(channels := shape[1], int) else None
-
-
-HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
-WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
-PLAIN = "onnx-plain"  # a graph without fused attention, for building engines

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32
 from ..checks import is_number
+from ..prompts.weights import PromptSyntax
 from ..sampling.guidance import Apg, Hook, Method
 from ..sampling.names import SamplerName
 from ..sampling.rng import Generator, GeneratorName
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OutputType = Literal["pil", "np", "latent"]
-PromptSyntax = Literal["a1111", "plain"]
 OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
 
 

@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal, get_args
 
 import numpy as np
 
 from ..arrays import Float32
 from ..errors import ArgumentError, PromptError, choices
 
-SYNTAXES = ("a1111", "plain")
+PromptSyntax = Literal["a1111", "plain"]
+SYNTAXES: tuple[str, ...] = get_args(PromptSyntax)
 MAX_WEIGHT = 100
 BRACKET_FACTOR = 1.1  # what one pair of brackets multiplies or divides by
 DIGITS = 9  # weights are rounded, so that (([[x]])) weighs exactly 1 again and is one span with its neighbours
