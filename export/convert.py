@@ -19,12 +19,11 @@ from edgediff.sampling.names import from_config
 
 from .job import ExportJob
 from .lora.file import read_lora
-from .manifest import file_entry, model_facts, write_manifest
+from .manifest import file_entry, model_facts, scheduler_of, write_manifest
 from .onnx_graph.recipes import PartRecipe, recipes_of
 from .onnx_graph.trace import OPSET
 from .precision.precisions import PRECISIONS
 from .progress import Progress
-from .schedule import scheduler_of
 from .sources.base import Source
 from .sources.embeddings import CarriedEmbedding, read_embeddings, store_embeddings
 from .sources.modified import ModifiedSource

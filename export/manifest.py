@@ -12,12 +12,12 @@ import onnx
 import edgediff
 from edgediff.bundle.manifest import MANIFEST, PLAIN, WEIGHTS, Defaults, sha256
 from edgediff.bundle.reading import FORMAT
+from edgediff.bundle.scheduler_config import as_run, default_steps, schedule_of
 from edgediff.errors import ArgumentError, BundleError, choices
 from edgediff.sampling.names import from_config
 
 from .onnx_graph.graph import WrittenFile
 from .precision.precisions import PLAIN_NAME
-from .schedule import default_steps, schedule_of, scheduler_of
 from .sources.base import Source, encoders_of
 
 ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
@@ -63,6 +63,11 @@ def model_facts(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
         facts["clip_sample"] = float(clip)
     _check_defaults(facts)
     return facts
+
+
+def scheduler_of(source: Source) -> dict[str, Any]:
+    """Return the scheduler's config as diffusers' pipeline of that class runs it."""
+    return as_run(source.scheduler(), source.pipeline, source.has("vae"))
 
 
 def _check_defaults(facts: dict[str, Any]) -> None:

@@ -17,12 +17,12 @@ import torch
 import edgediff
 from edgediff import ArgumentError, BundleError, BundleNotFoundError, EngineError, OutputError
 from edgediff.bundle.reading import read_bundle
+from edgediff.bundle.scheduler_config import schedule_of
 from edgediff.generation.arguments import Arguments
 from edgediff.generation.request import plan_for
 from edgediff_export.convert import export
 from edgediff_export.onnx_graph import graph as graphs
 from edgediff_export.precision.precisions import PRECISIONS
-from edgediff_export.schedule import schedule_of
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
-"""The checkpoint's scheduler tells the schedule, and the sampler and steps that suit the model."""
+"""A config of diffusers' schedulers tells the schedule, and the sampler and steps that suit the model."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import edgediff
-from edgediff.errors import ArgumentError, BundleError
-from edgediff.sampling.names import from_config
-
-from .sources.base import Source
+from ..errors import ArgumentError, BundleError
+from ..sampling.names import from_config
+from ..sampling.schedule import Schedule
 
 # Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -34,14 +33,13 @@ PIPELINE_SCHEDULER = {
 }
 
 
-def scheduler_of(source: Source) -> dict[str, Any]:
-    """Return the scheduler's config as diffusers' pipeline of that class runs it."""
-    config = source.scheduler()
-    forced = PIPELINE_SCHEDULER.get(source.pipeline, {}) if source.has("vae") else {}
+def as_run(config: dict[str, Any], pipeline: str, latent: bool) -> dict[str, Any]:
+    """Return a scheduler's config as diffusers' ``pipeline`` runs it; ``latent`` where there is an autoencoder."""
+    forced = PIPELINE_SCHEDULER.get(pipeline, {}) if latent else {}
     return config | {key: value for key, value in forced.items() if key in config}
 
 
-def default_steps(scheduler: dict[str, Any], unet: Any, text: bool, large: bool) -> dict[str, Any]:
+def default_steps(scheduler: dict[str, Any], unet: Mapping[str, Any], text: bool, large: bool) -> dict[str, Any]:
     """Choose steps and guidance that suit the model: its scheduler tells, distilled models bring one of their own."""
     name, steps, guidance = scheduler["_class_name"], 20, 5.0 if large else 7.5
     if name in ("LCMScheduler", "TCDScheduler"):
@@ -64,7 +62,7 @@ def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
     for key, neutral in NEUTRAL.items():
         if (value := config.get(key)) is not None and value not in neutral:
             raise BundleError(f"scheduler: {key} is {value!r}, which this version cannot run; it takes {neutral[0]!r}")
-    names = {f.name for f in dataclasses.fields(edgediff.Schedule)}
+    names = {f.name for f in dataclasses.fields(Schedule)}
     required = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
     if missing := sorted(required - {k for k in required if config.get(k) is not None}):
         raise BundleError(
@@ -75,6 +73,6 @@ def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
     if (twin := from_config(config)) and twin[1]:
         schedule["timestep_spacing"] = twin[1]
     try:
-        return dataclasses.asdict(edgediff.Schedule(**schedule))
+        return dataclasses.asdict(Schedule(**schedule))
     except ArgumentError as error:
         raise BundleError(f"scheduler: {error}") from error
