@@ -56,10 +56,12 @@ def make(work: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     from edgediff_export.onnx_graph.attention import use_fused
+    from edgediff_export.onnx_graph.binding import binder
     from edgediff_export.onnx_graph.graph import write_graph
     from edgediff_export.onnx_graph.modules import Unet
     from edgediff_export.onnx_graph.trace import OPSET, trace
     from edgediff_export.precision.precisions import seen_graph
+    from edgediff_export.sources.file_weights import of_tensor
 
     torch.manual_seed(0)
     model = UNet2DConditionModel(**CONFIG).eval()
@@ -92,7 +94,8 @@ def make(work: Path) -> None:
         save_as_external_data=True,
         location="data",
     )
-    graph = trace(Unet(use_fused(model)), example, ["out_sample"], axes)
+    bind = binder("unet", {name: of_tensor(p) for name, p in model.named_parameters()})
+    graph = trace(Unet(use_fused(model)), example, ["out_sample"], axes, bind)
     for name in OURS:
         (work / name).mkdir(parents=True, exist_ok=True)
         write_graph(seen_graph(graph, name, ())[1], work / name / "unet.onnx")

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .onnx_graph.binding import Bind, binder
+from .onnx_graph.graph import Graph, read_traced
 from .onnx_graph.recipes import PartRecipe
 from .precision.precisions import PRECISIONS, Case
 from .progress import Progress
@@ -39,9 +41,16 @@ class ExportJob:
         return min(PRECISIONS[p].floor for p in self.precision.values())
 
     def path(self, part: str) -> Path:
-        """Tell where a part's fp32 graph lies: in the bundle itself where it stays so."""
-        folder = self.workspace.bundle if self.precision[part] == "fp32" else self.workspace.root / "fp32"
-        return folder / f"{part}.onnx"
+        """Tell where a part's traced graph lies. It holds no weights: those stay in the source's files."""
+        return self.workspace.root / "traced" / f"{part}.onnx"
+
+    def graph(self, recipe: PartRecipe) -> Graph:
+        """Read a part's traced graph, in fp32, over the source's weights."""
+        return read_traced(self.path(recipe.name), self.bind(recipe))
+
+    def bind(self, recipe: PartRecipe) -> Bind:
+        """Give the function that finds a part's weights."""
+        return binder(recipe.component, self.source.weights(recipe.component))
 
     def case_file(self, name: str) -> Path:
         """Tell where the golden tensors of a part, or of the pictures, lie until the bundle takes them."""
@@ -50,12 +59,6 @@ class ExportJob:
     def cases(self, part: str) -> list[Case]:
         """Load golden inputs and outputs: an example at another batch and size than the traced one, and real calls."""
         return load_cases([self.case_file(part), self.case_file(PICTURES)], part)
-
-    def scratch(self) -> Path:
-        """Make a folder with room for a graph's weights."""
-        path = self.workspace.root / "scratch"
-        path.mkdir(exist_ok=True)
-        return path
 
     def step(self, name: str, do: Callable[[], tuple[Any, list[Path]]]) -> Any:
         """Do a step, unless it was done before; return what it said of itself."""

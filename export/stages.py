@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,12 +19,12 @@ from edgediff.errors import EngineError
 
 from .job import PICTURES, ExportJob
 from .manifest import file_entry, graph_entries, tensor_entry, write_manifest
-from .onnx_graph.graph import WrittenFile, read_graph, write_graph
+from .onnx_graph.graph import write_graph
 from .onnx_graph.recipes import PartRecipe, run_example
 from .onnx_graph.trace import trace
-from .precision.precisions import PRECISIONS, prove_fp32, seen_graph, write_part
-from .precision.sensitive_nodes import worst_nodes
-from .precision.session import open_session
+from .precision.precisions import PRECISIONS, seen_graph, write_part
+from .precision.sensitive_nodes import Probe, worst_nodes
+from .precision.session import OpenGraph, open_session
 from .preview import fit_preview
 from .proof.golden import (
     GOLDEN_FILE,
@@ -46,12 +47,14 @@ def trace_part(job: ExportJob, recipe: PartRecipe) -> dict[str, Any]:
         module = recipe.wrap(job.source.load(recipe.component))
         inputs = {name: t.numpy() for name, t in recipe.example(2, 2).items()}
         outputs = dict(zip(recipe.outputs, (t.numpy() for t in run_example(recipe, module, 2, 2)), strict=True))
+        example = [t.shape for t in run_example(recipe, module, 1, 1)]
+        del module
         path, cases = job.path(recipe.name), job.case_file(recipe.name)
         path.parent.mkdir(exist_ok=True)
-        graph = trace(module, recipe.example(1, 1), recipe.outputs, recipe.axes)
-        files = write_graph(graph, path)
+        hollow = recipe.wrap(copy.deepcopy(job.source.hollow(recipe.component)))
+        graph = trace(hollow, recipe.example(1, 1), recipe.outputs, recipe.axes, job.bind(recipe))
+        files = write_graph(graph.with_constants_alone(), path)
         store_tensors(cases, flatten_cases(recipe.name, [(inputs, outputs)]))
-        example = [t.shape for t in run_example(recipe, module, 1, 1)]
         described = {
             "files": graph_entries(files, "fp32"),
             "inputs": [tensor_entry(t) for t in graph.model.graph.input],
@@ -122,13 +125,8 @@ def make_part(job: ExportJob, recipe: PartRecipe, described: dict[str, Any]) -> 
 
     def do() -> tuple[Any, list[Path]]:
         path, cases = job.workspace.bundle / f"{name}.onnx", job.cases(name)
-        files: list[WrittenFile] = []
-        kept: dict[str, str] = {}
-        if precision == "fp32":
-            proof = prove_fp32(name, path, cases)
-        else:
-            files, proof, kept = write_part(name, read_graph(job.path(name)), precision, cases, path, job.scratch())
-        part = {**described, "files": graph_entries(files, precision) if files else described["files"]}
+        files, proof, kept = write_part(name, job.graph(recipe), precision, cases, path)
+        part = {**described, "files": graph_entries(files, precision)}
         parity: dict[str, Any] = {
             "precision": precision,
             "max_abs": float(f"{proof.max_abs:.3e}"),
@@ -179,7 +177,7 @@ def compare_pictures(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]
     job.progress.start("pictures compared")
     references = load_file(job.case_file(PICTURES))
     with draft_bundle(job, manifest) as bundle:
-        openers = {r.name: _opener(_by_onnxruntime, job, bundle, r.name) for r in job.recipes}
+        openers = {r.name: _opener(_by_onnxruntime, job, bundle, r) for r in job.recipes}
         pictures = draw_pictures(pipeline_of(bundle, openers, job.size)[0], manifest["golden"]["pictures"])
     psnrs = [round(psnr(p, references[f"picture.{k}"]), 2) for k, p in enumerate(pictures)]
     job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in psnrs)} dB, at least {job.floor:g}")
@@ -194,23 +192,23 @@ def compare_pictures(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]
 def _worst_of_unet(job: ExportJob) -> str:
     """Name the nodes of the U-Net that lose most, for a message."""
     precision = job.precision["unet"]
-    graph, seen = seen_graph(read_graph(job.path("unet")), precision, ())
+    recipe = next(r for r in job.recipes if r.name == "unet")
+    graph, seen = seen_graph(job.graph(recipe), precision, ())
     feed = job.cases("unet")[-1][0]
-    worst = worst_nodes(graph, seen, feed, job.scratch(), PRECISIONS[precision].changes)
+    worst = worst_nodes(Probe(graph), seen, feed, PRECISIONS[precision].changes)
     named = "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3])
     return f"; the U-Net's worst nodes: {named}" if named else ""
 
 
-def _by_onnxruntime(job: ExportJob, bundle: Bundle, name: str) -> EngineCall:
+def _by_onnxruntime(job: ExportJob, bundle: Bundle, recipe: PartRecipe) -> EngineCall:
     """Open a part as it shows on a CPU."""
-    precision, part = job.precision[name], bundle.parts[name]
+    precision, part = job.precision[recipe.name], bundle.parts[recipe.name]
     names = [t.name for t in part.outputs]
-    path = job.workspace.bundle / part.files[0].path
     if PRECISIONS[precision].seen is not None:
-        kept = job.workspace.result(f"{name}: {precision}")["parity"].get("kept_fp32", {})
-        path = job.scratch() / f"{name}.onnx"
-        write_graph(seen_graph(read_graph(job.path(name)), precision, kept)[1], path)
-    opened = open_session(path)
+        kept = job.workspace.result(f"{recipe.name}: {precision}")["parity"].get("kept_fp32", {})
+        seen = OpenGraph(seen_graph(job.graph(recipe), precision, kept)[1])
+        return lambda **inputs: seen.run(inputs)
+    opened = open_session(job.workspace.bundle / part.files[0].path)
     return lambda **inputs: dict(zip(names, opened.run(names, inputs), strict=True))
 
 

@@ -14,14 +14,18 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from edgediff.errors import ArgumentError
 
+from ..weight import Array, Weight
 from .deltas import BESIDE, delta, reshaped_to
 from .file import FAMILY_OF_WIDTH, Layer, Lora
 from .keys import layer_paths
@@ -68,9 +72,50 @@ def merge(loras: Sequence[Lora], component: str, module: Any) -> int:
     return count
 
 
+def merged_weights(
+    loras: Sequence[Lora], component: str, module: Any, weights: Mapping[str, Weight]
+) -> dict[str, Weight]:
+    """Give a component's weights with the LoRAs merged; each is worked out when it is read.
+
+    ``module`` is the component, best without weights. Raises as ``merge``, when a weight is read.
+    """
+    out = dict(weights)
+    for path, items in _by_path(loras, component, module).items():
+        for name in ("weight", "bias"):
+            if (weight := out.get(f"{path}.{name}")) is not None:
+                change = partial(_merged, component, path, items, weights, name)
+                out[f"{path}.{name}"] = replace(weight, read=change, mapped=None)
+    return out
+
+
+@torch.no_grad()
+def _merged(
+    component: str,
+    path: str,
+    items: Sequence[tuple[Lora, Layer]],
+    weights: Mapping[str, Weight],
+    name: str,
+) -> Array:
+    """Work out one merged weight: what the file holds, and what the LoRAs add to it."""
+    read = {key: weights[f"{path}.{key}"].read() for key in ("weight", "bias") if f"{path}.{key}" in weights}
+    tensors = {key: torch.from_numpy(np.array(values)) for key, values in read.items()}
+    target = SimpleNamespace(weight=tensors["weight"], bias=tensors.get("bias"))
+    sums = _sums(component, path, items, target, None)
+    merged = tensors[name] + sums[name] if name in sums else tensors[name]
+    out: Array = merged.numpy()
+    return out
+
+
 @torch.no_grad()
 def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
     """Yield (layer of ``module``, what all LoRAs together add to its ``weight`` and ``bias``), layer by layer."""
+    for path, items in _by_path(loras, component, module).items():
+        target = module.get_submodule(path)
+        yield target, _sums(component, path, items, target, module if component == "unet" else None)
+
+
+def _by_path(loras: Sequence[Lora], component: str, module: Any) -> dict[str, list[tuple[Lora, Layer]]]:
+    """Find what changes each layer of ``module``, by the layer's path."""
     paths = layer_paths(module)
     by_path: dict[str, list[tuple[Lora, Layer]]] = defaultdict(list)
     for lora in loras:
@@ -83,27 +128,30 @@ def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tup
                     )
                 own[path] = layer
                 by_path[path].append((lora, layer))
-    with ExitStack() as stack:
-        files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in {lora.path for lora in loras}}
-        for path, items in by_path.items():
-            target = module.get_submodule(path)
-            sums: dict[str, torch.Tensor] = {}
-            for lora, layer in items:
-                tensors = {name: _tensor(files[lora.path], key, target) for name, key in layer.keys.items()}
-                try:
-                    parts = _parts(tensors, _scaling(lora, layer, path, files[lora.path]), target)
-                except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
-                    shapes = ", ".join(f"{key} {tuple(tensors[name].shape)}" for name, key in layer.keys.items())
-                    hint = _hint(lora, module if component == "unet" else None)
-                    raise ArgumentError(
-                        f"{lora.path} does not fit {component}.{path}: {error}; it has {shapes}{hint}"
-                    ) from error
-                for name, part in parts.items():
-                    if not part.is_meta and not torch.isfinite(part).all():
-                        raise ArgumentError(f"{lora.path} has values that are not finite, first in {layer.first}")
-                    part = lora.weight * part
-                    sums[name] = sums[name] + part if name in sums else part
-            yield target, sums
+    return by_path
+
+
+def _sums(
+    component: str, path: str, items: Sequence[tuple[Lora, Layer]], target: Any, unet: Any
+) -> dict[str, torch.Tensor]:
+    """Work out what all LoRAs together add to ``weight`` and ``bias`` of the layer ``target`` at ``path``."""
+    sums: dict[str, torch.Tensor] = {}
+    for lora, layer in items:
+        with safe_open(lora.path, framework="pt") as file:
+            tensors = {name: _tensor(file, key, target) for name, key in layer.keys.items()}
+            try:
+                parts = _parts(tensors, _scaling(lora, layer, path, file), target)
+            except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
+                shapes = ", ".join(f"{key} {tuple(tensors[name].shape)}" for name, key in layer.keys.items())
+                raise ArgumentError(
+                    f"{lora.path} does not fit {component}.{path}: {error}; it has {shapes}{_hint(lora, unet)}"
+                ) from error
+        for name, part in parts.items():
+            if not part.is_meta and not torch.isfinite(part).all():
+                raise ArgumentError(f"{lora.path} has values that are not finite, first in {layer.first}")
+            part = lora.weight * part
+            sums[name] = sums[name] + part if name in sums else part
+    return sums
 
 
 def _parts(tensors: Mapping[str, torch.Tensor], scale: Callable[[int], float], target: Any) -> dict[str, torch.Tensor]:

@@ -16,9 +16,11 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from onnx import helper
 
-from .graph import Graph, Weight
+from ..weight import Weight
+from .graph import Graph
 
 FUSED, DOMAIN = "MultiHeadAttention", "com.microsoft"
+HALVES = ("value", "gate")  # of a GEGLU's product, in the order of its rows
 
 
 class _MultiHeadAttention(torch.autograd.Function):
@@ -46,9 +48,7 @@ class SplitGeglu(torch.nn.Module):
 
     def __init__(self, geglu: GEGLU) -> None:
         super().__init__()
-        for name, weight, bias in zip(
-            ("value", "gate"), geglu.proj.weight.chunk(2), geglu.proj.bias.chunk(2), strict=True
-        ):
+        for name, weight, bias in zip(HALVES, geglu.proj.weight.chunk(2), geglu.proj.bias.chunk(2), strict=True):
             linear = torch.nn.Linear(1, 1, device="meta")
             linear.weight, linear.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
             self.add_module(name, linear)

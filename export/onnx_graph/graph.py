@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from ..weight import Array, Weight
 
 INLINE = 1024  # bytes; smaller weights stay in the graph's file
 DATA_LIMIT = 64 << 20  # bytes; above it weights go to a file beside the graph, which engines map instead of reading
 PAGE, LINE = 4096, 64  # bytes; where weights begin: large ones on a page of their own
-Array = NDArray[np.generic]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant of a graph. ``read`` gives its values, and keeps nothing."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    read: Callable[[], Array]
-
-    @property
-    def size(self) -> int:
-        """The size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-    @staticmethod
-    def of(values: Array) -> Weight:
-        """Make a weight of values in memory."""
-        return Weight(values.shape, values.dtype, lambda: values)
 
 
 @dataclass
@@ -49,6 +30,10 @@ class Graph:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         return Graph(model, dict(self.weights))
+
+    def with_constants_alone(self) -> Graph:
+        """Leave the weights out that a file holds: ``read_traced`` binds them again."""
+        return Graph(self.model, {name: w for name, w in self.weights.items() if w.constant})
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
@@ -67,6 +52,15 @@ class Graph:
             for name in node.input:
                 out.setdefault(name, []).append(node)
         return out
+
+    def unbound(self) -> list[str]:
+        """List the tensors that nodes read and that nothing gives."""
+        given = {i.name for i in self.model.graph.input} | set(self.weights) | {""}
+        read: dict[str, None] = {}
+        for node in self.model.graph.node:
+            given |= set(node.output)
+            read |= dict.fromkeys((*node.input, *_captured(node)))
+        return [name for name in read if name not in given]
 
     def drop_unused(self) -> None:
         """Forget nodes and weights that nothing reads."""
@@ -92,8 +86,9 @@ def _captured(node: onnx.NodeProto) -> set[str]:
     out: set[str] = set()
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
+            made = {name for inner in attribute.g.node for name in inner.output}
             for inner in attribute.g.node:
-                out |= set(inner.input) | _captured(inner)
+                out |= (set(inner.input) | _captured(inner)) - made
     return out
 
 
@@ -105,13 +100,24 @@ def read_graph(path: Path) -> Graph:
     return Graph(model, weights)
 
 
+def read_traced(path: Path, bind: Callable[[str], Weight]) -> Graph:
+    """Read a graph whose file holds its constants alone; ``bind`` gives each weight that its nodes name besides."""
+    graph = read_graph(path)
+    constants = {name: replace(w, constant=True) for name, w in graph.weights.items()}
+    return Graph(graph.model, constants | {name: bind(name) for name in graph.unbound()})
+
+
 def _stored(tensor: TensorProto, folder: Path) -> Weight:
     if tensor.data_location != TensorProto.EXTERNAL:
         return Weight.of(numpy_helper.to_array(tensor))
     facts = {entry.key: entry.value for entry in tensor.external_data}
     dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
     place, offset = folder / facts["location"], int(facts.get("offset", 0))
-    return Weight(shape, dtype, lambda: np.memmap(place, dtype, "r", offset, shape))
+
+    def read() -> Array:
+        return np.memmap(place, dtype, "r", offset, shape)
+
+    return Weight(shape, dtype, read, mapped=read)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+# What the names of these modules' parameters have that the component's own have not.
+COMPONENT, WORDS = "model.", ".table"
+
 
 class WordTable(torch.nn.Module):
     """A token table that reads ids below 0 from a second table, -1 its row 0 (textual inversion)."""

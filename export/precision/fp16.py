@@ -14,7 +14,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..onnx_graph.attention import DOMAIN
-from ..onnx_graph.graph import Graph, Weight
+from ..onnx_graph.graph import Graph
+from ..weight import Array, Weight
 from .quantize import weight_in_fp16
 
 # Inputs that the operator wants in fp32 whatever its data are.
@@ -160,7 +161,13 @@ def _before(graph: Graph, operators: Collection[str]) -> set[str]:
 
 def _rounded(weight: Weight) -> Weight:
     half = weight_in_fp16(weight)
-    return Weight(weight.shape, np.dtype(np.float32), lambda: half.read().astype(np.float32))
+    if half.mapped is not None:
+        return weight  # a file holds it in fp16
+
+    def read() -> Array:
+        return half.read().astype(np.float32)
+
+    return Weight(weight.shape, np.dtype(np.float32), read, weight.constant, mapped=half.read)
 
 
 def _with(graph: Graph, nodes: list[onnx.NodeProto], weights: dict[str, Weight]) -> Graph:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgediff.compare import relative
 from edgediff.errors import EngineError
@@ -16,12 +17,13 @@ from ..onnx_graph.attention import FUSED, plain
 from ..onnx_graph.graph import Graph, WrittenFile, write_graph
 from .fp16 import rounded, to_fp16
 from .quantize import CHANNEL, multiply_int8, store_fp16, store_int8
-from .sensitive_nodes import unfit_for_fp16, worst_nodes
-from .session import Feed, open_session
+from .sensitive_nodes import Probe, unfit_for_fp16, worst_nodes
+from .session import Feed, OpenGraph
 
 Case = tuple[Feed, Feed]  # inputs, and torch's outputs
 Change = Callable[[Graph, Collection[str]], Graph]
 ROUNDS = 12  # of leaving more nodes in fp32
+LEAST_GAIN = 0.9  # of the error; two rounds that leave more of it end them
 WORST_SHARE = 0.3  # of the worst nodes, in a round
 PLAIN_NAME = ".plain.onnx"  # ends the name of a graph for TensorRT
 
@@ -71,7 +73,7 @@ class Proof:
 
 
 def write_part(
-    name: str, graph: Graph, precision: str, cases: Sequence[Case], path: Path, scratch: Path
+    name: str, graph: Graph, precision: str, cases: Sequence[Case], path: Path
 ) -> tuple[list[WrittenFile], Proof, dict[str, str]]:
     """Write a part in a precision, leaving nodes in fp32 until it is as near to torch as its ceiling says.
 
@@ -80,7 +82,6 @@ def write_part(
         graph: in fp32.
         cases: golden inputs and outputs; the inputs also show which activations are too large for fp16.
         path: of the .onnx file.
-        scratch: a folder with room for the weights.
 
     Returns:
         The files, the proof, and the nodes left in fp32 with the reason for each.
@@ -90,23 +91,23 @@ def write_part(
     """
     rules = PRECISIONS[precision]
     feeds = [inputs for inputs, _ in cases]
-    kept = unfit_for_fp16(plain(graph), feeds, scratch) if precision == "fp16" else {}
-    worst: dict[str, float] = {}
-    for _ in range(ROUNDS):
-        reference, seen = seen_graph(graph, precision, kept)
-        if rules.seen:
-            with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                write_graph(seen, Path(folder) / "seen.onnx")
-                proof = compare(name, Path(folder) / "seen.onnx", cases)
-        else:
-            files = write_graph(seen, path)
-            proof = compare(name, path, cases)
+    kept = unfit_for_fp16(plain(graph), feeds) if precision == "fp16" else {}
+    reference, seen = seen_graph(graph, precision, kept)
+    probe, errors, worst = Probe(reference), [], dict[str, float]()
+    while True:
+        proof = compare(name, OpenGraph(seen).run, cases)
+        errors.append(proof.relative)
         if proof.relative <= rules.ceiling:
-            return _write_both(graph, rules, kept, path) if rules.seen else files, proof, kept
+            return _written(graph, rules, kept, seen, path), proof, kept
+        if precision == "fp32" or _stuck(errors):
+            break
         feed = feeds[proof.worst]
-        worst = {k: v for k, v in worst_nodes(reference, seen, feed, scratch, rules.changes).items() if k not in kept}
+        worst = {k: v for k, v in worst_nodes(probe, seen, feed, rules.changes).items() if k not in kept}
+        if not worst:
+            break
         for node in list(worst)[: max(1, round(WORST_SHARE * len(worst)))]:
             kept[node] = f"adds {worst[node]:.1%} of error"
+        seen = seen_graph(graph, precision, kept)[1]
     named = "; ".join(f"{k} adds {v:.1%}" for k, v in list(worst.items())[:3]) or "none adds much by itself"
     raise EngineError(
         f"{name}: {precision} differs from torch by {proof.relative:.2e} (relative), above the ceiling "
@@ -114,14 +115,9 @@ def write_part(
     )
 
 
-def prove_fp32(name: str, path: Path, cases: Sequence[Case]) -> Proof:
-    """Hold a part as it was traced against torch; ``EngineError`` above the ceiling."""
-    proof, ceiling = compare(name, path, cases), PRECISIONS["fp32"].ceiling
-    if not proof.relative <= ceiling:
-        raise EngineError(
-            f"{name}: fp32 differs from torch by {proof.relative:.2e} (relative), above the ceiling {ceiling:g}"
-        )
-    return proof
+def _stuck(errors: Sequence[float]) -> bool:
+    """Whether rounds of leaving nodes in fp32 do not help any more."""
+    return len(errors) > ROUNDS or (len(errors) > 2 and not errors[-1] < LEAST_GAIN * errors[-3])
 
 
 def seen_graph(graph: Graph, precision: str, kept: Collection[str]) -> tuple[Graph, Graph]:
@@ -130,8 +126,12 @@ def seen_graph(graph: Graph, precision: str, kept: Collection[str]) -> tuple[Gra
     return (plain(graph), rules.seen(graph, kept)) if rules.seen else (graph, rules.change(graph, kept))
 
 
-def _write_both(graph: Graph, rules: Precision, kept: dict[str, str], path: Path) -> list[WrittenFile]:
-    """Write the graph with fused attention and the one without, over the same weights."""
+def _written(graph: Graph, rules: Precision, kept: dict[str, str], seen: Graph, path: Path) -> list[WrittenFile]:
+    """Write what ships: the graph that was seen, or the one with fused attention and the one without, over the same
+    weights.
+    """
+    if rules.seen is None:
+        return write_graph(seen, path)
     # A fused node stays in fp32 when a piece of its plain form does.
     fused = [n.name for n in graph.nodes if n.op_type == FUSED and any(k.startswith(n.name + "/") for k in kept)]
     others = {}
@@ -140,18 +140,18 @@ def _write_both(graph: Graph, rules: Precision, kept: dict[str, str], path: Path
     return write_graph(rules.change(graph, {*fused, *kept}), path, others)
 
 
-def compare(name: str, path: Path, cases: Sequence[Case]) -> Proof:
-    """Hold a graph's outputs against torch's.
+def compare(name: str, run: Callable[[Feed], Mapping[str, NDArray[Any]]], cases: Sequence[Case]) -> Proof:
+    """Hold a part's outputs, as ``run`` gives them for its inputs, against torch's.
 
     Raises:
         EngineError: torch's output is not finite.
     """
-    opened = open_session(path)
     max_abs, errors = 0.0, []
     for inputs, outputs in cases:
         worst = 0.0
-        got = opened.run(list(outputs), dict(inputs))
-        for (label, expected), output in zip(outputs.items(), got, strict=True):
+        got = run(inputs)
+        for label, expected in outputs.items():
+            output = got[label]
             if not np.isfinite(expected).all():
                 raise EngineError(f"{name}: output {label} of torch is not finite; check the weights")
             worst = max(worst, relative(output, expected))

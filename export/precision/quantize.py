@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..onnx_graph.attention import DOMAIN
-from ..onnx_graph.graph import DATA_LIMIT, Array, Graph, Weight
+from ..onnx_graph.graph import DATA_LIMIT, Graph
+from ..weight import Array, Weight
 
 SMALLEST = 64  # elements; below it a cast costs more bytes than it saves
 FP16_MAX = float(np.finfo(np.float16).max)
@@ -22,7 +24,8 @@ CHANNEL = {"Conv": 0, "MatMul": 1, "Gemm": 0}
 def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
     """Store float32 weights in fp16 behind a Cast: half the file, the same arithmetic; return how many.
 
-    What fp16 cannot hold (above 65504), and the weights of the nodes named in ``keep``, stay as they are. Engines fold
+    What fp16 cannot hold (above 65504), the weights of the nodes named in ``keep``, and the graph's own constants stay
+    as they are: a timestep's sinusoids have frequencies that are multiplied by 1000. Engines fold
     the casts when they load, and then hold both forms at once; so in large graphs the weights are inputs with a default
     too, which cannot be folded: they are widened as they are used.
     """
@@ -30,12 +33,13 @@ def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
     kept = {name for node in graph.nodes if node.name in keep for name in node.input}
     casts = []
     for name, weight in list(graph.weights.items()):
-        if weight.dtype != np.float32 or np.prod(weight.shape) < SMALLEST or name in kept:
-            continue
-        if np.abs(weight.read()).max() > FP16_MAX:
+        if weight.dtype != np.float32 or weight.constant or np.prod(weight.shape) < SMALLEST or name in kept:
             continue
         half = name + ".fp16"
-        graph.weights[half] = weight_in_fp16(weight)
+        changed = weight_in_fp16(weight)
+        if changed.mapped is None and np.abs(weight.read()).max() > FP16_MAX:
+            continue
+        graph.weights[half] = changed
         if large:
             value = helper.make_tensor_value_info(half, TensorProto.FLOAT16, list(weight.shape))
             graph.model.graph.input.append(value)
@@ -46,13 +50,17 @@ def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
 
 
 def weight_in_fp16(weight: Weight) -> Weight:
-    """Turn a weight to fp16; infinite where it does not fit."""
+    """Turn a weight to fp16; infinite where it does not fit. What a file holds in fp16 is that."""
+    mapped = weight.mapped
+    if mapped is not None and mapped().dtype == np.float16:
+        half = Weight(weight.shape, np.dtype(np.float16), mapped, mapped=mapped)
+        return replace(half, read=lambda: mapped().T, turned=True) if weight.turned else half
 
     def read() -> Array:
         with np.errstate(over="ignore"):
             return weight.read().astype(np.float16)
 
-    return Weight(weight.shape, np.dtype(np.float16), read)
+    return Weight(weight.shape, np.dtype(np.float16), read, weight.constant)
 
 
 def store_int8(graph: Graph, keep: Collection[str] = ()) -> int:
@@ -111,7 +119,7 @@ def quantisable(graph: Graph, node: onnx.NodeProto) -> int | None:
     if node.op_type not in CHANNEL or len(node.input) < 2:
         return None
     weight = graph.weights.get(node.input[1])
-    if weight is None or weight.dtype != np.float32 or len(weight.shape) < 2:
+    if weight is None or weight.dtype != np.float32 or weight.constant or len(weight.shape) < 2:
         return None
     return CHANNEL[node.op_type]
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ..onnx_graph.graph import Graph, Weight
+from ..onnx_graph.graph import Graph
+from ..weight import Weight
 from .fp16 import SHAPE_OPERATORS, float_tensors
 from .quantize import FP16_MAX
 from .session import Feed, run_graph
@@ -25,7 +26,7 @@ MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Concat", "Spl
          "Expand", "DequantizeLinear")  # fmt: skip
 
 
-def unfit_for_fp16(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, str]:
+def unfit_for_fp16(graph: Graph, feeds: Sequence[Feed]) -> dict[str, str]:
     """Find the nodes that fp16 cannot hold, with the reason for each.
 
     They give, read or weigh with numbers near or above its largest, or lose too much by rounding.
@@ -36,7 +37,7 @@ def unfit_for_fp16(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[s
         for name, weight in graph.weights.items()
         if weight.dtype == np.float32 and (peak := float(np.abs(weight.read()).max(initial=0))) > FP16_MAX
     }
-    for name, (peak, loss) in _measure(graph, feeds, scratch).items():
+    for name, (peak, loss) in _measure(graph, feeds).items():
         if not peak <= FP16_MAX * HEADROOM:
             bad[name] = f"values up to {peak:.3g}"
         elif not loss <= MAX_LOSS:
@@ -52,14 +53,14 @@ def unfit_for_fp16(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[s
     return reasons
 
 
-def _measure(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, tuple[float, float]]:
+def _measure(graph: Graph, feeds: Sequence[Feed]) -> dict[str, tuple[float, float]]:
     """Measure the largest magnitude of each float tensor, and the share of its norm that rounding to fp16 takes."""
     graph = graph.copy()
     floats = float_tensors(graph)
     tensors: list[str] = []
     columns: list[str] = []
     nodes: list[onnx.NodeProto] = []
-    graph.weights["/measure/one"] = Weight.of(np.array([1], np.int64))
+    graph.weights["/measure/one"] = Weight.of(np.array([1], np.int64), constant=True)
     for node in graph.nodes:
         nodes.append(node)
         for name in node.output:
@@ -70,7 +71,7 @@ def _measure(graph: Graph, feeds: Sequence[Feed], scratch: Path) -> dict[str, tu
                 columns.append(column)
     graph.replace_nodes(nodes)
     out: dict[str, tuple[float, float]] = {}
-    for outputs in run_graph(graph, feeds, scratch, columns):
+    for outputs in run_graph(graph, feeds, columns):
         for name, column in zip(tensors, columns, strict=True):
             peak, loss, norm = (float(v) for v in outputs[column])
             before = out.get(name, (0.0, 0.0))
@@ -98,19 +99,32 @@ def _measuring(tensor: str) -> tuple[list[onnx.NodeProto], str]:
     return nodes, op("Concat", "facts", *flat, axis=0)
 
 
-def worst_nodes(
-    reference: Graph, other: Graph, feed: Feed, scratch: Path, operators: Collection[str] = ()
-) -> dict[str, float]:
+class Probe:
+    """A graph in fp32 whose tensors are looked at more than once: what it gives for a feed is kept."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.activations = {name for node in graph.nodes for name in node.output}
+        self._kept: tuple[Feed, dict[str, NDArray[Any]]] | None = None
+
+    def tensors(self, feed: Feed, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
+        """Give those tensors for a feed."""
+        if self._kept is None or self._kept[0] is not feed or not set(names) <= set(self._kept[1]):
+            self._kept = feed, run_graph(self.graph, [feed], names)[0]
+        return self._kept[1]
+
+
+def worst_nodes(reference: Probe, other: Graph, feed: Feed, operators: Collection[str] = ()) -> dict[str, float]:
     """Rank nodes (of ``operators``, or all) by how much relative error each adds to its inputs', worst first.
 
     Those far behind the worst are left out. The graphs compute the same tensors under the same names, ``other`` in
     fewer bits.
     """
     floats = float_tensors(other)
-    shared = {name for node in other.nodes for name in node.output} & floats
-    nodes = [n for n in reference.nodes if n.op_type not in MOVES and n.output and n.output[0] in shared]
+    shared = {name for node in other.nodes for name in node.output} & floats & reference.activations
+    nodes = [n for n in reference.graph.nodes if n.op_type not in MOVES and n.output and n.output[0] in shared]
     tensors = sorted({name for n in nodes for name in (*n.output, *n.input) if name in shared})
-    exact, changed = (run_graph(g, [feed], scratch, tensors)[0] for g in (reference, other))
+    exact, changed = reference.tensors(feed, tensors), run_graph(other, [feed], tensors)[0]
     error = {}
     with np.errstate(all="ignore"):
         for name in tensors:

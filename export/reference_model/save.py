@@ -10,9 +10,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
+from ..onnx_graph.binding import binder
 from ..onnx_graph.graph import write_graph
 from ..onnx_graph.trace import trace
 from ..precision.quantize import store_fp16
+from ..sources.file_weights import of_tensor
 from .config import Config
 from .glyphs import Glyph, sized
 from .models import build_scheduler, build_unet
@@ -46,7 +48,8 @@ def save_judge(config: Config, glyphs: list[Glyph], image: CLIPVisionModelWithPr
     image.config._attn_implementation = "eager"
     axes = {"pixel_values": {0: "batch"}, "image_embeds": {0: "batch"}}
     example = {"pixel_values": torch.zeros(1, 3, size, size)}
-    graph = trace(ImageTower(image.eval()), example, ("image_embeds",), axes)
+    bind = binder("image tower", {name: of_tensor(p) for name, p in image.named_parameters()})
+    graph = trace(ImageTower(image.eval()), example, ("image_embeds",), axes, bind)
     store_fp16(graph)
     write_graph(graph, folder / "image_tower.onnx")
 

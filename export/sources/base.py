@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..weight import Weight
+
 # Components that become parts of a bundle, by the classes that can be exported.
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
@@ -27,7 +29,10 @@ class Source(Protocol):
         """Whether the checkpoint holds this component."""
 
     def hollow(self, component: str) -> Any:
-        """Make the module without weights (on the meta device): its config with every default, its shapes."""
+        """Make the module without weights, in eval mode: parameters on the meta device, buffers with their values."""
+
+    def weights(self, component: str) -> dict[str, Weight]:
+        """Find the float32 weights by the names of the module's parameters; none is read."""
 
     def load(self, component: str) -> Any:
         """Load the module in float32 on the CPU, in eval mode, every weight finite."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
+from ..weight import Weight
 from .base import COMPONENT_CLASSES
+from .component_weights import component_weights
 from .loading import hollow_module, load_module, model_class, scheduler_config
 
 # Pipelines that can be exported, and the components that each must have.
@@ -87,6 +89,9 @@ class Folder:
 
     def hollow(self, component: str) -> Any:
         return hollow_module(self.path / component, self._class(component))
+
+    def weights(self, component: str) -> dict[str, Weight]:
+        return component_weights(self.path / component, self.hollow(component))
 
     def load(self, component: str) -> Any:
         return load_module(self.path / component, self._class(component), component)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 
 from edgediff.errors import BundleError
 
-# Files of weights that diffusers and transformers read; others may lie beside them.
-WEIGHTS = r"(diffusion_pytorch_model|pytorch_model|model)[.-].*(safetensors|bin)(\.index\.json)?$"
+from .file_weights import half_files_alone
 
 
 def model_class(name: str) -> Any:
@@ -35,22 +34,23 @@ def scheduler_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hollow_module(folder: Path, name: str) -> Any:
-    """Make the module of class ``name`` that a folder describes, on the meta device. Raises ``BundleError``."""
+    """Make the module of class ``name`` that a folder describes, in eval mode; raise ``BundleError`` where it cannot.
+
+    Its parameters are on the meta device, its buffers hold their values.
+    """
     cls = model_class(name)
     try:
-        with torch.device("meta"):
+        with init_empty_weights(include_buffers=False):
             if hasattr(cls, "load_config"):  # diffusers'
-                return cls.from_config(cls.load_config(str(folder), local_files_only=True))
-            return cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
+                return cls.from_config(cls.load_config(str(folder), local_files_only=True)).eval()
+            return cls(cls.config_class.from_pretrained(str(folder), local_files_only=True)).eval()
     except Exception as error:  # diffusers and transformers raise many kinds; the message is what matters
         raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error
 
 
 def load_module(folder: Path, name: str, component: str) -> Any:
     """Load the module of class ``name`` from a folder, float32 and in eval mode. Raises ``BundleError``."""
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    weights = [n for n in names if re.match(WEIGHTS, n)]
-    half = bool(weights) and all(re.search(r"\.fp16[.-]", n) for n in weights)
+    half = half_files_alone(folder)
     try:
         model = model_class(name).from_pretrained(
             str(folder), local_files_only=True, torch_dtype=torch.float32, variant="fp16" if half else None

@@ -10,10 +10,12 @@ from typing import Any
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
 from ..lora.file import Lora
-from ..lora.merging import check, merge
+from ..lora.merging import check, merge, merged_weights
+from ..weight import Weight
 from .base import COMPONENT_CLASSES, Source
+from .component_weights import component_weights
 from .loading import hollow_module, load_module
-from .vae_file import check_vae, load_vae
+from .vae_file import check_vae, load_vae, vae_weights
 
 MERGED = ("text_encoder", "text_encoder_2", "unet")  # what a LoRA may change
 
@@ -52,6 +54,16 @@ class ModifiedSource:
         if folder and folder.is_dir():
             return hollow_module(folder, _class_of(folder))
         return self._source.hollow(component)
+
+    def weights(self, component: str) -> dict[str, Weight]:
+        if folder := self._others.get(component):
+            if folder.is_file():
+                return vae_weights(folder, self._source.hollow(component).config)
+            return component_weights(folder, self.hollow(component))
+        weights = self._source.weights(component)
+        if component in MERGED and self._loras:
+            return merged_weights(self._loras, component, self.hollow(component), weights)
+        return weights
 
     def load(self, component: str) -> Any:
         if folder := self._others.get(component):

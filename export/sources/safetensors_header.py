@@ -58,6 +58,12 @@ def read_tensors(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
         return {name: t.float() if (t := f.get_tensor(name)).is_floating_point() else t for name in names}
 
 
+def map_tensors(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Map those tensors, in the file's own types; nothing is read."""
+    with safe_open(path, "pt") as f:
+        return {name: f.get_tensor(name) for name in names}
+
+
 def looks_like(shapes: Shapes) -> str | None:
     """Say what a file that is no checkpoint seems to be, and what to do with it; None for anything else."""
     names = " ".join(shapes)

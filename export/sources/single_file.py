@@ -11,8 +11,10 @@ from safetensors import safe_open
 
 from edgediff.errors import ArgumentError, BundleError, choices
 
+from ..weight import Weight
 from .base import COMPONENT_CLASSES, encoders_of
 from .clip_tokenizer import END, EXCLAMATION, clip_tokenizer
+from .component_weights import converted
 from .folder import Folder
 from .loading import model_class, scheduler_config
 from .original_layout import UNET, VAE, Tensors, converted_weights, fill_module
@@ -124,7 +126,7 @@ class SingleFile:
 
     def hollow(self, component: str) -> Any:
         if component not in self._hollow:
-            self._hollow[component] = self._make(component).to("meta")
+            self._hollow[component] = self._make(component).eval()
         return self._hollow[component]
 
     def _prefix(self, component: str) -> str:
@@ -136,6 +138,10 @@ class SingleFile:
 
     def _convert(self, component: str, model: Any, tensors: Tensors) -> Tensors:
         return converted_weights(component, self._prefix(component), model, tensors, self.path)
+
+    def weights(self, component: str) -> dict[str, Weight]:
+        model = self.hollow(component)
+        return converted(self.path, self._shapes_of(component), lambda t: self._convert(component, model, t))
 
     def load(self, component: str) -> Any:
         model = self._make(component)

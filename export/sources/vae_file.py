@@ -12,6 +12,8 @@ from diffusers.loaders import single_file_utils
 
 from edgediff.errors import BundleError
 
+from ..weight import Weight
+from .component_weights import converted
 from .original_layout import Tensors, converted_weights, fill_module, fitting_weights
 from .safetensors_header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
 
@@ -28,6 +30,16 @@ def load_vae(path: Path, config: Any) -> Any:
     """
     model = _hollow(config)
     return fill_module("vae", model, _weights(path, model, lambda shapes: read_tensors(path, shapes)), path)
+
+
+def vae_weights(path: Path, config: Any) -> dict[str, Weight]:
+    """Find the float32 weights of the ``AutoencoderKL`` of ``config`` in the file; none is read."""
+    shapes, _ = read_header(path)
+
+    def convert(tensors: Tensors) -> Tensors:
+        return _weights(path, _hollow(config), lambda wanted: {name: tensors[name] for name in wanted})
+
+    return converted(path, shapes, convert)
 
 
 def _hollow(config: Any) -> Any:

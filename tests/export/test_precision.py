@@ -18,12 +18,13 @@ from edgediff.bundle.reading import read_bundle
 from edgediff.verify import prove
 from edgediff_export.convert import export
 from edgediff_export.onnx_graph.attention import FUSED, FusedAttention, plain
-from edgediff_export.onnx_graph.graph import Graph, Weight, read_graph, write_graph
+from edgediff_export.onnx_graph.graph import Graph, read_graph, write_graph
 from edgediff_export.precision.fp16 import rounded, to_fp16
 from edgediff_export.precision.precisions import PRECISIONS
 from edgediff_export.precision.quantize import multiply_int8, store_fp16, store_int8
-from edgediff_export.precision.sensitive_nodes import unfit_for_fp16, worst_nodes
+from edgediff_export.precision.sensitive_nodes import Probe, unfit_for_fp16, worst_nodes
 from edgediff_export.precision.session import run_graph
+from edgediff_export.weight import Weight
 
 
 def a_graph(nodes: list[onnx.NodeProto], inputs: dict[str, list[Any]], weights: dict[str, Any], output: str) -> Graph:
@@ -61,7 +62,7 @@ def test_store_fp16(small: tuple[Graph, dict[str, np.ndarray]], tmp_path: Path) 
         "b": "float32",
         "v": "float32",
     }
-    found = run_graph(changed, [feed], tmp_path)[0]["y"]
+    found = run_graph(changed, [feed])[0]["y"]
     w, b, v = (graph.weights[k].read() for k in "wbv")
     expected = np.maximum(feed["x"] @ w.astype(np.float16).astype(np.float32) + b, 0) @ v
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
@@ -106,7 +107,7 @@ def test_store_int8(small: tuple[Graph, dict[str, np.ndarray]], tmp_path: Path) 
     assert store_int8(changed) == 2
     assert sorted(k for k, w in changed.weights.items() if w.dtype == np.int8) == ["v.int8", "w.int8"]
     expected = by_numpy(graph, feed["x"], quantised)
-    np.testing.assert_allclose(run_graph(changed, [feed], tmp_path)[0]["y"], expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(run_graph(changed, [feed])[0]["y"], expected, rtol=1e-5, atol=1e-4)
     assert np.abs(expected - by_numpy(graph, feed["x"])).max() > 1e-2
 
 
@@ -117,7 +118,7 @@ def test_store_int8_of_a_convolution_scales_each_output_channel(tmp_path: Path) 
     feed = {"x": rng.standard_normal((1, 3, 9, 9)).astype(np.float32)}
     assert store_int8(graph) == 1
     expected = torch.nn.functional.conv2d(torch.from_numpy(feed["x"]), torch.from_numpy(weight)).numpy()
-    found = run_graph(graph, [feed], tmp_path)[0]["y"]
+    found = run_graph(graph, [feed])[0]["y"]
     error = np.abs(found - expected).max(axis=(0, 2, 3)) / np.abs(expected).max(axis=(0, 2, 3))
     assert (error < 0.02).all()  # one scale for all would lose the first channel
     assert (error > 0).all()
@@ -137,7 +138,7 @@ def test_multiply_int8(small: tuple[Graph, dict[str, np.ndarray]], tmp_path: Pat
 
     w, b, v = (graph.weights[k].read() for k in "wbv")
     expected = dynamic(np.maximum(dynamic(feed["x"]) @ quantised(w) + b, 0)) @ quantised(v)
-    found = run_graph(changed, [feed], tmp_path)[0]["y"]
+    found = run_graph(changed, [feed])[0]["y"]
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 5e-3
     assert np.linalg.norm(found - by_numpy(graph, feed["x"])) / np.linalg.norm(expected) < 5e-2
     for kept in ("first", "bias"):  # by the node of the product, or of the sum that ends it
@@ -165,29 +166,29 @@ def test_to_half_and_rounded(small: tuple[Graph, dict[str, np.ndarray]], tmp_pat
 
     w, b, v = (half(graph.weights[k].read()) for k in "wbv")
     expected = half(half(np.maximum(half(half(half(feed["x"]) @ w) + b), 0)) @ v)
-    got = run_graph(rounded(graph, keep=["relu"]), [feed], tmp_path)[0]["y"]
+    got = run_graph(rounded(graph, keep=["relu"]), [feed])[0]["y"]
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3)
     assert np.array_equal(got, half(got))  # the output itself went through fp16
-    assert not np.array_equal(run_graph(graph, [feed], tmp_path)[0]["y"], got)
+    assert not np.array_equal(run_graph(graph, [feed])[0]["y"], got)
 
 
 def test_rounding_shows_an_overflow_and_where(small: tuple[Graph, dict[str, np.ndarray]], tmp_path: Path) -> None:
     graph, feed = small
     large = graph.weights["w"].read() * np.float32(1e5)
     graph.weights["w"] = Weight.of(large)
-    assert not np.isfinite(run_graph(rounded(graph), [feed], tmp_path)[0]["y"]).all()
-    reasons = unfit_for_fp16(graph, [feed], tmp_path)
+    assert not np.isfinite(run_graph(rounded(graph), [feed])[0]["y"]).all()
+    reasons = unfit_for_fp16(graph, [feed])
     assert set(reasons) == {"first", "bias", "relu", "second"}
     assert reasons["first"].startswith(("values up to", "weights up to"))
-    kept = run_graph(rounded(graph, keep=reasons), [feed], tmp_path)[0]["y"]
-    np.testing.assert_allclose(kept, run_graph(graph, [feed], tmp_path)[0]["y"], rtol=1e-6)
+    kept = run_graph(rounded(graph, keep=reasons), [feed])[0]["y"]
+    np.testing.assert_allclose(kept, run_graph(graph, [feed])[0]["y"], rtol=1e-6)
 
 
 def test_worst_nodes_names_the_one_that_loses(small: tuple[Graph, dict[str, np.ndarray]], tmp_path: Path) -> None:
     graph, feed = small
     other = graph.copy()
     other.weights["v"] = Weight.of(graph.weights["v"].read() + np.float32(0.3))
-    assert list(worst_nodes(graph, other, feed, tmp_path)) == ["second"]
+    assert list(worst_nodes(Probe(graph), other, feed)) == ["second"]
 
 
 @pytest.mark.parametrize("tokens", [7, 64])
@@ -204,7 +205,7 @@ def test_plain_attention_is_the_fused(tiny_bundle: Path, tmp_path: Path, tokens:
         "timestep": np.float32([1, 500, 999]),
         "encoder_hidden_states": rng.standard_normal((3, tokens, 32)).astype(np.float32),
     }
-    a, b = (run_graph(g, [feed], tmp_path)[0]["out_sample"] for g in (graph, written))
+    a, b = (run_graph(g, [feed])[0]["out_sample"] for g in (graph, written))
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -289,7 +290,7 @@ def test_overflow_is_rescued(overflowing: Path, tmp_path: Path) -> None:
         "timestep": np.float32([500]),
         "encoder_hidden_states": rng.standard_normal((1, 77, 32)).astype(np.float32),
     }
-    assert not np.isfinite(run_graph(rounded(fp32), [feed], tmp_path)[0]["out_sample"]).all()
+    assert not np.isfinite(run_graph(rounded(fp32), [feed])[0]["out_sample"]).all()
     found = types(read_graph(out / "unet.plain.onnx"), tmp_path)
     by_name = {n.name: n.output[0] for n in read_graph(out / "unet.plain.onnx").nodes}
     assert found[by_name[conv]] == TensorProto.FLOAT
