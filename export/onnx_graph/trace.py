@@ -43,8 +43,11 @@ def trace(
 
     def with_weights(*tensors: torch.Tensor) -> Any:
         for (owner, key), tensor in zip(places, tensors[len(names) :], strict=True):
-            owner.__dict__[key] = tensor
-        return forward(**dict(zip(names, tensors, strict=False)))
+            owner._parameters[key] = tensor
+        out = forward(**dict(zip(names, tensors, strict=False)))
+        for owner, key in places:
+            del owner._parameters[key]  # the exporter wants the module as it found it
+        return out
 
     module.forward = with_weights
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from .session import Feed, OpenGraph
 Case = tuple[Feed, Feed]  # inputs, and torch's outputs
 Change = Callable[[Graph, Collection[str]], Graph]
 ROUNDS = 12  # of leaving more nodes in fp32
-LEAST_GAIN = 0.9  # of the error; two rounds that leave more of it end them
+LEAST_GAIN = 0.95  # three rounds that leave more than this of the error end them
 WORST_SHARE = 0.3  # of the worst nodes, in a round
 PLAIN_NAME = ".plain.onnx"  # ends the name of a graph for TensorRT
 
@@ -117,7 +117,7 @@ def write_part(
 
 def _stuck(errors: Sequence[float]) -> bool:
     """Whether rounds of leaving nodes in fp32 do not help any more."""
-    return len(errors) > ROUNDS or (len(errors) > 2 and not errors[-1] < LEAST_GAIN * errors[-3])
+    return len(errors) > ROUNDS or (len(errors) > 3 and not errors[-1] < LEAST_GAIN * errors[-4])
 
 
 def seen_graph(graph: Graph, precision: str, kept: Collection[str]) -> tuple[Graph, Graph]:
