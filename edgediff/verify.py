@@ -26,6 +26,15 @@ class Finding:
     detail: str
 
 
+def check_provable(bundle: Bundle) -> None:
+    """Raise ``BundleError`` for another exporter's folder, which says neither checksums nor what to compare with."""
+    if bundle.foreign is not None:
+        raise BundleError(
+            f"{bundle.root} is a folder of another exporter: it holds neither checksums nor golden tensors to prove it "
+            f"by; make a bundle of it: edgediff adopt {bundle.root} BUNDLE"
+        )
+
+
 def prove(pipe: Pipeline) -> Iterator[Finding]:
     """Run every part on its golden inputs, then draw the golden pictures, and compare with what torch gave.
 
@@ -33,6 +42,7 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
         BundleError: the bundle holds no golden tensors, or they are damaged.
     """
     bundle = pipe.bundle
+    check_provable(bundle)
     if bundle.golden is None:
         raise BundleError(f"bundle {bundle.name!r} holds no golden tensors; export it again to have some")
     tensors = read_golden(bundle, bundle.golden)
