@@ -51,9 +51,8 @@ def info(args: argparse.Namespace) -> None:
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
-                print(
-                    f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]{as_declared(bundle, name, t)}"
-                )
+                declared = as_declared(bundle, name, t)
+                print(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]{declared}")
     for name in bundle.parts:
         facts = bundle.parity.get(name)
         if isinstance(facts, dict) and "relative" in facts:
