@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import torch
 
-from .attention import DOMAIN, has_fused
+from .attention import has_fused
+from .fused_node import DOMAIN
 from .graph import Array, Graph, Weight
 
 OPSET = 18

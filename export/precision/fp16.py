@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..onnx_graph.attention import DOMAIN
+from ..onnx_graph.fused_node import DOMAIN
 from ..onnx_graph.graph import Graph, Weight
 from .quantize import weight_in_fp16
 

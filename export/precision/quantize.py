@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ..onnx_graph.attention import DOMAIN
+from ..onnx_graph.fused_node import DOMAIN
 from ..onnx_graph.graph import DATA_LIMIT, Array, Graph, Weight
 
 SMALLEST = 64  # elements; below it a cast costs more bytes than it saves
