@@ -26,6 +26,11 @@ class Finding:
     detail: str
 
 
+def reference(bundle: Bundle) -> str:
+    """Who gave the golden tensors: torch, or the graphs that an adopted bundle was made of."""
+    return str(bundle.provenance.get("reference", "torch"))
+
+
 def check_provable(bundle: Bundle) -> None:
     """Raise ``BundleError`` for another exporter's folder, which says neither checksums nor what to compare with."""
     if bundle.foreign is not None:
@@ -118,4 +123,8 @@ def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDA
     if len(outside) == len(cases):
         return Finding(part, True, f"not proved: no golden input fits the engine: {outside[0]}")
     left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the engine" if outside else ""
-    return Finding(part, worst <= limit, f"differs from torch by {worst:.1e} (relative), at most {limit:g}{left}")
+    return Finding(
+        part,
+        worst <= limit,
+        f"differs from {reference(pipe.bundle)} by {worst:.1e} (relative), at most {limit:g}{left}",
+    )

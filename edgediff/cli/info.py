@@ -12,6 +12,7 @@ from ..engines.base import EngineOptions, check_device, default_engine_cache, wh
 from ..engines.choose import survey, walk
 from ..errors import BundleError, EdgediffError
 from ..sampling.kernels import describe
+from ..verify import reference
 from .options import add_engine_cache
 
 
@@ -57,7 +58,10 @@ def info(args: argparse.Namespace) -> None:
         facts = bundle.parity.get(name)
         if isinstance(facts, dict) and "relative" in facts:
             kept = len(facts.get("kept_fp32", ()))
-            print(f"{name:<16}{facts['relative']:.1e} from torch (relative)" + f", {kept} nodes in fp32" * bool(kept))
+            print(
+                f"{name:<16}{facts['relative']:.1e} from {reference(bundle)} (relative)"
+                + f", {kept} nodes in fp32" * bool(kept)
+            )
     if problems:
         raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
 

@@ -46,4 +46,4 @@ def verify(args: argparse.Namespace) -> None:
         failed += not finding.ok
         print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<16}{finding.detail}", flush=True)
     if failed:
-        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against torch's golden tensors failed")
+        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against its golden tensors failed")

@@ -46,3 +46,7 @@ class Tokenizer:
         """``(id, index of its first character)`` of every token of ``text``, without begin and end."""
         encoded = self._backend.encode(text, add_special_tokens=False)
         return [(int(i), int(start)) for i, (start, _) in zip(encoded.ids, encoded.offsets, strict=True)]
+
+    def save(self, path: Path) -> None:
+        """Write it as a tokenizer.json."""
+        self._backend.save(str(path))
