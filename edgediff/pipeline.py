@@ -13,7 +13,7 @@ from .checks import positive
 from .device.base import Device
 from .device.cuda import CudaDevice
 from .engines.base import Engine, EngineOptions, Provider, check_device, default_engine_cache
-from .engines.choose import Parts, check_engine
+from .engines.choose import Parts, check_engine, check_foreign
 from .engines.providers import check_providers
 from .errors import ArgumentError, BundleError, CopyError, EngineError, choices
 from .generation.arguments import Arguments
@@ -124,8 +124,9 @@ class Pipeline:
         word = word if token is None else token
         with self._lock:
             if self.bundle.embedding_widths is None:
+                cure = "export it again" if self.bundle.foreign is None else "export its source with edgediff export"
                 raise BundleError(
-                    f"the text encoder of bundle {self.bundle.name!r} has no input extra_embeddings; export it again"
+                    f"the text encoder of bundle {self.bundle.name!r} has no input extra_embeddings; {cure}"
                 )
             self._embeddings = self._textual_inversions().add(word, vectors)
         return word
@@ -267,7 +268,7 @@ def load(
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
     Args:
-        path: a bundle's folder.
+        path: a bundle's folder, or a folder of ONNX graphs that optimum or Olive wrote.
         device: cpu, cuda, or cuda:N. On CUDA the U-Net's loop stays on the GPU, but for guidance that is not linear and
             for batches with texts of several lengths.
         engine: onnx (ONNX Runtime), tensorrt (engine files that were built before, by ``edgediff build``), or auto:
@@ -280,9 +281,10 @@ def load(
         build_options: how auto builds engine files.
 
     Raises:
-        BundleError: the manifest is missing or malformed.
+        BundleError: the manifest is missing or malformed; another exporter's folder that cannot be run.
         ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form.
-        EngineError: a CUDA device that cannot be used; the message says why.
+        EngineError: a CUDA device that cannot be used; another exporter's graph with operators that nothing here
+            runs. The message says why.
     """
     ordinal = check_device(device)
     check_engine(engine, ordinal)
@@ -297,6 +299,7 @@ def load(
     bundle = read_bundle(path)
     cache = Path(engine_cache) if engine_cache is not None else default_engine_cache()
     options = EngineOptions(threads, providers, engine, cache)
+    check_foreign(bundle, options, ordinal)
     pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":
         pipe.build_engines(build_options)

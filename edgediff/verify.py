@@ -26,6 +26,20 @@ class Finding:
     detail: str
 
 
+def reference(bundle: Bundle) -> str:
+    """Who gave the golden tensors: torch, or the graphs that an adopted bundle was made of."""
+    return str(bundle.provenance.get("reference", "torch"))
+
+
+def check_provable(bundle: Bundle) -> None:
+    """Raise ``BundleError`` for another exporter's folder, which says neither checksums nor what to compare with."""
+    if bundle.foreign is not None:
+        raise BundleError(
+            f"{bundle.root} is a folder of another exporter: it holds neither checksums nor golden tensors to prove it "
+            f"by; make a bundle of it: edgediff adopt {bundle.root} BUNDLE"
+        )
+
+
 def prove(pipe: Pipeline) -> Iterator[Finding]:
     """Run every part on its golden inputs, then draw the golden pictures, and compare with what torch gave.
 
@@ -33,6 +47,7 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
         BundleError: the bundle holds no golden tensors, or they are damaged.
     """
     bundle = pipe.bundle
+    check_provable(bundle)
     if bundle.golden is None:
         raise BundleError(f"bundle {bundle.name!r} holds no golden tensors; export it again to have some")
     tensors = read_golden(bundle, bundle.golden)
@@ -108,4 +123,8 @@ def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDA
     if len(outside) == len(cases):
         return Finding(part, True, f"not proved: no golden input fits the engine: {outside[0]}")
     left = f"; {len(outside)} of {len(cases)} golden inputs do not fit the engine" if outside else ""
-    return Finding(part, worst <= limit, f"differs from torch by {worst:.1e} (relative), at most {limit:g}{left}")
+    return Finding(
+        part,
+        worst <= limit,
+        f"differs from {reference(pipe.bundle)} by {worst:.1e} (relative), at most {limit:g}{left}",
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import BundleError, BundleNotFoundError
 from ..sampling.schedule import Schedule
+from .foreign.adaptation import Foreign
 
 MANIFEST = "bundle.json"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -40,13 +41,16 @@ OPTIONAL = {
 SIZES, SIZES_AND_SCORE = 6, 5
 HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, not at every load
 WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
+FOREIGN = "onnx-foreign"  # a graph of another exporter, adapted as it runs
 PLAIN = "onnx-plain"  # a graph without fused attention, for building engines
 MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a part: which engine opens it, how its weights are stored, and what it must hash to."""
+    """One file of a part: which engine opens it, how its weights are stored, and what it must hash to (an empty text in
+    a foreign folder, of which nobody has said it).
+    """
 
     engine: str
     precision: str
@@ -131,7 +135,10 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle is a manifest that was read and checked. ``id`` is the start of the manifest's own sha256."""
+    """A bundle is a manifest that was read and checked. ``id`` is the start of the manifest's own sha256.
+
+    ``foreign`` says how another exporter's graphs stand for the parts; None for a bundle of our own.
+    """
 
     root: Path
     id: str
@@ -150,6 +157,7 @@ class Bundle:
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    foreign: Foreign | None = None
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -179,6 +187,13 @@ class Bundle:
     def embeds_guidance(self) -> bool:
         """Whether the U-Net takes the guidance scale as an input (LCM) and is never called without the prompt."""
         return self.unet_input("timestep_cond") is not None
+
+    @property
+    def fixed_size(self) -> tuple[int | None, int | None]:
+        """The width and height in pixels that the U-Net is made for; None where any goes in."""
+        shape = next(t.shape for t in self.parts["unet"].inputs if t.name == "sample")
+        sides = [s * self.latent.factor if isinstance(s, int) else None for s in shape[2:4]]
+        return (sides[1], sides[0]) if len(sides) == 2 else (None, None)
 
     @property
     def clip_skips(self) -> tuple[int, ...]:
@@ -238,7 +253,7 @@ class Bundle:
             raise BundleError(
                 f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
             )
-        if hashed and (digest := sha256(path)) != file.sha256:
+        if hashed and self.foreign is None and (digest := sha256(path)) != file.sha256:
             raise BundleError(
                 f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {digest[:16]}..., "
                 f"the manifest says {file.sha256[:16]}..."

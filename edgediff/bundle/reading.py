@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ..errors import ArgumentError, BundleError, BundleNotFoundError, choices
 from ..sampling.planning import plan
 from ..sampling.schedule import Schedule
+from .foreign.description import describe, is_foreign
 from .manifest import (
     KINDS,
     MANIFEST,
@@ -45,14 +46,19 @@ T = TypeVar("T")
 def read_bundle(path: str | Path | None = None) -> Bundle:
     """Read and check a bundle's manifest; the built-in model's when ``path`` is None. Parts are not opened.
 
+    A folder of ONNX graphs that another exporter wrote (optimum, Olive) has no manifest; its configs stand for one.
+
     Raises:
         BundleNotFoundError: no such folder or manifest.
-        BundleError: a manifest of another format, with a field missing or of the wrong type.
+        BundleError: a manifest of another format, with a field missing or of the wrong type; a foreign folder that
+            cannot be run.
     """
     root = BUILT_IN if path is None else Path(path)
     manifest = root / MANIFEST
     try:
         if not manifest.is_file():
+            if is_foreign(root):
+                return _read_foreign(root)
             what = "is not a folder" if not root.is_dir() else f"has no {MANIFEST}"
             raise BundleNotFoundError(f"no bundle at {root}: it {what}")
         raw = manifest.read_bytes()
@@ -72,6 +78,16 @@ def read_bundle(path: str | Path | None = None) -> Bundle:
         return _bundle(root, hashlib.sha256(raw).hexdigest()[:10], data)
     except BundleError as error:
         raise BundleError(f"{manifest}: {error}") from error
+
+
+def _read_foreign(root: Path) -> Bundle:
+    """Describe another exporter's folder as a manifest would, and check it as one."""
+    data, foreign = describe(root)
+    identity = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
+    try:
+        return replace(_bundle(root, identity, data), foreign=foreign)
+    except BundleError as error:
+        raise BundleError(f"{root} (a folder of another exporter): {error}") from error
 
 
 def _check_parts(parts: Mapping[str, Part], text: Sequence[TokenizerFile], latent: Latent) -> None:

@@ -18,6 +18,15 @@ def add(commands: Any) -> None:
 
 def hand_over(arguments: Sequence[str]) -> int:
     """Run the export stage with these arguments; returns its exit code."""
+    return run_module("edgediff_export", arguments)
+
+
+def run_module(module: str, arguments: Sequence[str]) -> int:
+    """Run a module of the export stage in a process of its own; returns its exit code.
+
+    Raises:
+        EngineError: the stage is not installed.
+    """
     if importlib.util.find_spec("edgediff_export") is None:
         raise EngineError("the export stage is not installed; install edgediff with its extras export and cpu")
-    return subprocess.run([sys.executable, "-m", "edgediff_export", *arguments], check=False).returncode
+    return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..bundle.manifest import HASH_LIMIT, Bundle, File
+from ..bundle.manifest import HASH_LIMIT, Bundle, File, Tensor
 from ..bundle.reading import read_bundle
 from ..engines.base import EngineOptions, check_device, default_engine_cache, why_not_file
 from ..engines.choose import survey, walk
 from ..errors import BundleError, EdgediffError
 from ..sampling.kernels import describe
+from ..verify import reference
 from .options import add_engine_cache
 
 
@@ -28,6 +29,7 @@ def info(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.model)
     defaults = bundle.defaults
     print(f"{bundle.name}  {bundle.id}  {bundle.kind}  ({bundle.root})")
+    print_foreign(bundle)
     if bundle.licence:
         print(f"licence    {bundle.licence}")
     print(
@@ -43,21 +45,51 @@ def info(args: argparse.Namespace) -> None:
         total += file.size
         state = _state(bundle, name, file, options)
         problems += state.startswith("PROBLEM")
-        print(f"{name:<16}{file.path:<24}{file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
+        print(f"{name:<16}{file.path:<23} {file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
     print(f"{'total':<54}{total / 1e6:>9.2f} MB")
     print(f"updates    {describe()}")
     print_survey(bundle, options, check_device(args.device) or 0)
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
-                print(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]")
+                declared = as_declared(bundle, name, t)
+                print(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]{declared}")
     for name in bundle.parts:
         facts = bundle.parity.get(name)
         if isinstance(facts, dict) and "relative" in facts:
             kept = len(facts.get("kept_fp32", ()))
-            print(f"{name:<16}{facts['relative']:.1e} from torch (relative)" + f", {kept} nodes in fp32" * bool(kept))
+            print(
+                f"{name:<16}{facts['relative']:.1e} from {reference(bundle)} (relative)"
+                + f", {kept} nodes in fp32" * bool(kept)
+            )
     if problems:
         raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
+
+
+def print_foreign(bundle: Bundle) -> None:
+    """Print what is known of another exporter's folder, and what is not."""
+    if bundle.foreign is None:
+        return
+    producer = bundle.provenance["producer"] or "an exporter that does not say"
+    print(f"foreign    {bundle.provenance['source_class']}, graphs by {producer}: no checksums, no golden tensors")
+    for note in bundle.foreign.notes:
+        print(f"           {note}")
+    for name, adaptation in bundle.foreign.parts.items():
+        header = adaptation.header
+        opsets = [f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()]
+        operators = [f"{domain}.{operator}" for domain, operator in header.custom]
+        print(f"{name:<16}opset {', '.join(opsets)}{'; beside them ' * bool(operators)}{', '.join(operators)}")
+
+
+def as_declared(bundle: Bundle, part: str, tensor: Tensor) -> str:
+    """What another exporter's graph calls a tensor of a part, where that differs."""
+    if bundle.foreign is None:
+        return ""
+    adaptation = bundle.foreign.parts[part]
+    given = adaptation.outputs.get(tensor.name)
+    port = adaptation.inputs[tensor.name] if given is None or tensor in bundle.parts[part].inputs else given.port
+    half = "" if given is None or given.half is None else f", half {given.half + 1} of it"
+    return f"  by {port}{half}"
 
 
 def print_survey(bundle: Bundle, options: EngineOptions, ordinal: int) -> None:
@@ -82,6 +114,7 @@ def _state(bundle: Bundle, name: str, file: File, options: EngineOptions) -> str
     except EdgediffError as error:
         return f"PROBLEM: {error}"
     state = f"ok  {file.sha256[:10]}" if hashed else "size ok, not hashed (edgediff verify does)"
+    state = state if bundle.foreign is None else "is there"
     if file.engine in ("tokenizers", "embedding", "golden"):
         return state
     return f"{state}  {_by_cpu(bundle, name, file, options)}"

@@ -11,9 +11,10 @@ from typing import NoReturn
 
 from ..errors import ArgumentError, EdgediffError, PromptWarning
 from ..version import __version__
-from . import build, export, generate, info, plan, samplers, verify
+from . import adopt, build, export, generate, info, plan, samplers, verify
 
-COMMANDS = (generate, samplers, plan, info, build, verify, export)
+COMMANDS = (generate, samplers, plan, info, build, verify, export, adopt)
+HANDED_OVER = {"export": export.hand_over, "adopt": adopt.hand_over}  # whose options are the export stage's
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", PromptWarning)
             warnings.showwarning = show_warning  # type: ignore[assignment]
-            if arguments[:1] == ["export"]:
-                return export.hand_over(arguments[1:])
+            if arguments and arguments[0] in HANDED_OVER:
+                return HANDED_OVER[arguments[0]](arguments[1:])
             args = parser().parse_args(arguments)
             args.run(args)
             if sys.stdout is not None:  # there is none under pythonw and some daemons

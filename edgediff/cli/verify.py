@@ -8,7 +8,7 @@ from typing import Any
 from ..bundle.reading import read_bundle
 from ..errors import BundleError
 from ..pipeline import load
-from ..verify import prove
+from ..verify import check_provable, prove
 from .options import add_engine, engine_arguments
 
 
@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
 def verify(args: argparse.Namespace) -> None:
     """Print a line a check. Raises ``BundleError`` where one failed."""
     bundle = read_bundle(args.bundle)
+    check_provable(bundle)
     broken = 0
     for name, file in bundle.files():
         try:
@@ -45,4 +46,4 @@ def verify(args: argparse.Namespace) -> None:
         failed += not finding.ok
         print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<16}{finding.detail}", flush=True)
     if failed:
-        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against torch's golden tensors failed")
+        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against its golden tensors failed")

@@ -81,6 +81,16 @@ def survey(bundle: Bundle, part: str, options: EngineOptions, ordinal: int = 0) 
     return availabilities
 
 
+def check_foreign(bundle: Bundle, options: EngineOptions, ordinal: int | None) -> None:
+    """Refuse another exporter's graphs whose operators nothing runs on a device, by ``EngineError``. Opens nothing."""
+    for part in () if bundle.foreign is None else bundle.needed:
+        if bundle.foreign is None or not bundle.foreign.parts[part].header.custom:
+            continue
+        reasons = [backend.why_not(bundle, part, options, ordinal) for backend in walk(options, ordinal)]
+        if reasons and all(reasons):
+            raise EngineError(f"{part} cannot run here: {'; '.join(reason for some in reasons for reason in some)}")
+
+
 @dataclass
 class Parts:
     """Parts hold the engines of a bundle. Requests hold the parts they began with; a change makes others.

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import HASH_LIMIT, WEIGHTS, Bundle, Part
+from ..bundle.manifest import FOREIGN, HASH_LIMIT, WEIGHTS, Bundle, Part
 from ..device.base import Device, DeviceArray
 from ..device.cuda import why_no_device
 from ..errors import BundleError, EngineError
 from .base import Backend, Engine, EngineOptions, Provider, first_file, why_not_file
+from .foreign import ForeignEngine, graph_part
+from .operators import why_no_foreign
 from .providers import CPU, CUDA, line, name_of, on_gpu, options_of, session_providers, silence, streams, why_no_library
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -151,12 +153,14 @@ class OnnxRuntime:
 
     name, word = "ONNX Runtime", "onnx"
     devices: tuple[str, ...] = ("cpu", "cuda")
-    runs: tuple[str, ...] = ("onnx",)
+    runs: tuple[str, ...] = ("onnx", FOREIGN)
 
     def why_not(self, bundle: Bundle, part: str, options: EngineOptions, ordinal: int | None) -> tuple[str, ...]:
         reasons = [] if ordinal is None else [why_no_device(ordinal), _why_no_cuda()]
         if first_file(bundle.parts[part], self.runs, _why_missing())[0] is None:
             reasons += [why_not_file(file, self.runs) or _why_missing() for file in bundle.parts[part].files]
+        elif bundle.foreign is not None:
+            reasons.append(why_no_foreign(import_onnxruntime(), bundle, part, options, ordinal))
         return tuple(dict.fromkeys(filter(None, reasons)))
 
     def describe(self, bundle: Bundle, part: str, options: EngineOptions, ordinal: int | None) -> str:
@@ -168,6 +172,8 @@ class OnnxRuntime:
         if file is None:
             raise EngineError(f"{part} cannot run here: {'; '.join(reasons)}")
         path = bundle.path(part, file, hashed=file.size <= HASH_LIMIT)
+        if bundle.foreign is not None:
+            return _open_foreign(bundle, part, path, options, device)
         for data in manifest.files:
             if data.engine == WEIGHTS and data.path.startswith(file.path):
                 bundle.path(part, data, hashed=data.size <= HASH_LIMIT)
@@ -177,6 +183,20 @@ class OnnxRuntime:
 
 
 BACKEND: Backend = OnnxRuntime()
+
+
+def _open_foreign(bundle: Bundle, part: str, path: Path, options: EngineOptions, device: Device | None) -> Engine:
+    """Open another exporter's graph. Arrays go through the host, since they are adapted there."""
+    assert bundle.foreign is not None
+    ordinal = None if device is None else device.ordinal
+    if reason := why_no_foreign(import_onnxruntime(), bundle, part, options, ordinal):
+        raise EngineError(f"{part}: {reason}")
+    for file in bundle.parts[part].files[1:]:
+        bundle.path(part, file, hashed=False)
+    adaptation, shown = bundle.foreign.parts[part], bundle.parts[part]
+    graph = graph_part(adaptation)
+    engine = OnnxRuntimeEngine(part, path, graph, options.threads, device, options.providers)
+    return ForeignEngine(part, engine, shown, adaptation, bundle.latent)
 
 
 def import_onnxruntime() -> Any:

@@ -71,6 +71,7 @@ def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embedding
     negatives = tuple(n for n in negatives for _ in range(per))
     table = plan_for(bundle, arguments)
     _check_guidance(bundle, arguments, table)
+    _check_times(bundle, table)
     latent = bundle.latent
     shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
     latents = None if arguments.latents is None else _latents(arguments.latents, shape)
@@ -177,9 +178,11 @@ def _size(bundle: Bundle, arguments: Arguments) -> tuple[int, int]:
     defaults, multiple = bundle.defaults, bundle.latent.size_multiple
     height = positive("height", defaults.height if arguments.height is None else arguments.height)
     width = positive("width", defaults.width if arguments.width is None else arguments.width)
-    for name, value in (("height", height), ("width", width)):
+    for name, value, fixed in (("height", height, bundle.fixed_size[1]), ("width", width, bundle.fixed_size[0])):
         if value > MAX_SIZE:
             raise ArgumentError(f"{name} is {value}; it must be at most {MAX_SIZE}")
+        if fixed not in (None, value):
+            raise ArgumentError(f"{name} is {value}; the U-Net of bundle {bundle.name!r} takes {fixed} alone")
         if value % multiple:
             below = value // multiple * multiple
             near = [str(v) for v in (below, below + multiple) if v]
@@ -187,11 +190,25 @@ def _size(bundle: Bundle, arguments: Arguments) -> tuple[int, int]:
     return width, height
 
 
+def _check_times(bundle: Bundle, table: Plan) -> None:
+    """Refuse a plan whose timesteps are not whole numbers, for another exporter's graph that takes no others."""
+    if bundle.foreign is None or not bundle.foreign.parts["unet"].whole_times:
+        return
+    for k, row in enumerate(table.rows):
+        if not float(row.t).is_integer():
+            raise ArgumentError(
+                f"call {k + 1} of this plan is at timestep {row.t:g}; the U-Net of bundle {bundle.name!r} takes whole "
+                "timesteps: choose a spacing of timesteps (leading, trailing, linspace), or another sampler"
+            )
+
+
 def _check_clip_skip(bundle: Bundle, clip_skip: int) -> None:
     known = (0, *bundle.clip_skips)
     if not is_whole(clip_skip) or clip_skip not in known:
+        foreign = "" if bundle.foreign is None else " (its graph, another exporter's, gives no earlier states)"
         raise ArgumentError(
-            f"clip_skip is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers {choices(map(str, known))}"
+            f"clip_skip is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers "
+            f"{choices(map(str, known))}{foreign}"
         )
 
 

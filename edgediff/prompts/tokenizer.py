@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, EngineError
+from .clip_tokenizer import VOCABULARY, clip_backend
 
 
 class Tokenizer:
     """A tokenizer cuts text as CLIP does.
 
     Args:
-        path: the bundle's tokenizer.json (its post-processor adds begin and end).
+        path: the bundle's tokenizer.json (its post-processor adds begin and end), or CLIP's vocab.json with its merges
+            beside it.
         max_length: tokens that the text encoder takes, begin and end included.
         pad_id: id that fills the rest.
 
@@ -27,7 +29,7 @@ class Tokenizer:
         except ImportError as error:
             raise EngineError("the package tokenizers is not installed; run: pip install tokenizers") from error
         try:
-            self._backend: Any = Backend.from_file(str(path))
+            self._backend: Any = clip_backend(path) if path.name == VOCABULARY else Backend.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"{path.name} is not a tokenizer that can be read: {error}") from error
         self._backend.no_padding()
@@ -44,3 +46,7 @@ class Tokenizer:
         """``(id, index of its first character)`` of every token of ``text``, without begin and end."""
         encoded = self._backend.encode(text, add_special_tokens=False)
         return [(int(i), int(start)) for i, (start, _) in zip(encoded.ids, encoded.offsets, strict=True)]
+
+    def save(self, path: Path) -> None:
+        """Write it as a tokenizer.json."""
+        self._backend.save(str(path))

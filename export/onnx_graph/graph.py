@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,6 +61,18 @@ class Graph:
             given |= set(node.output)
             read |= dict.fromkeys((*node.input, *_captured(node)))
         return [name for name in read if name not in given]
+
+    def before(self, operators: Collection[str]) -> set[str]:
+        """Name the nodes of these kinds and all that they depend on."""
+        maker = {name: node for node in self.nodes for name in node.output}
+        found: set[str] = set()
+        waiting = [node for node in self.nodes if node.op_type in operators]
+        while waiting:
+            node = waiting.pop()
+            if node.name not in found:
+                found.add(node.name)
+                waiting += [maker[name] for name in node.input if name in maker]
+        return found
 
     def drop_unused(self) -> None:
         """Forget nodes and weights that nothing reads."""

@@ -13,8 +13,9 @@ import onnx
 import torch
 
 from ..weight import Array, Weight
-from .attention import DOMAIN, has_fused
+from .attention import has_fused
 from .binding import TURNED, Bind
+from .fused_node import DOMAIN
 from .graph import Graph
 
 OPSET = 18

@@ -13,16 +13,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..onnx_graph.attention import DOMAIN
+from ..onnx_graph.fused_node import DOMAIN
 from ..onnx_graph.graph import Graph
 from ..weight import Array, Weight
-from .quantize import weight_in_fp16
+from .quantize import ANGLES, weight_in_fp16
 
 # Inputs that the operator wants in fp32 whatever its data are.
 FP32_INPUTS = {("Resize", 1), ("Resize", 2)}
-# Operators that make their floats of nothing; and those that need more digits than fp16 has, with all before them: the
-# angles of timestep embeddings go to 1000 radians.
-GENERATORS, ANGLES = ("Range", "ConstantOfShape", "RandomNormal"), ("Sin", "Cos")
+# Operators that make their floats of nothing.
+GENERATORS = ("Range", "ConstantOfShape", "RandomNormal")
 SHAPE_OPERATORS = ("Shape", "Size")  # read any type and give none
 
 
@@ -122,7 +121,7 @@ class _Walk:
     def __post_init__(self) -> None:
         self.floats = float_tensors(self.graph)
         self.outputs = {o.name for o in self.graph.model.graph.output}
-        self.kept = set(self.keep) | _before(self.graph, ANGLES)
+        self.kept = set(self.keep) | self.graph.before(ANGLES)
         self.is_half: dict[str, bool] = {i.name: False for i in self.graph.model.graph.input}
         for node in self.graph.nodes:
             self.is_half |= {name: self.half(node) for name in node.output}
@@ -144,19 +143,6 @@ class _Walk:
     def nodes(self) -> Iterable[onnx.NodeProto]:
         """Copy the nodes, to change them."""
         return [onnx.NodeProto.FromString(n.SerializeToString()) for n in self.graph.nodes]
-
-
-def _before(graph: Graph, operators: Collection[str]) -> set[str]:
-    """Name the nodes of these kinds and all that they depend on."""
-    maker = {name: node for node in graph.nodes for name in node.output}
-    nodes: dict[str, onnx.NodeProto] = {}
-    waiting = [node for node in graph.nodes if node.op_type in operators]
-    while waiting:
-        node = waiting.pop()
-        if node.name not in nodes:
-            nodes[node.name] = node
-            waiting += [maker[name] for name in node.input if name in maker]
-    return set(nodes)
 
 
 def _rounded(weight: Weight) -> Weight:

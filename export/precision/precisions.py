@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgediff.compare import relative
 from edgediff.errors import EngineError
 
-from ..onnx_graph.attention import FUSED, plain
+from ..onnx_graph.fused_node import FUSED, plain
 from ..onnx_graph.graph import Graph, WrittenFile, write_graph
 from .fp16 import rounded, to_fp16
 from .quantize import CHANNEL, multiply_int8, store_fp16, store_int8

@@ -11,12 +11,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ..onnx_graph.attention import DOMAIN
+from ..onnx_graph.fused_node import DOMAIN
 from ..onnx_graph.graph import DATA_LIMIT, Graph
 from ..weight import Array, Weight
 
 SMALLEST = 64  # elements; below it a cast costs more bytes than it saves
 FP16_MAX = float(np.finfo(np.float16).max)
+# Operators that need more digits than fp16 has, with all before them: the angles of timesteps go to 1000 radians.
+ANGLES = ("Sin", "Cos")
 # The axis of the output channels of each operator's weight, as a module of torch traces.
 CHANNEL = {"Conv": 0, "MatMul": 1, "Gemm": 0}
 
@@ -30,7 +32,8 @@ def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
     too, which cannot be folded: they are widened as they are used.
     """
     large = sum(w.size for w in graph.weights.values()) > 2 * DATA_LIMIT
-    kept = {name for node in graph.nodes if node.name in keep for name in node.input}
+    exact = {*keep, *graph.before(ANGLES)}
+    kept = {name for node in graph.nodes if node.name in exact for name in node.input}
     casts = []
     for name, weight in list(graph.weights.items()):
         if weight.dtype != np.float32 or weight.constant or np.prod(weight.shape) < SMALLEST or name in kept:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgediff.bundle.manifest import Bundle, Part
 from edgediff.pipeline import Pipeline
 
-from ..onnx_graph.recipes import PartRecipe
-from ..sources.base import Source
+if TYPE_CHECKING:  # they need torch, which adopting a folder of ONNX graphs does not
+    from ..onnx_graph.recipes import PartRecipe
+    from ..sources.base import Source
 
 Arrays = dict[str, NDArray[Any]]
 EngineCall = Callable[..., Arrays]
@@ -70,6 +70,8 @@ def pipeline_of(
 
 def torch_engine(recipe: PartRecipe, source: Source) -> EngineCall:
     """Have torch run a part: the exported one is held against it."""
+    import torch
+
     module = recipe.wrap(source.load(recipe.component))
 
     def run(**inputs: NDArray[Any]) -> Arrays:

@@ -17,7 +17,8 @@ import edgediff
 from edgediff.bundle.reading import read_bundle
 from edgediff.verify import prove
 from edgediff_export.convert import export
-from edgediff_export.onnx_graph.attention import FUSED, FusedAttention, plain
+from edgediff_export.onnx_graph.attention import FusedAttention
+from edgediff_export.onnx_graph.fused_node import FUSED, plain
 from edgediff_export.onnx_graph.graph import Graph, read_graph, write_graph
 from edgediff_export.precision.fp16 import rounded, to_fp16
 from edgediff_export.precision.precisions import PRECISIONS

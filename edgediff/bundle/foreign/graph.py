@@ -1,0 +1,235 @@
+"""What an ONNX file says of its graph: inputs, outputs, operators. Weights are skipped, however large they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import BundleError, BundleNotFoundError
+from .named_files import why_no_model
+from .protobuf import BYTES, Field, WireError, fields, text
+
+# Field numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
+MODEL_PRODUCER, MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTION = 2, 7, 8, 25
+NODE, INITIALIZER, INPUT, OUTPUT, SPARSE = 1, 5, 11, 12, 15
+NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN, FUNCTION_NODE = 4, 5, 7, 7
+ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+TENSOR_DIM, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 1, 2, 8, 13
+TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+         11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}  # fmt: skip
+STANDARD = ("", "ai.onnx")  # ONNX's own operator domain
+MAX_DEPTH = 16  # of graphs inside nodes
+MAX_ENTRIES = 2_000_000  # fields in all; SDXL's U-Net has 150,000
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output as the file declares it; a dimension is a number, a name, or "?" where nothing is said."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass
+class GraphHeader:
+    """A header is all that is read of an ONNX file.
+
+    Attributes:
+        inputs, outputs: of the graph; inputs that have a default are weights, and left out.
+        opsets: the version of each operator domain.
+        operators: (domain, operator) of every node, those of inner graphs and functions included.
+        external: the files of weights that it names.
+        weights: how many bytes of weights it has of each type, where shapes tell.
+    """
+
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    producer: str = ""
+    opsets: dict[str, int] = field(default_factory=dict)
+    operators: set[tuple[str, str]] = field(default_factory=set)
+    functions: set[str] = field(default_factory=set)
+    external: set[str] = field(default_factory=set)
+    weights: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def custom(self) -> list[tuple[str, str]]:
+        """The operators outside ONNX's own domain, sorted."""
+        return sorted(pair for pair in self.operators if pair[0] not in STANDARD)
+
+
+def read_header(path: Path) -> GraphHeader:
+    """Read the header of an ONNX file.
+
+    Raises:
+        BundleNotFoundError: no such file.
+        BundleError: it cannot be read, or is no ONNX file; the message says what it is, where that can be told.
+    """
+    if not path.is_file():
+        raise BundleNotFoundError(f"{path} is missing")
+    try:
+        with path.open("rb") as file:
+            reader = _Reader(file)
+            try:
+                header = reader.model(path.stat().st_size)
+            except WireError as error:
+                raise BundleError(f"{path} is not an ONNX file: {why_no_model(path) or error}") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not header.outputs:
+        raise BundleError(f"{path} is not an ONNX file: {why_no_model(path) or 'it holds no graph'}")
+    return header
+
+
+class _Reader:
+    """A reader walks one file, and counts what it reads, so that no file takes unbounded time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.count = 0
+        self.header = GraphHeader()
+
+    def fields(self, start: int, end: int) -> Iterator[Field]:
+        for one in fields(self.file, start, end):
+            self.count += 1
+            if self.count > MAX_ENTRIES:
+                raise WireError(f"it has more than {MAX_ENTRIES} fields")
+            yield one
+
+    def inner(self, one: Field) -> Iterator[Field]:
+        """The fields of a field that is a message itself."""
+        if one.wire != BYTES:
+            raise WireError("a number stands where a message belongs")
+        return self.fields(one.start, one.end)
+
+    def model(self, size: int) -> GraphHeader:
+        for one in self.fields(0, size):
+            if one.number == MODEL_GRAPH:
+                self.graph(one, 0)
+            elif one.number == MODEL_OPSET:
+                self.opset(one)
+            elif one.number == MODEL_PRODUCER:
+                self.header.producer = text(self.file, one)
+            elif one.number == MODEL_FUNCTION:
+                self.function(one)
+        return self.header
+
+    def opset(self, message: Field) -> None:
+        domain, version = "", 0
+        for one in self.inner(message):
+            domain = text(self.file, one) if one.number == 1 else domain
+            version = one.value if one.number == 2 else version
+        self.header.opsets[domain] = version
+
+    def function(self, message: Field) -> None:
+        for one in self.inner(message):
+            if one.number == 1:
+                self.header.functions.add(text(self.file, one))
+            elif one.number == FUNCTION_NODE:
+                self.node(one, 0)
+
+    def graph(self, message: Field, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise WireError(f"graphs lie in graphs, more than {MAX_DEPTH} deep")
+        inputs: list[Port] = []
+        outputs: list[Port] = []
+        defaults: set[str] = set()
+        for one in self.inner(message):
+            if one.number == NODE:
+                self.node(one, depth)
+            elif one.number == INITIALIZER:
+                defaults.add(self.tensor(one))
+            elif one.number == SPARSE:
+                for half in self.inner(one):
+                    if half.number in (1, 2):
+                        self.tensor(half)
+            elif one.number in (INPUT, OUTPUT) and depth == 0:
+                (inputs if one.number == INPUT else outputs).append(self.port(one))
+        if depth == 0:
+            self.header.inputs = tuple(port for port in inputs if port.name not in defaults)
+            self.header.outputs = tuple(outputs)
+
+    def node(self, message: Field, depth: int) -> None:
+        domain = operator = ""
+        for one in self.inner(message):
+            if one.number == NODE_OPERATOR:
+                operator = text(self.file, one)
+            elif one.number == NODE_DOMAIN:
+                domain = text(self.file, one)
+            elif one.number == NODE_ATTRIBUTE:
+                for inner in self.inner(one):
+                    if inner.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
+                        self.graph(inner, depth + 1)
+                    elif inner.number in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS):
+                        self.tensor(inner)
+        self.header.operators.add((domain, operator))
+
+    def tensor(self, message: Field) -> str:
+        """Note where a tensor's values lie, and return its name. The values themselves are skipped."""
+        name, kind, count = "", 0, 1
+        for one in self.inner(message):
+            if one.number == TENSOR_NAME:
+                name = text(self.file, one)
+            elif one.number == TENSOR_TYPE:
+                kind = one.value
+            elif one.number == TENSOR_DIM:
+                for dim in [one.value] if one.wire != BYTES else self.packed(one):
+                    count *= dim
+            elif one.number == TENSOR_EXTERNAL:
+                self.external(one)
+        if kind in TYPES:
+            self.header.weights[TYPES[kind]] = self.header.weights.get(TYPES[kind], 0) + count
+        return name
+
+    def packed(self, one: Field) -> list[int]:
+        """Read the dimensions of a writer that packs them."""
+        if one.end - one.start > 128:
+            raise WireError("a tensor has more than 128 dimensions")
+        self.file.seek(one.start)
+        out, value, shift = [], 0, 0
+        for byte in self.file.read(one.end - one.start):
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                out.append(value)
+                value = shift = 0
+        return out
+
+    def external(self, message: Field) -> None:
+        key = value = ""
+        for one in self.inner(message):
+            key = text(self.file, one) if one.number == 1 else key
+            value = text(self.file, one) if one.number == 2 else value
+        if key == "location":
+            self.header.external.add(value)
+
+    def port(self, message: Field) -> Port:
+        name, dtype = "", "?"
+        shape: tuple[int | str, ...] = ("?",)
+        for one in self.inner(message):
+            if one.number == 1:
+                name = text(self.file, one)
+            elif one.number == 2:
+                for kind in self.inner(one):
+                    if kind.number == 1:
+                        dtype, shape = self.tensor_type(kind)
+        return Port(name, dtype, shape)
+
+    def tensor_type(self, message: Field) -> tuple[str, tuple[int | str, ...]]:
+        dtype = "?"
+        shape: list[int | str] = []
+        for one in self.inner(message):
+            if one.number == 1:
+                dtype = TYPES.get(one.value, f"type {one.value}")
+            elif one.number == 2:
+                for dim in self.inner(one):
+                    size: int | str = "?"
+                    for part in self.inner(dim):
+                        size = part.value if part.number == 1 else text(self.file, part) if part.number == 2 else size
+                    shape.append(size)
+        return dtype, tuple(shape)

@@ -1,0 +1,72 @@
+"""The tokenizer of a text encoder: which of its files is read, how long texts are, and what fills them up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import BundleError, BundleNotFoundError
+from ...prompts.clip_tokenizer import MERGES, VOCABULARY, special_tokens
+from .named_files import read_config
+
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+CLIP_LENGTH = 77  # tokens
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """Return the file that the tokenizer is made of: ``tokenizer.json``, or ``vocab.json`` with the merges beside it.
+
+    Raises:
+        BundleNotFoundError: there is neither.
+        BundleError: a tokenizer of another kind than CLIP's.
+    """
+    if not folder.is_dir():
+        raise BundleNotFoundError(f"{folder} is missing; a text encoder needs its tokenizer")
+    config = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    kind = str(config.get("tokenizer_class", "CLIPTokenizer"))
+    if not kind.startswith(("CLIP", "PreTrainedTokenizer", "TokenizersBackend")):
+        raise BundleError(f"{folder} is a {kind}; this version reads CLIP's byte-pair encoding alone")
+    if (folder / TOKENIZER).is_file():
+        return folder / TOKENIZER
+    if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
+        return folder / VOCABULARY
+    if other := [name for name in SENTENCEPIECE if (folder / name).is_file()]:
+        raise BundleError(f"{folder} holds {other[0]}; this version reads CLIP's byte-pair encoding alone")
+    raise BundleNotFoundError(f"{folder} holds neither {TOKENIZER} nor {VOCABULARY} with {MERGES}")
+
+
+def text_facts(folder: Path, file: Path, encoder: Mapping[str, Any], length: int | str) -> dict[str, int]:
+    """Return ``max_length`` and ``pad_id`` of a text encoder's tokenizer.
+
+    Args:
+        folder, file: of the tokenizer.
+        encoder: the text encoder's config.json.
+        length: of its input in the graph; a name where any length goes in.
+    """
+    config = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    told = [config.get("model_max_length"), encoder.get("max_position_embeddings"), length]
+    lengths = [int(v) for v in told if isinstance(v, (int, float)) and not isinstance(v, bool) and v < 2**31]
+    ids = _ids(file)
+    try:
+        pad = special_tokens(folder)["pad_token"]
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{folder}: the special tokens cannot be read: {error}") from error
+    if pad not in ids:
+        raise BundleError(f"{folder}: pad_token is {pad!r}, which is not in {file.name}")
+    return {"max_length": min(lengths, default=CLIP_LENGTH), "pad_id": ids[pad]}
+
+
+def _ids(file: Path) -> dict[str, int]:
+    """The tokens of a tokenizer's file and their ids."""
+    data = read_config(file)
+    if file.name == VOCABULARY:
+        return data
+    model = data.get("model")
+    kind = model.get("type", "BPE") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise BundleError(f"{file} is of the kind {kind!r}; this version reads CLIP's byte-pair encoding (BPE) alone")
+    added = data.get("added_tokens") or []
+    more = {t["content"]: t["id"] for t in added if isinstance(t, dict) and {"content", "id"} <= set(t)}
+    return {**model["vocab"], **more}
