@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, metavar="N", help="its default number of steps")
     add("--guidance-scale", type=float, metavar="G", help="its default guidance scale")
     add("--sampler", metavar="S", help="its default sampler")
+    add("--floor", type=float, metavar="DB", help="least PSNR of the pictures, in place of the precision's")
     add("--build", action="store_true", help="then build TensorRT engines for this machine's GPU (as edgediff build)")
     add("--name", help="the bundle's name (default: the model's)")
     add("--licence", default="", help="what the manifest says of the weights' licence")
@@ -106,6 +107,7 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
         "vae": args.vae,
         "preview_decoder": args.preview_decoder,
         "prediction_type": args.prediction_type,
+        "floor": args.floor,
         "defaults": {k: v for k, v in defaults.items() if v is not None},
         "name": args.name,
         "licence": args.licence,

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
-from .base import COMPONENT_CLASSES
+from .base import COMPONENT_CLASSES, ENCODERS
 from .loading import hollow_module, load_module, model_class, scheduler_config
+from .strict import check_folder
 
 # Pipelines that can be exported, and the components that each must have.
 PIPELINES: dict[str, tuple[str, ...]] = {
@@ -35,6 +38,8 @@ ABSENT = {
     "StableDiffusionPipeline": ("vae",),
     "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "tokenizer"),
 }
+
+SMALL = [encoder for encoder, _ in ENCODERS]
 
 
 class Folder:
@@ -90,6 +95,29 @@ class Folder:
 
     def load(self, component: str) -> Any:
         return load_module(self.path / component, self._class(component), component)
+
+    def reference(self, component: str, wide: bool = False) -> Any:
+        wide = wide or component in SMALL  # small, and their code looks at their weights' type
+        return load_module(self.path / component, self._class(component), component, wide)
+
+    def reference_scheduler(self) -> Any:
+        return model_class(str(self._index["scheduler"][1])).from_pretrained(str(self.path / "scheduler"))
+
+    def reference_tokenizer(self, component: str) -> Any:
+        try:
+            cls = getattr(transformers, self._class(component))
+            return cls.from_pretrained(str(self.path / component), local_files_only=True)
+        except Exception:  # a slow tokenizer without its files, or a class of other versions
+            return self.tokenizer(component)
+
+    def notes(self) -> list[str]:
+        return []
+
+    def check(self) -> None:
+        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read."""
+        for component in COMPONENT_CLASSES:
+            if self.has(component):
+                check_folder(self.path / component, self.hollow(component), component)
 
     def scheduler(self) -> dict[str, Any]:
         name = str(self._index["scheduler"][1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors import safe_open
 from edgediff.errors import ArgumentError, BundleError, choices
 
 from .base import COMPONENT_CLASSES, encoders_of
+from .by_diffusers import read_by_diffusers
 from .clip_tokenizer import END, EXCLAMATION, clip_tokenizer
 from .folder import Folder
 from .loading import model_class, scheduler_config
@@ -68,6 +70,7 @@ class SingleFile:
         else:
             self.pipeline = (self._inpaints and self._family.inpaint) or self._family.pipeline
         self._hollow: dict[str, Any] = {}
+        self._unread: list[str] = []  # what diffusers could not read
         for component in (*self._family.prefixes, "unet", "vae"):
             self._convert(component, self.hollow(component), hollow_tensors(self._shapes_of(component)))
 
@@ -102,7 +105,8 @@ class SingleFile:
     def setting(self, name: str) -> Any:
         if self._folder is not None:
             return self._folder.setting(name)
-        return {"force_zeros_for_empty_prompt": "text_encoder" in self._family.prefixes}.get(name)
+        base = "text_encoder" in self._family.prefixes  # SDXL's refiner has the second alone
+        return {"force_zeros_for_empty_prompt": base, "requires_aesthetics_score": not base}.get(name)
 
     def _config(self, component: str) -> dict[str, Any]:
         config = dict(self._family.configs[component])
@@ -141,6 +145,34 @@ class SingleFile:
         model = self._make(component)
         weights = self._convert(component, model, read_tensors(self.path, self._shapes_of(component)))
         return fill_module(component, model, weights, self.path)
+
+    def check(self) -> None:
+        """Do nothing: the header was held against the configs when the file was opened."""
+
+    def reference(self, component: str, wide: bool = False) -> Any:
+        config = self.hollow(component).config
+        settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return read_by_diffusers(self.path, component, class_of_component(component), settings, Path(folder), wide)
+            except BundleError:
+                raise
+            except Exception as error:  # diffusers knows fewer layouts, and says so in many ways
+                self._unread.append(
+                    f"{component}: diffusers' from_single_file cannot read it from this file ({type(error).__name__}); "
+                    "the reference has the weights as they are converted here"
+                )
+                return self.load(component)
+
+    def reference_scheduler(self) -> Any:
+        config = self.scheduler()
+        return model_class(config["_class_name"]).from_config(config)
+
+    def reference_tokenizer(self, component: str) -> Any:
+        return self.tokenizer(component) if self._folder is None else self._folder.reference_tokenizer(component)
+
+    def notes(self) -> list[str]:
+        return list(self._unread)
 
     def scheduler(self) -> dict[str, Any]:
         config = dict(self._family.scheduler) if self._folder is None else self._folder.scheduler()
