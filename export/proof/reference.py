@@ -85,7 +85,7 @@ def make_pipeline(source: Source, scheduler: Any, **parts: Any) -> Any:
     }
     given |= {name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in known}
     given |= {name: value for name, value in settings.items() if name in known}
-    pipe = cls(**{**given, "scheduler": type(scheduler).from_config(scheduler.config), **parts})
+    pipe = cls(**{**given, "scheduler": type(scheduler).from_config(scheduler.config), **{name: part for name, part in parts.items() if name in known}})
     if parts.get("unet") is not None and parts.get("vae") is None and hasattr(pipe, "scheduler"):
         pipe.scheduler = type(scheduler).from_config(scheduler.config)  # a model of pixels clips if its folder says so
     pipe.set_progress_bar_config(disable=True)

@@ -41,7 +41,11 @@ UNFIT_PREDICTION = {
     "plms": ("v_prediction", "sample"),  # it averages raw outputs of several levels
     **dict.fromkeys(("euler", "euler_a", "dpm2", "dpm2_a"), ("sample",)),
 }
-UNFIT_SPACING = {"ddim": ("linspace",), "plms": ("linspace",)}  # they step to t - 1000/N, wherever the next t is
+UNFIT_SPACING = {
+    **dict.fromkeys(("ddim", "plms"), ("linspace",)),  # they step to t - 1000/N, wherever the next t is
+    **dict.fromkeys(("deis", "deis_3"), ("karras", "exponential")),  # their last step stays where it is
+    **dict.fromkeys(("dpm2", "dpm2_a"), ("karras",)),  # they round every second timestep
+}
 
 
 @dataclass(frozen=True)
