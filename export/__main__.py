@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("--embedding", action="append", default=[], metavar="[WORD=]FILE", help="carry a textual inversion; repeatable")
     add("--config", metavar="FOLDER", help="a diffusers folder whose configs stand for those that a file lacks")
     add("--vae", metavar="PATH", help="another autoencoder: a folder (AutoencoderKL or AutoencoderTiny) or a file")
+    add("--vae-shift", action="store_true", help="decode with the autoencoder's shift_factor")
     add("--preview-decoder", metavar="FOLDER", help="an AutoencoderTiny that draws previews")
     add("--prediction-type", metavar="T", help="of a file that does not say: epsilon or v_prediction")
     add("--size", metavar="WxH", help="the bundle's default size (default: the model's)")
@@ -105,6 +106,7 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
         "embeddings": [named_file(text) for text in args.embedding],
         "config": args.config,
         "vae": args.vae,
+        "vae_shift": args.vae_shift,
         "preview_decoder": args.preview_decoder,
         "prediction_type": args.prediction_type,
         "floor": args.floor,

@@ -19,6 +19,7 @@ from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.sampling.names import from_config
 
 from .job import ExportJob
+from .latent_facts import unused_shift
 from .lora.file import read_lora
 from .manifest import file_entry, model_facts, scheduler_of, write_manifest
 from .onnx_graph.recipes import PartRecipe, recipes_of
@@ -48,6 +49,7 @@ def export(
     embeddings: Sequence[tuple[str | None, str | Path]] = (),
     config: str | Path | None = None,
     vae: str | Path | None = None,
+    vae_shift: bool = False,
     preview_decoder: str | Path | None = None,
     prediction_type: str | None = None,
     floor: float | None = None,
@@ -74,6 +76,8 @@ def export(
         embeddings: words (None: the file's own) and files of textual inversions, carried in the bundle.
         config: a diffusers folder whose configs stand for those that a single file lacks.
         vae: another autoencoder; ``preview_decoder`` a folder with an AutoencoderTiny for previews.
+        vae_shift: decode with the autoencoder's ``shift_factor`` (z / scaling_factor + shift_factor), as pipelines of
+            newer families do and diffusers' pipelines of these do not.
         prediction_type: of a single file that does not say, epsilon or v_prediction.
         floor: least PSNR of the pictures in dB, 10 .. 99, in place of the precision's; the bundle says so.
         name, licence, provenance: what the manifest says; ``defaults`` overrides its defaults (size, steps, ...).
@@ -94,14 +98,18 @@ def export(
         raise ArgumentError(f"floor is {floor!r}; it must be a number of dB, {FLOORS[0]} .. {FLOORS[1]}")
     if importlib.util.find_spec("onnxruntime") is None:
         raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
-    opened = open_source(source, None if config is None else Path(config), prediction_type)
+    exchanged = () if vae is None else ("vae",)
+    opened = open_source(source, None if config is None else Path(config), prediction_type, exchanged)
     if isinstance(opened, SingleFile) and (assumed := opened.guesses()):
         report(assumed)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
         opened = ModifiedSource(opened, others, [read_lora(path, weight) for path, weight in loras])
     opened.check()
-    facts = model_facts(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
+    # What cannot be exported shows here, before minutes of tracing.
+    facts = model_facts(opened, defaults or {}, vae_shift)
+    if unused := unused_shift(opened, facts):
+        report(unused)
     recipes = recipes_of(opened, facts)
     names = [r.name for r in recipes]
     if unknown := [part for part in part_precision or {} if part not in names]:

@@ -56,7 +56,11 @@ def draw_reference(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]:
         for note in notes:
             job.progress.say(note)
         store_tensors(job.case_file(PICTURES), _golden(reference, arrays))
-        about = {"pipeline": job.source.pipeline, "scheduler": type(twin.scheduler).__name__, "asked": float(f"{asked:.1e}")}
+        about = {
+            "pipeline": job.source.pipeline,
+            "scheduler": type(twin.scheduler).__name__,
+            "asked": float(f"{asked:.1e}"),
+        }
         job.progress.say(f"the loop asks what diffusers' {job.source.pipeline} asks, to {asked:.1e} (relative)")
         return {"calls": calls, "reference": about | ({"notes": notes} if notes else {})}, [job.case_file(PICTURES)]
 

@@ -53,9 +53,7 @@ class LazyEngine:
         return out
 
 
-def pipeline_of(
-    bundle: Bundle, openers: Mapping[str, Opener], size: int
-) -> tuple[Pipeline, dict[str, LazyEngine]]:
+def pipeline_of(bundle: Bundle, openers: Mapping[str, Opener], size: int) -> tuple[Pipeline, dict[str, LazyEngine]]:
     """Make a pipeline over a bundle, of ``size`` bytes, with these engines instead of the bundle's own."""
     pipe, slot = Pipeline(bundle), EngineSlot(size)
     engines = {name: LazyEngine(name, bundle.parts[name], opener, slot) for name, opener in openers.items()}

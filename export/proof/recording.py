@@ -78,7 +78,7 @@ def _unet_hook(unet: Any, calls: list[Case]) -> Callable[..., None]:
 
 
 def unet_inputs(told: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Name what a U-Net of diffusers is told as a bundle's inputs. Raises ``BundleError`` for what none of them takes."""
+    """Name what a U-Net of diffusers is told as a bundle's inputs; ``BundleError`` for what no bundle takes."""
     sample, added = told["sample"], dict(told.get("added_cond_kwargs") or {})
     timestep = torch.as_tensor(told["timestep"]).float().reshape(-1).expand(len(sample))
     found = {"sample": array(sample), "timestep": array(timestep)}

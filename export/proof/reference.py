@@ -80,13 +80,17 @@ def make_pipeline(source: Source, scheduler: Any, **parts: Any) -> Any:
     for name in known:
         if (value := source.setting(name)) is not None and not isinstance(value, list):
             settings.setdefault(name, value)
-    given: dict[str, Any] = {
-        name: None for name, p in known.items() if name != "self" and p.default is inspect.Parameter.empty
+    optional = ("safety_checker", "feature_extractor", "image_encoder")
+    given = {
+        **{
+            n: None for n, p in known.items() if n != "self" and (p.default is inspect.Parameter.empty or n in optional)
+        },
+        **settings,
+        **parts,
+        "scheduler": type(scheduler).from_config(scheduler.config),
     }
-    given |= {name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in known}
-    given |= {name: value for name, value in settings.items() if name in known}
-    pipe = cls(**{**given, "scheduler": type(scheduler).from_config(scheduler.config), **{name: part for name, part in parts.items() if name in known}})
-    if parts.get("unet") is not None and parts.get("vae") is None and hasattr(pipe, "scheduler"):
+    pipe = cls(**{name: value for name, value in given.items() if name in known})
+    if parts.get("unet") is not None and parts.get("vae") is None:
         pipe.scheduler = type(scheduler).from_config(scheduler.config)  # a model of pixels clips if its folder says so
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -24,9 +24,7 @@ class Texts:
     cases: dict[str, list[Case]]
 
 
-def encode_texts(
-    pipe: Any, recipes: Sequence[PartRecipe], calls: Sequence[Mapping[str, Any]], guided: bool
-) -> Texts:
+def encode_texts(pipe: Any, recipes: Sequence[PartRecipe], calls: Sequence[Mapping[str, Any]], guided: bool) -> Texts:
     """Encode the prompts of the calls, guided or not; every state that a text encoder's part gives is asked for."""
     read: dict[str, list[torch.Tensor]] = {recipe.name: [] for recipe in recipes}
     hooks = [

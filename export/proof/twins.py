@@ -64,11 +64,12 @@ class Twin:
 
 
 def find_twin(source: Source, facts: Mapping[str, Any]) -> Twin:
-    """Find the scheduler that draws the reference: the source's own wherever the bundle's default sampler is its twin."""
+    """Find the scheduler that draws the reference: the source's own where the bundle's default sampler is its twin."""
     own = source.reference_scheduler()
     schedule = facts["schedule"]
     sampler, spacing = resolve(facts["defaults"]["sampler"])
-    spacing = spacing or schedule["timestep_spacing"]
+    flagged = next((key for key, flag in SIGMAS.items() if schedule.get(flag)), schedule["timestep_spacing"])
+    spacing = spacing or flagged
     prediction = schedule["prediction_type"]
     name = type(own).__name__
     twin = from_config({**own.config, "_class_name": name, "skip_prk_steps": True})

@@ -15,7 +15,9 @@ from .weight_files import file_dtypes
 from .widening import HALF, compute_wide
 
 
-def read_by_diffusers(path: Path, component: str, name: str, config: Mapping[str, Any], folder: Path, wide: bool) -> Any:
+def read_by_diffusers(
+    path: Path, component: str, name: str, config: Mapping[str, Any], folder: Path, wide: bool
+) -> Any:
     """Load a component of a single file as diffusers reads it, in float32 and in eval mode.
 
     Args:

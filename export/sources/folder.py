@@ -14,6 +14,7 @@ from edgediff.errors import BundleError, BundleNotFoundError, choices
 from .base import COMPONENT_CLASSES, ENCODERS
 from .loading import hollow_module, load_module, model_class, scheduler_config
 from .strict import check_folder
+from .weight_files import find_files
 
 # Pipelines that can be exported, and the components that each must have.
 PIPELINES: dict[str, tuple[str, ...]] = {
@@ -64,6 +65,13 @@ class Folder:
         self.pipeline = str(self._index.get("_class_name"))
         if self.pipeline not in PIPELINES:
             raise BundleError(f"{path} is a {self.pipeline!r}; this version exports {choices(PIPELINES)}")
+        if graphs := sorted(p for p in path.glob("*/*.onnx")):
+            where = graphs[0].relative_to(path).as_posix()
+            if not any(find_files(path / component) for component in COMPONENT_CLASSES):
+                raise BundleError(
+                    f"{path} holds ONNX graphs ({where}) and no weights of torch; export takes the folder that they "
+                    "were made of"
+                )
         for component in PIPELINES[self.pipeline]:
             if component in ABSENT.get(self.pipeline, ()) and self._index.get(component) in (None, [None, None]):
                 continue

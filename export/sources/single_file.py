@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from safetensors import safe_open
 
 from edgediff.errors import ArgumentError, BundleError, choices
 
-from .base import COMPONENT_CLASSES, encoders_of
+from .base import COMPONENT_CLASSES
 from .by_diffusers import read_by_diffusers
 from .clip_tokenizer import END, EXCLAMATION, clip_tokenizer
+from .detect import detect_family
 from .folder import Folder
 from .loading import model_class, scheduler_config
 from .original_layout import UNET, VAE, Tensors, converted_weights, fill_module
-from .published_configs import FAMILIES, Family
-from .safetensors_header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
+from .safetensors_header import Shapes, hollow_tensors, read_header, read_tensors
 
 EPSILON, V = PREDICTIONS = ("epsilon", "v_prediction")
 # https://github.com/Stability-AI/ModelSpec: two names of one field, and architectures that imply it.
@@ -27,7 +28,6 @@ PREDICTION_FIELDS = ("modelspec.prediction_type", "modelspec.predict_key")
 ARCHITECTURES = {"stable-diffusion-v2-512": EPSILON, "stable-diffusion-v2-768-v": V}
 BASE_STEP = 875_000  # global_step of Stable Diffusion 2 base, as diffusers tells it from the 768 px model
 BASE_CELLS = 64  # a side, of Stable Diffusion 2 models that predict epsilon (512 pixels); the others' is 96
-EDM = "edm_"
 CHANNELS = (4, 9)  # of latents; of latents, mask and masked latents
 
 
@@ -39,6 +39,7 @@ class SingleFile:
         config: a diffusers folder whose configs, tokenizers and scheduler stand for the published ones of the file's
             family; its weights are not read.
         prediction_type: epsilon or v_prediction, where the file does not say, or says wrong.
+        exchanged: components that come from elsewhere, so that the file may lack them.
 
     Raises:
         BundleNotFoundError: no such file.
@@ -46,13 +47,19 @@ class SingleFile:
         ArgumentError: an unknown ``prediction_type``.
     """
 
-    def __init__(self, path: Path, config: Path | None = None, prediction_type: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Path | None = None,
+        prediction_type: str | None = None,
+        exchanged: Sequence[str] = (),
+    ) -> None:
         self.path = path
         if prediction_type not in (None, *PREDICTIONS):
             raise ArgumentError(f"no prediction_type {prediction_type!r}; choose from {choices(PREDICTIONS)}")
         self._shapes, self._metadata = read_header(path)
         self._folder = None if config is None else Folder(config)
-        self._family = _detect_family(path, self._shapes, self._folder)
+        self._family = detect_family(path, self._shapes, self._folder, exchanged)
         self._channels = self._shapes.get(f"{UNET}input_blocks.0.0.weight", (0, CHANNELS[0]))[1]
         self._inpaints = self._channels == CHANNELS[1]
         stated = self._stated_prediction()
@@ -71,7 +78,7 @@ class SingleFile:
             self.pipeline = (self._inpaints and self._family.inpaint) or self._family.pipeline
         self._hollow: dict[str, Any] = {}
         self._unread: list[str] = []  # what diffusers could not read
-        for component in (*self._family.prefixes, "unet", "vae"):
+        for component in (c for c in (*self._family.prefixes, "unet", "vae") if c not in exchanged):
             self._convert(component, self.hollow(component), hollow_tensors(self._shapes_of(component)))
 
     def guesses(self) -> str:
@@ -154,7 +161,9 @@ class SingleFile:
         settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return read_by_diffusers(self.path, component, class_of_component(component), settings, Path(folder), wide)
+                return read_by_diffusers(
+                    self.path, component, class_of_component(component), settings, Path(folder), wide
+                )
             except BundleError:
                 raise
             except Exception as error:  # diffusers knows fewer layouts, and says so in many ways
@@ -199,41 +208,3 @@ class SingleFile:
 def class_of_component(component: str) -> str:
     """Name the class that a component of a single file has."""
     return {"text_encoder_2": "CLIPTextModelWithProjection"}.get(component, COMPONENT_CLASSES[component][0])
-
-
-def _detect_family(path: Path, shapes: Shapes, folder: Folder | None) -> Family:
-    """Tell the family by the names of the text encoders, with ``folder`` by its, too; ``BundleError`` for none."""
-    if marks := [name for name in shapes if name.startswith(EDM)]:
-        raise BundleError(
-            f"{path} has {marks[0]}: it is trained on EDM's noise levels, which this version does not run"
-        )
-    families = [f for f in FAMILIES if all(any(n.startswith(p) for n in shapes) for p in f.prefixes.values())]
-    if not families:
-        if look := looks_like(shapes):
-            raise BundleError(f"{path} looks like {look}")
-        raise BundleError(
-            f"{path} holds no text encoder of {choices(f.name for f in FAMILIES)}; among its {len(shapes)} names: "
-            f"{choices(sorted(shapes)[:3]) or 'none'}"
-        )
-    for prefix, what in ((UNET, "U-Net"), (VAE, "autoencoder")):
-        if not any(name.startswith(prefix) for name in shapes):
-            raise BundleError(f"{path} is of the family {families[0].name} and holds no {what} ({prefix}...)")
-    if folder is not None:
-        fitting = [f for f in families if [encoder for encoder, _ in encoders_of(folder)] == list(f.prefixes)]
-        if not fitting:
-            raise BundleError(
-                f"{path} has the text encoders of {families[0].name} ({choices(families[0].prefixes)}); the config at "
-                f"{folder.path} is of a {folder.pipeline}"
-            )
-        return fitting[0]
-    # SDXL's refiner and SD-Turbo name their text encoder alike; its width tells.
-    fitting = [
-        f for f in families if all(_width(shapes, p) == f.configs[c]["hidden_size"] for c, p in f.prefixes.items())
-    ]
-    return (fitting or families)[0]
-
-
-def _width(shapes: Shapes, prefix: str) -> int | None:
-    """Return the width of the text encoder whose names begin with ``prefix``: that of its last norm."""
-    ends = ("ln_final.weight", "final_layer_norm.weight")
-    return next((s[0] for name, s in shapes.items() if name.startswith(prefix) and name.endswith(ends)), None)

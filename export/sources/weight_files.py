@@ -39,6 +39,16 @@ def find_weights(folder: Path) -> WeightFiles:
     Raises:
         BundleError: there are none.
     """
+    if files := find_files(folder):
+        return files
+    raise BundleError(
+        f"{folder.parent}: {folder.name} holds no weights (diffusion_pytorch_model.safetensors, or model.safetensors of "
+        "a text encoder); save the whole pipeline with save_pretrained"
+    )
+
+
+def find_files(folder: Path) -> WeightFiles | None:
+    """Find the same files; None where there are none."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     found = [m for name in names if (m := NAME.match(name))]
     for variant in ("", ".fp16"):
@@ -47,10 +57,7 @@ def find_weights(folder: Path) -> WeightFiles:
             whole = [m for m in fitting if not m[3]] or fitting
             if whole:
                 return WeightFiles([folder / m[0] for m in whole], variant[1:] or None)
-    raise BundleError(
-        f"{folder.parent}: {folder.name} holds no weights (diffusion_pytorch_model.safetensors, or model.safetensors of "
-        "a text encoder); save the whole pipeline with save_pretrained"
-    )
+    return None
 
 
 def file_dtypes(path: Path) -> set[torch.dtype]:
