@@ -76,12 +76,14 @@ def parser() -> argparse.ArgumentParser:
     add("--embedding", action="append", default=[], metavar="[WORD=]FILE", help="carry a textual inversion; repeatable")
     add("--config", metavar="FOLDER", help="a diffusers folder whose configs stand for those that a file lacks")
     add("--vae", metavar="PATH", help="another autoencoder: a folder (AutoencoderKL or AutoencoderTiny) or a file")
+    add("--vae-shift", action="store_true", help="decode with the autoencoder's shift_factor")
     add("--preview-decoder", metavar="FOLDER", help="an AutoencoderTiny that draws previews")
     add("--prediction-type", metavar="T", help="of a file that does not say: epsilon or v_prediction")
     add("--size", metavar="WxH", help="the bundle's default size (default: the model's)")
     add("--steps", type=int, metavar="N", help="its default number of steps")
     add("--guidance-scale", type=float, metavar="G", help="its default guidance scale")
     add("--sampler", metavar="S", help="its default sampler")
+    add("--floor", type=float, metavar="DB", help="least PSNR of the pictures, in place of the precision's")
     add("--build", action="store_true", help="then build TensorRT engines for this machine's GPU (as edgediff build)")
     add("--name", help="the bundle's name (default: the model's)")
     add("--licence", default="", help="what the manifest says of the weights' licence")
@@ -104,8 +106,10 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
         "embeddings": [named_file(text) for text in args.embedding],
         "config": args.config,
         "vae": args.vae,
+        "vae_shift": args.vae_shift,
         "preview_decoder": args.preview_decoder,
         "prediction_type": args.prediction_type,
+        "floor": args.floor,
         "defaults": {k: v for k, v in defaults.items() if v is not None},
         "name": args.name,
         "licence": args.licence,

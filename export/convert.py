@@ -13,34 +13,30 @@ import torch
 
 import edgediff
 from edgediff.bundle.reading import read_bundle
+from edgediff.checks import is_number
 from edgediff.engines.onnxruntime import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.sampling.names import from_config
 
 from .job import ExportJob
+from .latent_facts import unused_shift
 from .lora.file import read_lora
 from .manifest import file_entry, model_facts, scheduler_of, write_manifest
 from .onnx_graph.recipes import PartRecipe, recipes_of
 from .onnx_graph.trace import OPSET
 from .precision.precisions import PRECISIONS
 from .progress import Progress
+from .proving import BY_DIFFUSERS, compare_pictures, draw_reference, prove_traced
 from .sources.base import Source
 from .sources.embeddings import CarriedEmbedding, read_embeddings, store_embeddings
 from .sources.modified import ModifiedSource
 from .sources.open import open_source
 from .sources.single_file import SingleFile
-from .stages import (
-    compare_pictures,
-    draw_reference,
-    fit_previews,
-    make_part,
-    store_golden,
-    trace_part,
-    write_tokenizers,
-)
+from .stages import fit_previews, make_part, store_golden, trace_part, write_tokenizers
 from .workspace import Workspace
 
 DEFAULT = "fp16-weights"
+FLOORS = (10, 99)  # dB of PSNR that may be asked for; below, nothing is recognised
 
 
 def export(
@@ -53,8 +49,10 @@ def export(
     embeddings: Sequence[tuple[str | None, str | Path]] = (),
     config: str | Path | None = None,
     vae: str | Path | None = None,
+    vae_shift: bool = False,
     preview_decoder: str | Path | None = None,
     prediction_type: str | None = None,
+    floor: float | None = None,
     name: str | None = None,
     defaults: dict[str, Any] | None = None,
     licence: str = "",
@@ -78,7 +76,10 @@ def export(
         embeddings: words (None: the file's own) and files of textual inversions, carried in the bundle.
         config: a diffusers folder whose configs stand for those that a single file lacks.
         vae: another autoencoder; ``preview_decoder`` a folder with an AutoencoderTiny for previews.
+        vae_shift: decode with the autoencoder's ``shift_factor`` (z / scaling_factor + shift_factor), as pipelines of
+            newer families do and diffusers' pipelines of these do not.
         prediction_type: of a single file that does not say, epsilon or v_prediction.
+        floor: least PSNR of the pictures in dB, 10 .. 99, in place of the precision's; the bundle says so.
         name, licence, provenance: what the manifest says; ``defaults`` overrides its defaults (size, steps, ...).
         pictures: float32 (N, 3, H, W) in [-1, 1] for the preview fit.
         report: called with lines of text: steps that start (unless a bar shows them), and what was found.
@@ -93,15 +94,22 @@ def export(
     for asked in (precision, *(part_precision or {}).values()):
         if asked not in PRECISIONS:
             raise ArgumentError(f"no precision {asked!r}; choose from {choices(PRECISIONS)}")
+    if floor is not None and not is_number(floor, *FLOORS):
+        raise ArgumentError(f"floor is {floor!r}; it must be a number of dB, {FLOORS[0]} .. {FLOORS[1]}")
     if importlib.util.find_spec("onnxruntime") is None:
         raise EngineError(f"the parity check needs ONNX Runtime: {INSTALL}")
-    opened = open_source(source, None if config is None else Path(config), prediction_type)
+    exchanged = () if vae is None else ("vae",)
+    opened = open_source(source, None if config is None else Path(config), prediction_type, exchanged)
     if isinstance(opened, SingleFile) and (assumed := opened.guesses()):
         report(assumed)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
         opened = ModifiedSource(opened, others, [read_lora(path, weight) for path, weight in loras])
-    facts = model_facts(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
+    opened.check()
+    # What cannot be exported shows here, before minutes of tracing.
+    facts = model_facts(opened, defaults or {}, vae_shift)
+    if unused := unused_shift(opened, facts):
+        report(unused)
     recipes = recipes_of(opened, facts)
     names = [r.name for r in recipes]
     if unknown := [part for part in part_precision or {} if part not in names]:
@@ -124,7 +132,7 @@ def export(
         "provenance": (provenance or {}) | _versions(opened),
     }
     with Progress(_costs(sizes, by_part), report, bar) as progress, workspace.open():
-        job = ExportJob(opened, facts, recipes, by_part, workspace, progress, pictures, sum(sizes.values()))
+        job = ExportJob(opened, facts, recipes, by_part, workspace, progress, pictures, sum(sizes.values()), floor)
         _build(job, facts | about, carried)
         return workspace.publish()
 
@@ -136,6 +144,8 @@ def _build(job: ExportJob, manifest: dict[str, Any], carried: Sequence[CarriedEm
     manifest["parts"] = {name: result["part"] for name, result in traced.items()}
     manifest["text"] = [{"file": file, **text} for file, text in zip(texts, job.facts["text"], strict=True)]
     proof = draw_reference(job, manifest)
+    for recipe in job.recipes:
+        prove_traced(job, recipe)
     preview = fit_previews(job)
     made = {recipe.name: make_part(job, recipe, traced[recipe.name]["part"]) for recipe in job.recipes}
     manifest["parts"] = {name: result["part"] for name, result in made.items()}
@@ -150,7 +160,7 @@ def _build(job: ExportJob, manifest: dict[str, Any], carried: Sequence[CarriedEm
             for word, path in store_embeddings(carried, bundle)
         ]
     manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
-    manifest["parity"]["pictures"] = compare_pictures(job, manifest)
+    manifest["parity"]["pictures"] = compare_pictures(job, manifest) | {"reference": proof["reference"]}
     write_manifest(job.workspace.bundle, manifest)
     read_bundle(job.workspace.bundle)  # what is published must open
 
@@ -164,7 +174,8 @@ def _costs(sizes: Mapping[str, int], precisions: Mapping[str, str]) -> dict[str,
     """Estimate the seconds of each step; what counts is how they compare."""
     gigabytes = {name: size / 1e9 for name, size in sizes.items()}
     costs = {f"{name}: tracing": 0.5 + 8 * size for name, size in gigabytes.items()}
-    costs["pictures by torch"] = 2 + 20 * sum(gigabytes.values())
+    costs[BY_DIFFUSERS] = 2 + 20 * sum(gigabytes.values())
+    costs |= {f"{name}: traced": 0.5 + 3 * size for name, size in gigabytes.items() if precisions[name] != "fp32"}
     if "vae_encoder" in gigabytes:
         costs["preview: fitting"] = 2.0
     factor = {"fp32": 3.0, "fp16": 20.0, "fp16-weights": 6.0, "int8": 10.0, "int8-dynamic": 10.0}

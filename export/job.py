@@ -34,10 +34,16 @@ class ExportJob:
     progress: Progress
     pictures: torch.Tensor | None
     size: int  # of the model in fp32, bytes
+    asked_floor: float | None = None
 
     @property
     def floor(self) -> float:
-        """The least PSNR of the final pictures, dB: that of the lowest precision."""
+        """The least PSNR of the final pictures, dB: as asked for, else that of the precision."""
+        return self.precision_floor if self.asked_floor is None else float(self.asked_floor)
+
+    @property
+    def precision_floor(self) -> float:
+        """The least PSNR that a bundle of these precisions has, dB: that of the lowest."""
         return min(PRECISIONS[p].floor for p in self.precision.values())
 
     def path(self, part: str) -> Path:

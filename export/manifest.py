@@ -16,6 +16,7 @@ from edgediff.bundle.scheduler_config import as_run, default_steps, schedule_of
 from edgediff.errors import ArgumentError, BundleError, choices
 from edgediff.sampling.names import from_config
 
+from .latent_facts import check_unet, latent_facts
 from .onnx_graph.graph import WrittenFile
 from .precision.precisions import PLAIN_NAME
 from .sources.base import Source, encoders_of
@@ -23,16 +24,21 @@ from .sources.base import Source, encoders_of
 ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
 
 
-def model_facts(source: Source, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Make the manifest without its files; ``defaults`` overrides its defaults (size, steps, ...).
+def model_facts(source: Source, defaults: dict[str, Any], vae_shift: bool = False) -> dict[str, Any]:
+    """Make the manifest without its files.
+
+    Args:
+        source: the checkpoint.
+        defaults: override its defaults (size, steps, ...).
+        vae_shift: decode with the autoencoder's ``shift_factor``, which diffusers' pipelines of these leave out.
 
     Raises:
         BundleError: what the runtime cannot run.
     """
     unet = source.hollow("unet").config
-    _check_unet(unet)
+    check_unet(source, unet)
     large = unet.get("addition_embed_type") == "text_time"
-    latent = _latent(source, unet)
+    latent = latent_facts(source, unet, vae_shift)
     scheduler = scheduler_of(source)
     clip = scheduler.get("clip_sample_range", 1.0) if scheduler.get("clip_sample") else None
     if clip is not None and latent["factor"] > 1:
@@ -87,62 +93,14 @@ def _check_defaults(facts: dict[str, Any]) -> None:
     edgediff.plan(schedule, defaults["sampler"], defaults["num_inference_steps"], float(defaults["guidance_scale"]))
 
 
-def _check_unet(unet: Any) -> None:
-    """Raise ``BundleError`` for a U-Net that the runtime cannot run."""
-    known = {
-        "class_embed_type": (None,),
-        "num_class_embeds": (None,),
-        "addition_embed_type": (None, "text_time"),
-        "encoder_hid_dim_type": (None,),
-    }
-    for key, values in known.items():
-        if unet.get(key) not in values:
-            raise BundleError(f"unet: {key} is {unet.get(key)!r}, which this version cannot run")
-    if unet.out_channels > unet.in_channels:
-        raise BundleError(
-            f"unet: it gives {unet.out_channels} channels for {unet.in_channels}; learned variances are not supported"
-        )
-
-
-def _latent(source: Source, unet: Any) -> dict[str, Any]:
-    """Describe the latents; ``BundleError`` where U-Net, autoencoder and preview decoder do not agree on them."""
-    halvings = 2 ** (len(unet.block_out_channels) - 1)
-    if not source.has("vae"):
-        if source.has("preview_decoder"):
-            raise BundleError("preview_decoder: a model of pixels needs none")
-        if unet.in_channels != 3:
-            raise BundleError(f"unet: {unet.in_channels} channels and no vae; a model of pixels has 3")
-        return {"channels": 3, "factor": 1, "scale": 1.0, "shift": 0.0, "size_multiple": halvings}
-    vae = source.hollow("vae").config
-    factor = 2 ** (len(vae.block_out_channels) - 1)
-    for key in ("latents_mean", "latents_std"):
-        if vae.get(key) is not None:
-            raise BundleError(f"vae: {key} is {vae[key]}, which this version cannot run; it takes scaling_factor alone")
-    if source.has("preview_decoder"):
-        small = source.hollow("preview_decoder").config
-        cell = 2 ** (len(small.block_out_channels) - 1)
-        if (small.latent_channels, cell) != (vae.latent_channels, factor):
-            raise BundleError(
-                f"preview_decoder: it reads {small.latent_channels} channels of {cell} pixels a side, this model's "
-                f"latents have {vae.latent_channels} of {factor}"
-            )
-    if unet.in_channels not in (vae.latent_channels, 2 * vae.latent_channels + 1):
-        raise BundleError(
-            f"the U-Net takes {unet.in_channels} channels, the autoencoder gives {vae.latent_channels} "
-            f"({2 * vae.latent_channels + 1} with a mask and a masked picture)"
-        )
-    return {
-        "channels": vae.latent_channels,
-        "factor": factor,
-        "scale": vae.scaling_factor,
-        "shift": vae.get("shift_factor") or 0.0,
-        "size_multiple": factor * halvings,
-    }
-
-
 def _text(source: Source, encoder: str, tokenizer: str) -> dict[str, Any]:
     """Describe what a text encoder reads."""
     loaded, config = source.tokenizer(tokenizer), source.hollow(encoder).config
+    if getattr(config, "use_attention_mask", False) and "XL" not in source.pipeline:  # SDXL's pipelines do not read it
+        raise BundleError(
+            f"{encoder}: use_attention_mask is {config.use_attention_mask!r}: diffusers' {source.pipeline} then hides "
+            "the filling behind a prompt from the text encoder, which this version cannot run; it takes False"
+        )
     return {
         "max_length": min(loaded.model_max_length, config.max_position_embeddings),
         "pad_id": loaded.pad_token_id,

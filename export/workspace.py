@@ -6,6 +6,7 @@ It holds what is finished, so that an interrupted run goes on where it stopped, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from edgediff.bundle.manifest import MANIFEST
 from edgediff.errors import EdgediffError, EngineError, OutputError
 
 STATE = "state.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that go when there is room
 
 
 class Workspace:
@@ -50,22 +52,24 @@ class Workspace:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Workspace]:
-        """Make or find the folder. An error of the input removes it; an interruption or a full disk leaves it."""
+        """Make or find the folder. An interruption or a full disk leaves it, to go on; any other error removes it."""
         try:
             self._open()
             yield self
         except OutputError:
             raise
         except EdgediffError:
-            shutil.rmtree(self.root, ignore_errors=True)
+            self._removed()
             raise
         except KeyboardInterrupt:
             self._kept()
             raise
         except OSError as error:
-            raise OutputError(f"cannot write {self.out}: {error.strerror or error}{self._kept()}") from error
+            kept = self._kept() if error.errno in FULL else self._removed()
+            raise OutputError(f"cannot write {self.out}: {error.strerror or error}{kept}") from error
         except Exception as error:  # torch and ONNX Runtime raise many kinds: for want of memory, of an operator
-            raise EngineError(f"the export failed: {type(error).__name__}: {error}{self._kept()}") from error
+            self._removed()
+            raise EngineError(f"the export failed: {type(error).__name__}: {error}") from error
 
     def _open(self) -> None:
         try:
@@ -88,10 +92,13 @@ class Workspace:
         path = self.root / name
         return path.is_file() and path.stat().st_size == size
 
+    def _removed(self) -> str:
+        shutil.rmtree(self.root, ignore_errors=True)
+        return ""
+
     def _kept(self) -> str:
         if not self._done:
-            shutil.rmtree(self.root, ignore_errors=True)
-            return ""
+            return self._removed()
         return f"; what is finished stays in {self.root}: run again to go on, or delete it"
 
     def result(self, step: str) -> Any:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ArgumentError, BundleError
-from ..sampling.names import from_config
+from ..errors import ArgumentError, BundleError, choices
+from ..sampling.names import DIFFUSERS, from_config
 from ..sampling.schedule import Schedule
 
 # Scheduler settings that change the picture, with the values that leave it as the runtime's samplers make it.
@@ -24,6 +24,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "sigma_min": (None,),
     "sigma_max": (None,),
 }
+SHOWN = 3  # values of a list in a message
 # What diffusers' pipelines set whatever the folder says.
 OFFSET, UNCLIPPED, SKIP = {"steps_offset": 1}, {"clip_sample": False}, {"skip_prk_steps": True}
 PIPELINE_SCHEDULER = {
@@ -59,15 +60,18 @@ def default_steps(scheduler: dict[str, Any], unet: Mapping[str, Any], text: bool
 
 def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
     """Return what the runtime plans from; refuse settings that change the result and that it lacks."""
+    required = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    if missing := [k for k in required if config.get(k) is None]:
+        raise BundleError(
+            f"scheduler: {config.get('_class_name')} has no {missing[0]}, so no schedule of betas, which this version "
+            f"runs by; choose from {choices(n for n in DIFFUSERS if not n.startswith('FlowMatch'))}"
+        )
     for key, neutral in NEUTRAL.items():
         if (value := config.get(key)) is not None and value not in neutral:
-            raise BundleError(f"scheduler: {key} is {value!r}, which this version cannot run; it takes {neutral[0]!r}")
+            raise BundleError(
+                f"scheduler: {key} is {_short(value)}, which this version cannot run; it takes {neutral[0]!r}"
+            )
     names = {f.name for f in dataclasses.fields(Schedule)}
-    required = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
-    if missing := sorted(required - {k for k in required if config.get(k) is not None}):
-        raise BundleError(
-            f"scheduler: {config.get('_class_name')} has no {missing[0]}; is it a discrete-time schedule?"
-        )
     schedule = {k: v for k, v in config.items() if k in names and v is not None}
     # The sampler's spacing of noise levels (Karras, ...) comes before that of timesteps.
     if (twin := from_config(config)) and twin[1]:
@@ -76,3 +80,10 @@ def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
         return dataclasses.asdict(Schedule(**schedule))
     except ArgumentError as error:
         raise BundleError(f"scheduler: {error}") from error
+
+
+def _short(value: Any) -> str:
+    """Write a setting for a message; of a long list its beginning."""
+    if isinstance(value, (list, tuple)) and len(value) > SHOWN:
+        return f"[{', '.join(map(repr, value[:SHOWN]))}, ...] ({len(value)} values)"
+    return repr(value)

@@ -34,7 +34,7 @@ def draw_reference(source: Bundle, size: int) -> tuple[dict[str, list[Case]], Ar
     pipe, engines = pipeline_of(source, {part: partial(_open, source, part) for part in source.parts}, size)
     calls, pictures = _calls(source), {}
     for k, call in enumerate(calls):
-        arrays = picture_arrays(source, call)
+        arrays = picture_arrays(source, call, from_picture=False)
         arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
         pictures[f"picture.{k}"] = np.asarray(pipe(**arguments).images[0])
         pictures |= {f"picture.{k}.{name}": values for name, values in arrays.items()}

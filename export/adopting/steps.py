@@ -125,7 +125,7 @@ def compare_pictures(
     pipe, _ = pipeline_of(bundle, {part: partial(_open, job, bundle, part) for part in bundle.parts}, job.size)
     psnrs = []
     for k, call in enumerate(calls):
-        arguments: dict[str, Any] = {**call, **picture_arrays(bundle, call), "output_type": "np"}
+        arguments: dict[str, Any] = {**call, **picture_arrays(bundle, call, from_picture=False), "output_type": "np"}
         picture = np.asarray(pipe(**arguments).images[0])
         psnrs.append(round(psnr(picture, references[f"picture.{k}"]), 2))
     job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in psnrs)} dB, at least {job.floor:g}")

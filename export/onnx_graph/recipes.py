@@ -11,7 +11,6 @@ import torch
 from edgediff.bundle.manifest import TEXT_ENCODERS
 
 from ..sources.base import Source, encoders_of
-from .attention import use_fused
 from .modules import PixelUnet, PreviewDecoder, TextEncoder, Unet, VaeDecoder, VaeEncoder
 
 MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
@@ -122,7 +121,7 @@ def _unet(source: Source, facts: dict[str, Any]) -> PartRecipe:
     return PartRecipe(
         "unet",
         "unet",
-        lambda model: wrapper(use_fused(model)),
+        wrapper,
         example,
         ("out_sample",),
         {name: sizes for name, sizes in axes.items() if name in taken},
@@ -135,7 +134,7 @@ def _decoder(name: str, component: str, facts: dict[str, Any], wrap: Callable[[A
     return PartRecipe(
         name,
         component,
-        lambda model: wrap(use_fused(model)),
+        wrap,
         lambda batch, scale: {"latent_sample": _normal(batch, latent["channels"], side * scale, side * scale)},
         ("sample",),
         {"latent_sample": LATENT_AXES, "sample": PICTURE_AXES},
@@ -149,7 +148,7 @@ def _encoder(source: Source, facts: dict[str, Any]) -> PartRecipe:
     return PartRecipe(
         "vae_encoder",
         "vae",
-        lambda model: VaeEncoder(use_fused(model)),
+        VaeEncoder,
         lambda batch, scale: {"sample": _normal(batch, 3, side * scale, side * scale).clamp(-1, 1)},
         outputs,
         {"sample": PICTURE_AXES, **dict.fromkeys(outputs, LATENT_AXES)},

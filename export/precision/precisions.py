@@ -115,6 +115,16 @@ def write_part(
     )
 
 
+def prove_fp32(name: str, graph: Graph, cases: Sequence[Case]) -> Proof:
+    """Hold a part as it was traced against torch; ``EngineError`` above the ceiling."""
+    proof, ceiling = compare(name, OpenGraph(graph).run, cases), PRECISIONS["fp32"].ceiling
+    if not proof.relative <= ceiling:
+        raise EngineError(
+            f"{name}: fp32 differs from torch by {proof.relative:.2e} (relative), above the ceiling {ceiling:g}"
+        )
+    return proof
+
+
 def _stuck(errors: Sequence[float]) -> bool:
     """Whether rounds of leaving nodes in fp32 do not help any more."""
     return len(errors) > ROUNDS or (len(errors) > 3 and not errors[-1] < LEAST_GAIN * errors[-4])

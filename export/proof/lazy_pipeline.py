@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.bundle.manifest import Bundle, Part
 from edgediff.pipeline import Pipeline
 
-if TYPE_CHECKING:  # they need torch, which adopting a folder of ONNX graphs does not
-    from ..onnx_graph.recipes import PartRecipe
-    from ..sources.base import Source
-
 Arrays = dict[str, NDArray[Any]]
 EngineCall = Callable[..., Arrays]
+Opener = Callable[[], EngineCall]
 LARGE = 256 << 20  # bytes
 
 
@@ -34,7 +30,7 @@ class EngineSlot:
         self._open: dict[str, EngineCall] = {}
         self._size = size
 
-    def take(self, name: str, opener: Callable[[], EngineCall]) -> EngineCall:
+    def take(self, name: str, opener: Opener) -> EngineCall:
         """Return the engine of this name, open."""
         if name not in self._open:
             self._open.clear()
@@ -46,7 +42,7 @@ class EngineSlot:
 class LazyEngine:
     """An engine that opens when it is called. ``calls`` keeps the inputs and outputs of every call."""
 
-    def __init__(self, name: str, part: Part, opener: Callable[[], EngineCall], slot: EngineSlot) -> None:
+    def __init__(self, name: str, part: Part, opener: Opener, slot: EngineSlot) -> None:
         self.inputs, self.outputs = part.inputs, part.outputs
         self.calls: list[tuple[Arrays, Arrays]] = []
         self._name, self._opener, self._slot = name, opener, slot
@@ -57,27 +53,10 @@ class LazyEngine:
         return out
 
 
-def pipeline_of(
-    bundle: Bundle, openers: Mapping[str, Callable[[], EngineCall]], size: int
-) -> tuple[Pipeline, dict[str, LazyEngine]]:
+def pipeline_of(bundle: Bundle, openers: Mapping[str, Opener], size: int) -> tuple[Pipeline, dict[str, LazyEngine]]:
     """Make a pipeline over a bundle, of ``size`` bytes, with these engines instead of the bundle's own."""
     pipe, slot = Pipeline(bundle), EngineSlot(size)
     engines = {name: LazyEngine(name, bundle.parts[name], opener, slot) for name, opener in openers.items()}
     for name, engine in engines.items():
         pipe.set_engine(name, engine)
     return pipe, engines
-
-
-def torch_engine(recipe: PartRecipe, source: Source) -> EngineCall:
-    """Have torch run a part: the exported one is held against it."""
-    import torch
-
-    module = recipe.wrap(source.load(recipe.component))
-
-    def run(**inputs: NDArray[Any]) -> Arrays:
-        with torch.no_grad():
-            out = module(**{name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in inputs.items()})
-        tensors = out if isinstance(out, tuple) else (out,)
-        return {name: t.numpy() for name, t in zip(recipe.outputs, tensors, strict=True)}
-
-    return run

@@ -37,6 +37,25 @@ class Source(Protocol):
     def load(self, component: str) -> Any:
         """Load the module in float32 on the CPU, in eval mode, every weight finite."""
 
+    def check(self) -> None:
+        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read."""
+
+    def reference(self, component: str, wide: bool = False) -> Any:
+        """Load the module for the proof, as its own library reads it; it computes in float32, however it is stored.
+
+        With ``wide`` it is held in float32, too. Tracing reads the weights in another way: each shows the other's
+        mistakes.
+        """
+
+    def notes(self) -> list[str]:
+        """Say what ``reference`` could not have its library read; empty where it could."""
+
+    def reference_scheduler(self) -> Any:
+        """Make diffusers' scheduler as its own library reads it."""
+
+    def reference_tokenizer(self, component: str) -> Any:
+        """Load the tokenizer that diffusers' pipeline would use: of the class that the source names, slow or fast."""
+
     def scheduler(self) -> dict[str, Any]:
         """Return the scheduler's config with every default and its ``_class_name``."""
 

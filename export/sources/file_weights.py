@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgediff.errors import BundleError
-
 from ..weight import Array, Weight
+from .weight_files import find_weights
 
-# Files of weights that diffusers and transformers read; others may lie beside them.
-WEIGHTS = r"(diffusion_pytorch_model|pytorch_model|model)[.-].*(safetensors|bin)(\.index\.json)?$"
-HALF = r"\.fp16[.-]"
 # NumPy's type of each of safetensors', and torch's where NumPy has none.
 TYPES: dict[str, tuple[type[np.generic], torch.dtype | None]] = {
     "F64": (np.float64, None),
@@ -29,35 +24,9 @@ TYPES: dict[str, tuple[type[np.generic], torch.dtype | None]] = {
 }
 
 
-def half_files_alone(folder: Path) -> bool:
-    """Whether a component's folder holds the ``.fp16`` variant of its weights, and no other."""
-    found = weight_files(folder)
-    return bool(found) and all(re.search(HALF, p.name) for p in found)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """List a component's files of weights."""
-    return [p for p in sorted(folder.iterdir()) if re.match(WEIGHTS, p.name)] if folder.is_dir() else []
-
-
 def folder_weights(folder: Path) -> dict[str, Weight]:
-    """Find the float32 weights of a component's folder, as ``from_pretrained`` chooses among its files.
-
-    Raises:
-        BundleError: no file of weights.
-    """
-    half = half_files_alone(folder)
-    names = [p for p in weight_files(folder) if bool(re.search(HALF, p.name)) == half]
-    for ending in (".safetensors.index.json", ".safetensors", ".bin.index.json", ".bin"):
-        found = [p for p in names if p.name.endswith(ending) and not re.search(r"-\d+-of-\d+", p.name)]
-        if not found:
-            continue
-        files = found[:1]
-        if ending.endswith(".json"):
-            listed = json.loads(found[0].read_text(encoding="utf-8"))["weight_map"]
-            files = [folder / name for name in sorted(set(listed.values()))]
-        return {name: weight for file in files for name, weight in file_weights(file).items()}
-    raise BundleError(f"{folder} holds no file of weights (model.safetensors or diffusion_pytorch_model.safetensors)")
+    """Find the float32 weights of a component's folder. Raises ``BundleError`` where there is no file of weights."""
+    return {name: weight for path in find_weights(folder).paths for name, weight in file_weights(path).items()}
 
 
 def file_weights(path: Path) -> dict[str, Weight]:

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
 from ..weight import Weight
-from .base import COMPONENT_CLASSES
+from .base import COMPONENT_CLASSES, ENCODERS
 from .component_weights import component_weights
 from .loading import hollow_module, load_module, model_class, scheduler_config
+from .strict import check_folder
+from .weight_files import find_files
 
 # Pipelines that can be exported, and the components that each must have.
 PIPELINES: dict[str, tuple[str, ...]] = {
@@ -38,6 +42,8 @@ ABSENT = {
     "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "tokenizer"),
 }
 
+SMALL = [encoder for encoder, _ in ENCODERS]
+
 
 class Folder:
     """A source that is a folder with ``model_index.json``.
@@ -61,6 +67,13 @@ class Folder:
         self.pipeline = str(self._index.get("_class_name"))
         if self.pipeline not in PIPELINES:
             raise BundleError(f"{path} is a {self.pipeline!r}; this version exports {choices(PIPELINES)}")
+        if graphs := sorted(p for p in path.glob("*/*.onnx")):
+            where = graphs[0].relative_to(path).as_posix()
+            if not any(find_files(path / component) for component in COMPONENT_CLASSES):
+                raise BundleError(
+                    f"{path} holds ONNX graphs ({where}) and no weights of torch; export takes the folder that they "
+                    "were made of"
+                )
         for component in PIPELINES[self.pipeline]:
             if component in ABSENT.get(self.pipeline, ()) and self._index.get(component) in (None, [None, None]):
                 continue
@@ -95,6 +108,29 @@ class Folder:
 
     def load(self, component: str) -> Any:
         return load_module(self.path / component, self._class(component), component)
+
+    def reference(self, component: str, wide: bool = False) -> Any:
+        wide = wide or component in SMALL  # small, and their code looks at their weights' type
+        return load_module(self.path / component, self._class(component), component, wide)
+
+    def reference_scheduler(self) -> Any:
+        return model_class(str(self._index["scheduler"][1])).from_pretrained(str(self.path / "scheduler"))
+
+    def reference_tokenizer(self, component: str) -> Any:
+        try:
+            cls = getattr(transformers, self._class(component))
+            return cls.from_pretrained(str(self.path / component), local_files_only=True)
+        except Exception:  # a slow tokenizer without its files, or a class of other versions
+            return self.tokenizer(component)
+
+    def notes(self) -> list[str]:
+        return []
+
+    def check(self) -> None:
+        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read."""
+        for component in COMPONENT_CLASSES:
+            if self.has(component):
+                check_folder(self.path / component, self.hollow(component), component)
 
     def scheduler(self) -> dict[str, Any]:
         name = str(self._index["scheduler"][1])

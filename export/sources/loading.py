@@ -13,7 +13,9 @@ from accelerate import init_empty_weights
 
 from edgediff.errors import BundleError
 
-from .file_weights import half_files_alone
+from .strict import check_folder
+from .weight_files import find_weights
+from .widening import HALF, compute_wide
 
 
 def model_class(name: str) -> Any:
@@ -48,16 +50,38 @@ def hollow_module(folder: Path, name: str) -> Any:
         raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error
 
 
-def load_module(folder: Path, name: str, component: str) -> Any:
-    """Load the module of class ``name`` from a folder, float32 and in eval mode. Raises ``BundleError``."""
-    half = half_files_alone(folder)
+def load_module(folder: Path, name: str, component: str, wide: bool = True) -> Any:
+    """Load the module of class ``name`` from a folder by its own library, in eval mode.
+
+    Args:
+        folder: the component's, with config and weights.
+        name: diffusers' or transformers' class.
+        component: for messages.
+        wide: hold the weights in float32; else as the files hold them, widened as they are used.
+
+    Raises:
+        BundleError: it cannot be loaded, lacks a weight, or has one that is not finite.
+    """
+    weights = find_weights(folder)
+    check_folder(folder, hollow_module(folder, name), component)
+    kinds = weights.dtypes()
+    dtype = next(iter(kinds)) if not wide and len(kinds) == 1 and kinds <= HALF else torch.float32
     try:
-        model = model_class(name).from_pretrained(
-            str(folder), local_files_only=True, torch_dtype=torch.float32, variant="fp16" if half else None
+        model, info = model_class(name).from_pretrained(
+            str(folder),
+            local_files_only=True,
+            torch_dtype=dtype,
+            variant=weights.variant,
+            output_loading_info=True,
         )
     except Exception as error:
         raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error
-    return ready(model, component, folder.parent)
+    if missing := sorted(info["missing_keys"]):
+        raise BundleError(
+            f"{folder.parent}: {component}: {name} found no weights for {len(missing)} of its tensors, first "
+            f"{missing[0]}; save the component again with save_pretrained"
+        )
+    return compute_wide(ready(model, component, folder.parent))
 
 
 def ready(model: Any, component: str, path: Path) -> Any:

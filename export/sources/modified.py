@@ -15,6 +15,7 @@ from ..weight import Weight
 from .base import COMPONENT_CLASSES, Source
 from .component_weights import component_weights
 from .loading import hollow_module, load_module
+from .strict import check_folder
 from .vae_file import check_vae, load_vae, vae_weights
 
 MERGED = ("text_encoder", "text_encoder_2", "unet")  # what a LoRA may change
@@ -74,6 +75,34 @@ class ModifiedSource:
         if component in MERGED:
             merge(self._loras, component, model)
         return model
+
+    def reference(self, component: str, wide: bool = False) -> Any:
+        """Load the module by its library; LoRAs are merged as for tracing, in float32."""
+        if folder := self._others.get(component):
+            if folder.is_file():
+                return load_vae(folder, self._source.hollow(component).config)
+            return load_module(folder, _class_of(folder), component, wide)
+        if not self._loras or component not in MERGED:
+            return self._source.reference(component, wide)
+        model = self._source.reference(component, wide=True)
+        merge(self._loras, component, model)
+        return model
+
+    def reference_scheduler(self) -> Any:
+        return self._source.reference_scheduler()
+
+    def reference_tokenizer(self, component: str) -> Any:
+        return self._source.reference_tokenizer(component)
+
+    def notes(self) -> list[str]:
+        return self._source.notes()
+
+    def check(self) -> None:
+        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read."""
+        self._source.check()
+        for component, path in self._others.items():
+            if path.is_dir():
+                check_folder(path, self.hollow(component), component)
 
     def scheduler(self) -> dict[str, Any]:
         return self._source.scheduler()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgediff.errors import ArgumentError
@@ -11,11 +12,16 @@ from .folder import Folder
 from .single_file import SingleFile
 
 
-def open_source(path: Path, config: Path | None = None, prediction_type: str | None = None) -> Source:
-    """Open the checkpoint at ``path``, a folder or a file; no weight is loaded. Raises as its class does."""
+def open_source(
+    path: Path, config: Path | None = None, prediction_type: str | None = None, exchanged: Sequence[str] = ()
+) -> Source:
+    """Open the checkpoint at ``path``, a folder or a file; no weight is loaded. Raises as its class does.
+
+    A single file may lack the components that are ``exchanged``.
+    """
     if path.is_dir() or not (path.suffix or path.is_file()):
         for name, value in (("config", config), ("prediction_type", prediction_type)):
             if value is not None:
                 raise ArgumentError(f"{name} is {str(value)!r}; it is for single files, and {path} is a folder")
         return Folder(path)
-    return SingleFile(path, config, prediction_type)
+    return SingleFile(path, config, prediction_type, exchanged)

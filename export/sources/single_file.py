@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,15 @@ from safetensors import safe_open
 from edgediff.errors import ArgumentError, BundleError, choices
 
 from ..weight import Weight
-from .base import COMPONENT_CLASSES, encoders_of
+from .base import COMPONENT_CLASSES
+from .by_diffusers import read_by_diffusers
 from .clip_tokenizer import END, EXCLAMATION, clip_tokenizer
 from .component_weights import converted
+from .detect import detect_family
 from .folder import Folder
 from .loading import model_class, scheduler_config
 from .original_layout import UNET, VAE, Tensors, converted_weights, fill_module
-from .published_configs import FAMILIES, Family
-from .safetensors_header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
+from .safetensors_header import Shapes, hollow_tensors, read_header, read_tensors
 
 EPSILON, V = PREDICTIONS = ("epsilon", "v_prediction")
 # https://github.com/Stability-AI/ModelSpec: two names of one field, and architectures that imply it.
@@ -27,7 +30,6 @@ PREDICTION_FIELDS = ("modelspec.prediction_type", "modelspec.predict_key")
 ARCHITECTURES = {"stable-diffusion-v2-512": EPSILON, "stable-diffusion-v2-768-v": V}
 BASE_STEP = 875_000  # global_step of Stable Diffusion 2 base, as diffusers tells it from the 768 px model
 BASE_CELLS = 64  # a side, of Stable Diffusion 2 models that predict epsilon (512 pixels); the others' is 96
-EDM = "edm_"
 CHANNELS = (4, 9)  # of latents; of latents, mask and masked latents
 
 
@@ -39,6 +41,7 @@ class SingleFile:
         config: a diffusers folder whose configs, tokenizers and scheduler stand for the published ones of the file's
             family; its weights are not read.
         prediction_type: epsilon or v_prediction, where the file does not say, or says wrong.
+        exchanged: components that come from elsewhere, so that the file may lack them.
 
     Raises:
         BundleNotFoundError: no such file.
@@ -46,13 +49,19 @@ class SingleFile:
         ArgumentError: an unknown ``prediction_type``.
     """
 
-    def __init__(self, path: Path, config: Path | None = None, prediction_type: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Path | None = None,
+        prediction_type: str | None = None,
+        exchanged: Sequence[str] = (),
+    ) -> None:
         self.path = path
         if prediction_type not in (None, *PREDICTIONS):
             raise ArgumentError(f"no prediction_type {prediction_type!r}; choose from {choices(PREDICTIONS)}")
         self._shapes, self._metadata = read_header(path)
         self._folder = None if config is None else Folder(config)
-        self._family = _detect_family(path, self._shapes, self._folder)
+        self._family = detect_family(path, self._shapes, self._folder, exchanged)
         self._channels = self._shapes.get(f"{UNET}input_blocks.0.0.weight", (0, CHANNELS[0]))[1]
         self._inpaints = self._channels == CHANNELS[1]
         stated = self._stated_prediction()
@@ -70,7 +79,8 @@ class SingleFile:
         else:
             self.pipeline = (self._inpaints and self._family.inpaint) or self._family.pipeline
         self._hollow: dict[str, Any] = {}
-        for component in (*self._family.prefixes, "unet", "vae"):
+        self._unread: list[str] = []  # what diffusers could not read
+        for component in (c for c in (*self._family.prefixes, "unet", "vae") if c not in exchanged):
             self._convert(component, self.hollow(component), hollow_tensors(self._shapes_of(component)))
 
     def guesses(self) -> str:
@@ -104,7 +114,8 @@ class SingleFile:
     def setting(self, name: str) -> Any:
         if self._folder is not None:
             return self._folder.setting(name)
-        return {"force_zeros_for_empty_prompt": "text_encoder" in self._family.prefixes}.get(name)
+        base = "text_encoder" in self._family.prefixes  # SDXL's refiner has the second alone
+        return {"force_zeros_for_empty_prompt": base, "requires_aesthetics_score": not base}.get(name)
 
     def _config(self, component: str) -> dict[str, Any]:
         config = dict(self._family.configs[component])
@@ -148,6 +159,36 @@ class SingleFile:
         weights = self._convert(component, model, read_tensors(self.path, self._shapes_of(component)))
         return fill_module(component, model, weights, self.path)
 
+    def check(self) -> None:
+        """Do nothing: the header was held against the configs when the file was opened."""
+
+    def reference(self, component: str, wide: bool = False) -> Any:
+        config = self.hollow(component).config
+        settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return read_by_diffusers(
+                    self.path, component, class_of_component(component), settings, Path(folder), wide
+                )
+            except BundleError:
+                raise
+            except Exception as error:  # diffusers knows fewer layouts, and says so in many ways
+                self._unread.append(
+                    f"{component}: diffusers' from_single_file cannot read it from this file ({type(error).__name__}); "
+                    "the reference has the weights as they are converted here"
+                )
+                return self.load(component)
+
+    def reference_scheduler(self) -> Any:
+        config = self.scheduler()
+        return model_class(config["_class_name"]).from_config(config)
+
+    def reference_tokenizer(self, component: str) -> Any:
+        return self.tokenizer(component) if self._folder is None else self._folder.reference_tokenizer(component)
+
+    def notes(self) -> list[str]:
+        return list(self._unread)
+
     def scheduler(self) -> dict[str, Any]:
         config = dict(self._family.scheduler) if self._folder is None else self._folder.scheduler()
         name = config.pop("_class_name")
@@ -173,41 +214,3 @@ class SingleFile:
 def class_of_component(component: str) -> str:
     """Name the class that a component of a single file has."""
     return {"text_encoder_2": "CLIPTextModelWithProjection"}.get(component, COMPONENT_CLASSES[component][0])
-
-
-def _detect_family(path: Path, shapes: Shapes, folder: Folder | None) -> Family:
-    """Tell the family by the names of the text encoders, with ``folder`` by its, too; ``BundleError`` for none."""
-    if marks := [name for name in shapes if name.startswith(EDM)]:
-        raise BundleError(
-            f"{path} has {marks[0]}: it is trained on EDM's noise levels, which this version does not run"
-        )
-    families = [f for f in FAMILIES if all(any(n.startswith(p) for n in shapes) for p in f.prefixes.values())]
-    if not families:
-        if look := looks_like(shapes):
-            raise BundleError(f"{path} looks like {look}")
-        raise BundleError(
-            f"{path} holds no text encoder of {choices(f.name for f in FAMILIES)}; among its {len(shapes)} names: "
-            f"{choices(sorted(shapes)[:3]) or 'none'}"
-        )
-    for prefix, what in ((UNET, "U-Net"), (VAE, "autoencoder")):
-        if not any(name.startswith(prefix) for name in shapes):
-            raise BundleError(f"{path} is of the family {families[0].name} and holds no {what} ({prefix}...)")
-    if folder is not None:
-        fitting = [f for f in families if [encoder for encoder, _ in encoders_of(folder)] == list(f.prefixes)]
-        if not fitting:
-            raise BundleError(
-                f"{path} has the text encoders of {families[0].name} ({choices(families[0].prefixes)}); the config at "
-                f"{folder.path} is of a {folder.pipeline}"
-            )
-        return fitting[0]
-    # SDXL's refiner and SD-Turbo name their text encoder alike; its width tells.
-    fitting = [
-        f for f in families if all(_width(shapes, p) == f.configs[c]["hidden_size"] for c, p in f.prefixes.items())
-    ]
-    return (fitting or families)[0]
-
-
-def _width(shapes: Shapes, prefix: str) -> int | None:
-    """Return the width of the text encoder whose names begin with ``prefix``: that of its last norm."""
-    ends = ("ln_final.weight", "final_layer_norm.weight")
-    return next((s[0] for name, s in shapes.items() if name.startswith(prefix) and name.endswith(ends)), None)

@@ -29,7 +29,7 @@ def hashes(root: Path) -> dict[str, str]:
     return {f.path: f.sha256 for _, f in read_bundle(root).files()}
 
 
-@pytest.mark.parametrize("at", ["vae_decoder: tracing", "pictures by torch", "unet: int8", "pictures compared"])
+@pytest.mark.parametrize("at", ["vae_decoder: tracing", "pictures by diffusers", "unet: int8", "pictures compared"])
 def test_goes_on_where_it_stopped(tiny_source: Path, tmp_path: Path, at: str) -> None:
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
