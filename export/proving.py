@@ -69,7 +69,7 @@ def draw_reference(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _golden(reference: Reference, arrays: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Choose what is kept: pictures, what their calls take, and of each part the first call and the last of picture 1."""
+    """Choose what is kept: pictures, what their calls take, and each part's first call and the last of picture 1."""
     tensors: dict[str, NDArray[Any]] = {f"picture.{k}": p for k, p in enumerate(reference.pictures)}
     for k, extra in enumerate(arrays):
         tensors |= {f"picture.{k}.{name}": v for name, v in extra.items()}

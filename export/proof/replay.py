@@ -50,7 +50,7 @@ class Replay:
             self.fail(f"is told {', '.join(sorted(inputs))}, by diffusers {', '.join(sorted(asked))}")
         for name, theirs in asked.items():
             self._hold(name, inputs[name], theirs)
-        return answered
+        return dict(answered)
 
     def end(self) -> None:
         """Raise ``EngineError`` where diffusers called the part more often."""

@@ -42,8 +42,8 @@ def find_weights(folder: Path) -> WeightFiles:
     if files := find_files(folder):
         return files
     raise BundleError(
-        f"{folder.parent}: {folder.name} holds no weights (diffusion_pytorch_model.safetensors, or model.safetensors of "
-        "a text encoder); save the whole pipeline with save_pretrained"
+        f"{folder.parent}: {folder.name} holds no weights (diffusion_pytorch_model.safetensors, or model.safetensors "
+        "of a text encoder); save the whole pipeline with save_pretrained"
     )
 
 
