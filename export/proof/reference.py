@@ -81,15 +81,14 @@ def make_pipeline(source: Source, scheduler: Any, **parts: Any) -> Any:
         if (value := source.setting(name)) is not None and not isinstance(value, list):
             settings.setdefault(name, value)
     optional = ("safety_checker", "feature_extractor", "image_encoder")
+    needed = [name for name, p in known.items() if p.default is inspect.Parameter.empty]
     given = {
-        **{
-            n: None for n, p in known.items() if n != "self" and (p.default is inspect.Parameter.empty or n in optional)
-        },
+        **dict.fromkeys((*needed, *optional)),
         **settings,
         **parts,
         "scheduler": type(scheduler).from_config(scheduler.config),
     }
-    pipe = cls(**{name: value for name, value in given.items() if name in known})
+    pipe = cls(**{name: value for name, value in given.items() if name in known and name != "self"})
     if parts.get("unet") is not None and parts.get("vae") is None:
         pipe.scheduler = type(scheduler).from_config(scheduler.config)  # a model of pixels clips if its folder says so
     pipe.set_progress_bar_config(disable=True)

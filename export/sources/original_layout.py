@@ -15,9 +15,13 @@ from diffusers.loaders import single_file_utils
 from edgediff.errors import BundleError
 
 from .loading import ready
+from .strict import HARMLESS
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 INNER = ("text_model.", "text_projection.")
+# Convolutions that become linears are placed as other tensors; the rest is of a VAE's training.
+PASSED = {"unet": (), "vae": (".attn_1.", ".loss.", ".model_ema.")}
+NAMES = {"unet": "U-Net", "vae": "autoencoder", "text_encoder": "text encoder", "text_encoder_2": "text encoder"}
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -25,7 +29,7 @@ def converted_weights(component: str, prefix: str, model: Any, tensors: Tensors,
     """Convert a checkpoint's tensors of one component to the weights of ``model``, none missing or of another shape.
 
     Raises:
-        BundleError: a weight that the file lacks, that has another shape, or, of a U-Net, that has no place.
+        BundleError: a weight that the file lacks, that has another shape, or that has no place.
     """
     originals = dict(tensors)
     try:
@@ -43,14 +47,30 @@ def converted_weights(component: str, prefix: str, model: Any, tensors: Tensors,
         raise BundleError(
             f"{path}: {component} lacks {prefix}{error.args[0]}; give a fitting config as --config"
         ) from error
-    if component == "unet":
-        placed = {id(t) for t in weights.values()}
-        if lost := [name for name, t in originals.items() if t.numel() and id(t) not in placed]:
-            raise BundleError(
-                f"{path}: unet: {len(lost)} weights have no place in the U-Net, first {lost[0]}; it is another model, "
-                "or needs --config"
-            )
+    if lost := _without_place(component, model, originals, weights):
+        raise BundleError(
+            f"{path}: {component}: {len(lost)} weights have no place in the {NAMES[component]}, first {lost[0]}; it is "
+            "another model, or needs --config"
+        )
     return fitting_weights(component, model, weights, path)
+
+
+def _without_place(component: str, model: Any, originals: Tensors, weights: Tensors) -> list[str]:
+    """List those tensors of a file that have no place in the module, but for those known to change nothing."""
+    if component not in ("unet", "vae"):  # text encoders: converted by their names, whatever these are
+        known, last = dict(model.named_parameters()), f".layers.{model.config.num_hidden_layers}."
+        # Stable Diffusion 2's files hold one layer more than its text encoder reads.
+        return [name for name in weights if name not in known and last not in name and not HARMLESS.match(_bare(name))]
+    placed = {id(t) for t in weights.values()}
+    return [
+        name
+        for name, t in originals.items()
+        if t.numel() and id(t) not in placed and not any(mark in name for mark in PASSED[component])
+    ]
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(INNER[0])
 
 
 def fitting_weights(component: str, model: Any, weights: Tensors, path: Path) -> Tensors:
