@@ -100,7 +100,10 @@ def export(
         report(assumed)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
-        opened = ModifiedSource(opened, others, [read_lora(path, weight) for path, weight in loras])
+        read = [read_lora(path, weight) for path, weight in loras]
+        for doubt in filter(None, (lora.doubt for lora in read)):
+            report(doubt)
+        opened = ModifiedSource(opened, others, read)
     facts = model_facts(opened, defaults or {})  # what cannot be exported shows here, before minutes of tracing
     recipes = recipes_of(opened, facts)
     names = [r.name for r in recipes]

@@ -51,7 +51,7 @@ def check(loras: Sequence[Lora], modules: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def merge(loras: Sequence[Lora], component: str, module: Any) -> int:
-    """Add weight * delta of every LoRA to the parameters of ``module``, in place; return how many layers it changed.
+    """Add the delta of every LoRA at its weight to the parameters of ``module``, in place; return how many layers it changed.
 
     Deltas are worked out in float32 from the module's own weights, so the order of ``loras`` does not matter. Layers
     that the module does not have are skipped: ``check`` finds them.
@@ -91,7 +91,8 @@ def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tup
             for lora, layer in items:
                 tensors = {name: _tensor(files[lora.path], key, target) for name, key in layer.keys.items()}
                 try:
-                    parts = _parts(tensors, _scaling(lora, layer, path, files[lora.path]), target)
+                    scale = _scaling(lora, layer, path, files[lora.path])
+                    parts = _parts(tensors, scale, target, lora.weight)
                 except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
                     shapes = ", ".join(f"{key} {tuple(tensors[name].shape)}" for name, key in layer.keys.items())
                     hint = _hint(lora, module if component == "unet" else None)
@@ -101,20 +102,21 @@ def _changes(loras: Sequence[Lora], component: str, module: Any) -> Iterator[tup
                 for name, part in parts.items():
                     if not part.is_meta and not torch.isfinite(part).all():
                         raise ArgumentError(f"{lora.path} has values that are not finite, first in {layer.first}")
-                    part = lora.weight * part
                     sums[name] = sums[name] + part if name in sums else part
             yield target, sums
 
 
-def _parts(tensors: Mapping[str, torch.Tensor], scale: Callable[[int], float], target: Any) -> dict[str, torch.Tensor]:
-    """Work out what one layer of a file adds to ``weight`` and ``bias``."""
+def _parts(
+    tensors: Mapping[str, torch.Tensor], scale: Callable[[int], float], target: Any, strength: float
+) -> dict[str, torch.Tensor]:
+    """Work out what one layer of a file of weight ``strength`` adds to ``weight`` and ``bias``."""
     parts = {}
     if set(tensors) - BESIDE:
-        parts["weight"] = delta(tensors, scale, target.weight.float())
+        parts["weight"] = delta(tensors, scale, target.weight.float(), strength)
     if "diff_b" in tensors:
         if getattr(target, "bias", None) is None:
             raise ValueError("it changes a bias, the model has none here")
-        parts["bias"] = reshaped_to(tensors["diff_b"], target.bias)
+        parts["bias"] = strength * reshaped_to(tensors["diff_b"], target.bias)
     return parts
 
 
