@@ -13,9 +13,9 @@ import torch
 
 import edgediff
 from edgediff.bundle.reading import read_bundle
+from edgediff.bundle.scheduler_config import remarks
 from edgediff.engines.onnxruntime import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
-from edgediff.sampling.names import from_config
 
 from .job import ExportJob
 from .lora.file import read_lora
@@ -116,11 +116,8 @@ def export(
     key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     workspace = Workspace(out, key)
     workspace.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.6) for part, s in sizes.items())))
-    if from_config(scheduler := scheduler_of(opened)) is None:
-        report(
-            f"scheduler: {scheduler['_class_name']} with its settings has no twin here; the bundle's default sampler "
-            f"is {facts['defaults']['sampler']}"
-        )
+    for remark in remarks(scheduler_of(opened)):
+        report(f"{remark}; the bundle's default sampler is {facts['defaults']['sampler']}")
     about = {
         "name": name or (source.resolve().name if source.is_dir() else source.stem),
         "licence": licence,

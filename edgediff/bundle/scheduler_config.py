@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "interpolation_type": ("linear",),
     "sigma_min": (None,),
     "sigma_max": (None,),
+    "use_dynamic_shifting": (False,),
+    "shift_terminal": (None,),
+    "solver_p": (None,),
 }
 # What diffusers' pipelines set whatever the folder says.
 OFFSET, UNCLIPPED, SKIP = {"steps_offset": 1}, {"clip_sample": False}, {"skip_prk_steps": True}
@@ -57,6 +61,19 @@ def default_steps(scheduler: dict[str, Any], unet: Mapping[str, Any], text: bool
     return {"num_inference_steps": steps, "guidance_scale": guidance}
 
 
+def remarks(config: Mapping[str, Any]) -> list[str]:
+    """Say, in a line each, where the runtime's sampler differs from diffusers' class of this config."""
+    name = str(config.get("_class_name"))
+    if (twin := from_config(config)) is None:
+        return [f"scheduler: {name} with its settings has no twin here"]
+    if twin[0] == "plms" and config.get("prediction_type") == "v_prediction":
+        return [
+            f"scheduler: {name} with prediction_type v_prediction averages raw outputs of different noise levels in "
+            "diffusers; the sampler plms averages their noise estimates, so its pictures differ"
+        ]
+    return []
+
+
 def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
     """Return what the runtime plans from; refuse settings that change the result and that it lacks."""
     for key, neutral in NEUTRAL.items():
@@ -69,10 +86,15 @@ def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
             f"scheduler: {config.get('_class_name')} has no {missing[0]}; is it a discrete-time schedule?"
         )
     schedule = {k: v for k, v in config.items() if k in names and v is not None}
-    # The sampler's spacing of noise levels (Karras, ...) comes before that of timesteps.
-    if (twin := from_config(config)) and twin[1]:
-        schedule["timestep_spacing"] = twin[1]
+    twin = from_config(config)
+    for spacing in ("karras", "exponential"):  # classes without the setting pass it by
+        schedule[f"use_{spacing}_sigmas"] = twin is not None and twin[1] == spacing
+    if schedule.get("lambda_min_clipped") == -math.inf:
+        del schedule["lambda_min_clipped"]
+    if schedule.get("prediction_type") == "flow_prediction":  # the straight schedule is use_flow_sigmas'
+        raise BundleError("scheduler: prediction_type is 'flow_prediction' on a schedule of betas, which cannot run")
     try:
-        return dataclasses.asdict(Schedule(**schedule))
-    except ArgumentError as error:
+        made = dataclasses.asdict(Schedule(**schedule))
+    except (ArgumentError, TypeError) as error:
         raise BundleError(f"scheduler: {error}") from error
+    return {key: value for key, value in made.items() if value is not None}

@@ -136,7 +136,8 @@ def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:
     scheduler.save_pretrained(source / "scheduler")
     edit(source / "model_index.json", lambda d: d.update(scheduler=["diffusers", "DPMSolverMultistepScheduler"]))
     found = read_bundle(export(source, source.parent / "a", precision="fp32", report=said.append))
-    assert (found.defaults.sampler, found.schedule.timestep_spacing) == ("dpmpp_2m_sde", "karras")
+    assert (found.defaults.sampler, found.schedule.sigma_spacing) == ("dpmpp_2m_sde", "karras")
+    assert found.schedule.timestep_spacing == "linspace"
     assert (plan_for(found, Arguments()).sampler, plan_for(found, Arguments()).spacing) == ("dpmpp_2m_sde", "karras")
     assert not [line for line in said if "no twin" in line]
     scheduler = DPMSolverMultistepScheduler(
