@@ -84,10 +84,10 @@ def test_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("prompt", ["", "  ", "a\udcff"])
-def test_empty_prompt(tiny_bundle: Path, capsys: pytest.CaptureFixture[str], prompt: str) -> None:
-    assert cli.main(["generate", prompt, "--model", str(tiny_bundle)]) == 2
-    assert "the prompt" in capsys.readouterr().err
+@pytest.mark.parametrize(("prompt", "said"), [([], "no prompt was given"), (["a\udcff"], "the prompt")])
+def test_no_prompt(tiny_bundle: Path, capsys: pytest.CaptureFixture[str], prompt: list[str], said: str) -> None:
+    assert cli.main(["generate", *prompt, "--model", str(tiny_bundle)]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["/nowhere/a.png", "/proc/a.png", "a.gif"])

@@ -214,11 +214,28 @@ def test_pixels_without_text(both: Callable[[str], Found], family: str, sampler:
 
 @pytest.mark.parametrize("family", ["sdxl", "sd21"])
 def test_clip_skip(both: Callable[[str], Found], family: str) -> None:
-    """Of both prompts; diffusers by itself leaves the negative one as it is."""
-    pair = both(family)
-    assert pair[1].bundle.clip_skips
-    for skip in pair[1].bundle.clip_skips:
+    """Of the prompt alone, as in diffusers; for the negative prompt, diffusers encodes it as a prompt of its own."""
+    pair = theirs, ours = both(family)
+    assert ours.bundle.clip_skips
+    mine = {"guidance_scale": 5.0, "negative_prompt": NEGATIVE}
+    for skip in ours.bundle.clip_skips:
         assert compare(pair, {"clip_skip": skip, **UNGUIDED}) < TOLERANCE
+        assert compare(pair, {"clip_skip": skip, **mine}) < TOLERANCE
+    with torch.no_grad():
+        one, other = (
+            theirs.encode_prompt(text, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=1)
+            for text in (PROMPT, NEGATIVE)
+        )
+    given = {"prompt": None, "prompt_embeds": one[0], "negative_prompt_embeds": other[0], "guidance_scale": 5.0}
+    if family == "sdxl":
+        given |= {"pooled_prompt_embeds": one[2], "negative_pooled_prompt_embeds": other[2]}
+    assert compare(pair, {"clip_skip": 1, "negative_clip_skip": 1, **mine}, given) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd21", "lcm"])
+@pytest.mark.parametrize("more", [UNGUIDED, {"guidance_scale": 5.0, "negative_prompt": NEGATIVE}])
+def test_empty_prompt(both: Callable[[str], Found], family: str, more: dict[str, Any]) -> None:
+    assert compare(both(family), {"prompt": "", **({"guidance_scale": 5.0} if family == "lcm" else more)}) < TOLERANCE
 
 
 def test_long_prompts_of_two_text_encoders(both: Callable[[str], Found]) -> None:
@@ -365,7 +382,7 @@ def test_refused(both: Callable[[str], Found]) -> None:
         edgediff.ArgumentError, match=r"guidance_scale is 5\.0; bundle 'source' takes no prompt to guide"
     ):
         pixel.stream(guidance_scale=5.0)
-    with pytest.raises(edgediff.PromptError, match="must hold a word"):
+    with pytest.raises(edgediff.PromptError, match="no prompt was given"):
         both("sdxl")[1].stream()
 
 
