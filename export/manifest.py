@@ -17,6 +17,7 @@ from edgediff.errors import ArgumentError, BundleError, choices
 from edgediff.sampling.names import from_config
 
 from .onnx_graph.graph import WrittenFile
+from .onnx_graph.modules import takes_any_size
 from .precision.precisions import PLAIN_NAME
 from .sources.base import Source, encoders_of
 
@@ -78,7 +79,10 @@ def _check_defaults(facts: dict[str, Any]) -> None:
         raise ArgumentError(f"no default {unknown[0]!r}; choose from {choices(known)}")
     for side in ("width", "height"):
         if defaults[side] < 1 or defaults[side] % multiple:
-            raise ArgumentError(f"the default {side} is {defaults[side]}; it must be a multiple of {multiple}")
+            raise ArgumentError(
+                f"the default {side} is {defaults[side]}; it must be a multiple of {multiple}: give another default by "
+                "--size WxH"
+            )
     if not facts["text"] and defaults["guidance_scale"] > 1:
         raise ArgumentError(
             f"the default guidance_scale is {defaults['guidance_scale']}; a model without text has none"
@@ -106,13 +110,13 @@ def _check_unet(unet: Any) -> None:
 
 def _latent(source: Source, unet: Any) -> dict[str, Any]:
     """Describe the latents; ``BundleError`` where U-Net, autoencoder and preview decoder do not agree on them."""
-    halvings = 2 ** (len(unet.block_out_channels) - 1)
+    multiple = 1 if takes_any_size(unet) else 2 ** (len(unet.block_out_channels) - 1)
     if not source.has("vae"):
         if source.has("preview_decoder"):
             raise BundleError("preview_decoder: a model of pixels needs none")
         if unet.in_channels != 3:
             raise BundleError(f"unet: {unet.in_channels} channels and no vae; a model of pixels has 3")
-        return {"channels": 3, "factor": 1, "scale": 1.0, "shift": 0.0, "size_multiple": halvings}
+        return {"channels": 3, "factor": 1, "scale": 1.0, "shift": 0.0, "size_multiple": multiple}
     vae = source.hollow("vae").config
     factor = 2 ** (len(vae.block_out_channels) - 1)
     for key in ("latents_mean", "latents_std"):
@@ -136,7 +140,7 @@ def _latent(source: Source, unet: Any) -> dict[str, Any]:
         "factor": factor,
         "scale": vae.scaling_factor,
         "shift": vae.get("shift_factor") or 0.0,
-        "size_multiple": factor * halvings,
+        "size_multiple": factor * multiple,
     }
 
 
