@@ -51,7 +51,9 @@ def check(loras: Sequence[Lora], modules: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def merge(loras: Sequence[Lora], component: str, module: Any) -> int:
-    """Add the delta of every LoRA at its weight to the parameters of ``module``, in place; return how many layers it changed.
+    """Add the delta of every LoRA at its weight to the parameters of ``module``, in place.
+
+    It returns how many layers it changed.
 
     Deltas are worked out in float32 from the module's own weights, so the order of ``loras`` does not matter. Layers
     that the module does not have are skipped: ``check`` finds them.

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-
 SIZED_BY_SKIP = ("UpBlock2D", "CrossAttnUpBlock2D")  # blocks of the way up that can end at any size
 ALWAYS = 30  # no side of latents divides by 2**30
 

@@ -53,7 +53,7 @@ def test_batch(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--spacing", "tight"], "no spacing 'tight'"),
         (["--steps", "0"], "num_inference_steps is 0"),
         (["--guidance-scale", "nan"], "guidance_scale is nan"),
-        (["--size", "30x32"], "width is 30; it must be a multiple of 8"),
+        (["--size", "30x32"], "width is 30; it must be a multiple of 4"),
         (["--size", "big"], "size is 'big'; write it as WIDTHxHEIGHT"),
         (["--size", ""], "size is ''"),
         (["--size", "9" * 5000 + "x64"], "write it as WIDTHxHEIGHT"),

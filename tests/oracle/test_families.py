@@ -223,7 +223,9 @@ def test_clip_skip(both: Callable[[str], Found], family: str) -> None:
         assert compare(pair, {"clip_skip": skip, **mine}) < TOLERANCE
     with torch.no_grad():
         one, other = (
-            theirs.encode_prompt(text, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=1)
+            theirs.encode_prompt(
+                text, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=1
+            )
             for text in (PROMPT, NEGATIVE)
         )
     given = {"prompt": None, "prompt_embeds": one[0], "negative_prompt_embeds": other[0], "guidance_scale": 5.0}
