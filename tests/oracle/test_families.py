@@ -18,8 +18,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
+from edgediff.bundle.scheduler_config import as_run, schedule_of
 from edgediff.generation.autoencoder import Autoencoder
 from edgediff.generation.conditioning import embed_guidance
+from edgediff.sampling.names import from_config
 from edgediff_export.convert import export
 
 from ..bundle.test_reading import edit
@@ -311,6 +313,42 @@ def test_defaults(both: Callable[[str], Found], family: str) -> None:
     side = SIDE if kind == "pixel" else PIXELS
     assert (default.width, default.height) == (side, side)
     assert found.zero_negative == (family in ("sdxl", "sdxl-turbo", "sdxl-lcm", "sdxl-inpaint"))
+
+
+CLIPPED = {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("TCDScheduler", {}),
+        ("LCMScheduler", {"original_inference_steps": 100, "timestep_scaling": 5.0}),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace", **CLIPPED}),
+        ("DPMSolverMultistepScheduler", {"use_exponential_sigmas": True}),
+        ("DEISMultistepScheduler", {"lower_order_final": False}),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        ("PNDMScheduler", {"timestep_spacing": "trailing", "skip_prk_steps": True}),
+        ("DDIMScheduler", {"timestep_spacing": "linspace"}),
+        ("DDPMParallelScheduler", {"clip_sample": False}),
+    ],
+)
+def test_scheduler_of_a_folder(
+    both: Callable[[str], Found], tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    """A folder with this scheduler, as the exporter reads it, drawn by defaults alone on both sides."""
+    theirs, ours = both("sd15")
+    kind = type(theirs)
+    own = getattr(diffusers, name).from_config(theirs.scheduler.config, **settings)
+    theirs = kind(**{**theirs.components, "scheduler": own}, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    config = as_run({**own.config, "_class_name": name}, kind.__name__, True)
+    found = from_config(config)
+    assert found is not None
+    root = shutil.copytree(ours.bundle.root, tmp_path / "bundle")
+    changed = {"schedule": schedule_of(config), "defaults": {**vars(ours.bundle.defaults), "sampler": found[0]}}
+    ours = edgediff.load(edit(root, lambda data: data.update(changed)), threads=1)
+    for steps in (3, 6):
+        assert compare((theirs, ours), {"guidance_scale": 5.0, "num_inference_steps": steps}) < 3 * TOLERANCE
 
 
 def test_preview_decoder(both: Callable[[str], Found], tmp_path: Path) -> None:
