@@ -13,10 +13,10 @@ import torch
 
 import edgediff
 from edgediff.bundle.reading import read_bundle
+from edgediff.bundle.scheduler_config import remarks
 from edgediff.checks import is_number
 from edgediff.engines.onnxruntime import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
-from edgediff.sampling.names import from_config
 
 from .job import ExportJob
 from .latent_facts import unused_shift
@@ -36,6 +36,8 @@ from .stages import fit_previews, make_part, store_golden, trace_part, write_tok
 from .workspace import Workspace
 
 DEFAULT = "fp16-weights"
+# What a bundle takes on disk, of the model's size in fp32.
+SHARES = {"fp32": 1.0, "fp16": 0.55, "fp16-weights": 0.55, "int8": 0.4, "int8-dynamic": 0.8}
 FLOORS = (10, 99)  # dB of PSNR that may be asked for; below, nothing is recognised
 
 
@@ -104,7 +106,10 @@ def export(
         report(assumed)
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
-        opened = ModifiedSource(opened, others, [read_lora(path, weight) for path, weight in loras])
+        read = [read_lora(path, weight) for path, weight in loras]
+        for doubt in filter(None, (lora.doubt for lora in read)):
+            report(doubt)
+        opened = ModifiedSource(opened, others, read)
     opened.check()
     # What cannot be exported shows here, before minutes of tracing.
     facts = model_facts(opened, defaults or {}, vae_shift)
@@ -120,12 +125,9 @@ def export(
     shown = None if pictures is None else hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
     key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     workspace = Workspace(out, key)
-    workspace.need(int(1.1 * sum(s * (1.0 if by_part[part] == "fp32" else 2.6) for part, s in sizes.items())))
-    if from_config(scheduler := scheduler_of(opened)) is None:
-        report(
-            f"scheduler: {scheduler['_class_name']} with its settings has no twin here; the bundle's default sampler "
-            f"is {facts['defaults']['sampler']}"
-        )
+    workspace.need(int(1.1 * sum(size * SHARES[by_part[part]] for part, size in sizes.items())))
+    for remark in remarks(scheduler_of(opened)):
+        report(f"{remark}; the bundle's default sampler is {facts['defaults']['sampler']}")
     about = {
         "name": name or (source.resolve().name if source.is_dir() else source.stem),
         "licence": licence,

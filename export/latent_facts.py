@@ -6,6 +6,7 @@ from typing import Any
 
 from edgediff.errors import ArgumentError, BundleError, choices
 
+from .onnx_graph.modules import takes_any_size
 from .sources.base import Source, encoders_of
 
 
@@ -34,7 +35,7 @@ def check_unet(source: Source, unet: Any) -> None:
 
 def latent_facts(source: Source, unet: Any, vae_shift: bool) -> dict[str, Any]:
     """Describe the latents; ``BundleError`` where U-Net, autoencoder and preview decoder do not agree on them."""
-    halvings = 2 ** (len(unet.block_out_channels) - 1)
+    multiple = 1 if takes_any_size(unet) else 2 ** (len(unet.block_out_channels) - 1)
     if not source.has("vae"):
         if vae_shift:
             raise ArgumentError("vae_shift is True, and a model of pixels has no autoencoder")
@@ -42,7 +43,7 @@ def latent_facts(source: Source, unet: Any, vae_shift: bool) -> dict[str, Any]:
             raise BundleError("preview_decoder: a model of pixels needs none")
         if unet.in_channels != 3:
             raise BundleError(f"unet: {unet.in_channels} channels and no vae; a model of pixels has 3")
-        return {"channels": 3, "factor": 1, "scale": 1.0, "shift": 0.0, "size_multiple": halvings}
+        return {"channels": 3, "factor": 1, "scale": 1.0, "shift": 0.0, "size_multiple": multiple}
     vae = source.hollow("vae").config
     factor = 2 ** (len(vae.block_out_channels) - 1)
     if factor == 1:
@@ -73,7 +74,7 @@ def latent_facts(source: Source, unet: Any, vae_shift: bool) -> dict[str, Any]:
         "factor": factor,
         "scale": vae.scaling_factor,
         "shift": float(vae.shift_factor) if vae_shift else 0.0,
-        "size_multiple": factor * halvings,
+        "size_multiple": factor * multiple,
     }
 
 

@@ -84,7 +84,10 @@ def _check_defaults(facts: dict[str, Any]) -> None:
         raise ArgumentError(f"no default {unknown[0]!r}; choose from {choices(known)}")
     for side in ("width", "height"):
         if defaults[side] < 1 or defaults[side] % multiple:
-            raise ArgumentError(f"the default {side} is {defaults[side]}; it must be a multiple of {multiple}")
+            raise ArgumentError(
+                f"the default {side} is {defaults[side]}; it must be a multiple of {multiple}: give another default by "
+                "--size WxH"
+            )
     if not facts["text"] and defaults["guidance_scale"] > 1:
         raise ArgumentError(
             f"the default guidance_scale is {defaults['guidance_scale']}; a model without text has none"

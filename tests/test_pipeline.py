@@ -151,6 +151,7 @@ def test_parameters_name_what_was_asked(pipe: edgediff.Pipeline) -> None:
         guidance_interval=(0.0, 0.5),
         guidance_rescale=0.3,
         clip_skip=1,
+        negative_clip_skip=1,
         prompt_syntax="plain",
         on_x0=lambda x0: x0,
     )
@@ -160,6 +161,7 @@ def test_parameters_name_what_was_asked(pipe: edgediff.Pipeline) -> None:
         "Guidance interval: 0 to 0.5",
         "Guidance rescale: 0.3",
         "Clip skip: 2",
+        "Negative clip skip: 2",
         "Prompt syntax: plain",
         "Hook: on_x0",
     ):
@@ -266,6 +268,7 @@ def test_random_seed_can_be_repeated(pipe: edgediff.Pipeline) -> None:
         ({"on_x0": 5}, "on_x0 is 5; it must be a function"),
         ({"rng": "mersenne"}, "no rng 'mersenne'; choose from torch-cpu, torch-cuda"),
         ({"clip_skip": 9}, "clip_skip is 9; the text encoder of bundle 'tiny' offers 0, 1"),
+        ({"negative_clip_skip": 9}, "negative_clip_skip is 9; the text encoder"),
         ({"clip_skip": True}, "clip_skip is True"),
         ({"clip_skip": 1.0}, "clip_skip is 1.0"),
         ({"latents": np.full((1, 4, 8, 8), "a")}, "latents are of type <U1"),
@@ -274,9 +277,9 @@ def test_random_seed_can_be_repeated(pipe: edgediff.Pipeline) -> None:
         ({"timesteps": [5, 10]}, "each must be less"),
         ({"num_inference_steps": 5, "sigmas": [3.0]}, "num_inference_steps is 5, but 1 levels were given"),
         ({"eta": 0.5, "sampler": "heun"}, "takes no eta"),
-        ({"height": 30}, "height is 30; it must be a multiple of 8: try 24 or 32"),
+        ({"height": 30}, "height is 30; it must be a multiple of 4: try 28 or 32"),
         ({"width": 0}, "width is 0"),
-        ({"width": 3}, "try 8"),
+        ({"width": 3}, "try 4"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "seed is 1844"),
@@ -373,7 +376,7 @@ def test_a_warning_points_at_the_program(one_chunk: Path, tmp_path: Path) -> Non
     assert f"{program}:2: PromptWarning: the prompt is longer" in run.stderr
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n", "()", "BREAK", [], ["a cat", ""], [3], None, 7, "a\udcff"])
+@pytest.mark.parametrize("prompt", [[], [3], None, 7, "a\udcff"])
 def test_bad_prompts(pipe: edgediff.Pipeline, prompt: Any) -> None:
     with pytest.raises(PromptError):
         pipe.stream(prompt)

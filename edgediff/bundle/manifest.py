@@ -85,7 +85,7 @@ class Latent:
     factor: int
     scale: float
     shift: float
-    size_multiple: int  # height and width in pixels must divide by it (the U-Net halves latents too)
+    size_multiple: int  # height and width in pixels must divide by it: the factor, or more where a U-Net must halve
 
 
 @dataclass(frozen=True)

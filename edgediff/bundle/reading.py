@@ -221,7 +221,7 @@ def _get(data: Any, key: str, kind: type[T], where: str = "") -> T:
     return value
 
 
-_KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+_KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "float | None": float}
 
 
 def _make(cls: type[T], data: Mapping[str, Any], where: str) -> T:

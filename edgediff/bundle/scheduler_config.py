@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "interpolation_type": ("linear",),
     "sigma_min": (None,),
     "sigma_max": (None,),
+    "use_dynamic_shifting": (False,),
+    "shift_terminal": (None,),
+    "solver_p": (None,),
 }
 SHOWN = 3  # values of a list in a message
 # What diffusers' pipelines set whatever the folder says.
@@ -58,6 +62,19 @@ def default_steps(scheduler: dict[str, Any], unet: Mapping[str, Any], text: bool
     return {"num_inference_steps": steps, "guidance_scale": guidance}
 
 
+def remarks(config: Mapping[str, Any]) -> list[str]:
+    """Say, in a line each, where the runtime's sampler differs from diffusers' class of this config."""
+    name = str(config.get("_class_name"))
+    if (twin := from_config(config)) is None:
+        return [f"scheduler: {name} with its settings has no twin here"]
+    if twin[0] == "plms" and config.get("prediction_type") == "v_prediction":
+        return [
+            f"scheduler: {name} with prediction_type v_prediction averages raw outputs of different noise levels in "
+            "diffusers; the sampler plms averages their noise estimates, so its pictures differ"
+        ]
+    return []
+
+
 def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
     """Return what the runtime plans from; refuse settings that change the result and that it lacks."""
     required = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
@@ -73,13 +90,18 @@ def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
             )
     names = {f.name for f in dataclasses.fields(Schedule)}
     schedule = {k: v for k, v in config.items() if k in names and v is not None}
-    # The sampler's spacing of noise levels (Karras, ...) comes before that of timesteps.
-    if (twin := from_config(config)) and twin[1]:
-        schedule["timestep_spacing"] = twin[1]
+    twin = from_config(config)
+    for spacing in ("karras", "exponential"):  # classes without the setting pass it by
+        schedule[f"use_{spacing}_sigmas"] = twin is not None and twin[1] == spacing
+    if schedule.get("lambda_min_clipped") == -math.inf:
+        del schedule["lambda_min_clipped"]
+    if schedule.get("prediction_type") == "flow_prediction":  # the straight schedule is use_flow_sigmas'
+        raise BundleError("scheduler: prediction_type is 'flow_prediction' on a schedule of betas, which cannot run")
     try:
-        return dataclasses.asdict(Schedule(**schedule))
-    except ArgumentError as error:
+        made = dataclasses.asdict(Schedule(**schedule))
+    except (ArgumentError, TypeError) as error:
         raise BundleError(f"scheduler: {error}") from error
+    return {key: value for key, value in made.items() if value is not None}
 
 
 def _short(value: Any) -> str:

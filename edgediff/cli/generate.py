@@ -22,7 +22,7 @@ MAX_BATCH = 1000
 def add(commands: Any) -> None:
     """Add the command and its own options."""
     p = commands.add_parser("generate", help="make a picture from a prompt")
-    p.add_argument("prompt", nargs="?", default="", help="none for models without a text encoder")
+    p.add_argument("prompt", nargs="?", help="'' draws without one; none for models without a text encoder")
     p.add_argument("-o", "--output", default="out.png", metavar="FILE", help="png, webp or jpg (default: out.png)")
     add_plan_arguments(p)
     p.add_argument(
@@ -37,7 +37,18 @@ def add(commands: Any) -> None:
         "--embedding", action="append", metavar="[WORD=]FILE", help="a textual inversion (safetensors); repeatable"
     )
     p.add_argument(
-        "--clip-skip", type=int, default=0, metavar="N", help="leave out the text encoder's last N layers (default: 0)"
+        "--clip-skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out the text encoder's last N layers for the prompt (default: 0)",
+    )
+    p.add_argument(
+        "--negative-clip-skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the same for the negative prompt (default: 0, as in diffusers; A1111 has --clip-skip's)",
     )
     p.add_argument(
         "--guidance-rescale", type=float, default=0.0, metavar="P", help="0 .. 1, against overexposure (default: 0)"
@@ -91,6 +102,7 @@ def generate(args: argparse.Namespace) -> None:
         seed=args.seed,
         rng=args.rng,
         clip_skip=args.clip_skip,
+        negative_clip_skip=args.negative_clip_skip,
         guidance_rescale=args.guidance_rescale,
         dynamic_thresholding_ratio=args.dynamic_thresholding,
         prompt_syntax="plain" if args.plain_prompt else "a1111",

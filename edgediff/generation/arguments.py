@@ -45,7 +45,7 @@ class Arguments:
     Args:
         prompt: one, or several for a batch. ``(word:1.2)`` weighs a word, ``(word)`` and ``[word]`` by 1.1 and
             1/1.1; a backslash before a bracket makes it text; BREAK begins a new chunk. Prompts longer than the
-            text encoder are read in chunks. Models without a text encoder take none.
+            text encoder are read in chunks. "" draws without a prompt. Models without a text encoder take none.
         negative_prompt: what to steer away from; one for all or one a prompt. None and "" differ for models that
             were trained with zeros for no prompt (SDXL).
         num_inference_steps, guidance_scale, height, width, sampler: the bundle's defaults when None.
@@ -59,8 +59,10 @@ class Arguments:
         guidance_rescale: share, 0 .. 1, by which the guided output's deviation is brought back (Lin et al. 2023).
         dynamic_thresholding_ratio: quantile, 0 .. 1, at which each channel of the guided x0 is clipped and scaled
             back to the range of the estimate without guidance (after Saharia et al. 2022); None for none.
-        clip_skip: how many of the text encoder's last layers to leave out, counted as in diffusers (A1111 counts
-            one more), for both prompts.
+        clip_skip: how many of the text encoder's last layers to leave out for the prompt, counted as in diffusers
+            (A1111 counts one more).
+        negative_clip_skip: how many to leave out for the negative prompt: none, as in diffusers, unless it is given.
+            A1111 leaves out as many as for the prompt.
         original_size, crops_coords_top_left, target_size: SDXL's (height, width) and (top, left) in pixels; the
             picture's size and (0, 0) when None.
         aesthetic_score, negative_aesthetic_score: of SDXL's refiner; 6.0 and 2.5 when None.
@@ -75,7 +77,7 @@ class Arguments:
         output_type: pil, np (uint8 (B, H, W, 3)) or latent.
     """
 
-    prompt: str | Sequence[str] = ""
+    prompt: str | Sequence[str] | None = None
     _: KW_ONLY
     negative_prompt: str | Sequence[str] | None = None
     num_inference_steps: int | None = None
@@ -94,6 +96,7 @@ class Arguments:
     guidance_rescale: float = field(default=0.0, metadata=shown("Guidance rescale"))
     dynamic_thresholding_ratio: float | None = field(default=None, metadata=shown("Dynamic thresholding"))
     clip_skip: int = field(default=0, metadata=shown("Clip skip", lambda v: str(v + 1)))  # A1111's count
+    negative_clip_skip: int = field(default=0, metadata=shown("Negative clip skip", lambda v: str(v + 1)))
     original_size: tuple[int, int] | None = field(default=None, metadata=shown("Original size", _size))
     crops_coords_top_left: tuple[int, int] | None = field(
         default=None, metadata=shown("Crop", lambda v: "{} {}".format(*v))

@@ -44,7 +44,7 @@ def _encode(request: Request, parts: Parts, prompts: Sequence[str], negative: bo
         if bundle.embedding_widths is not None:
             inputs["extra_embeddings"] = request.embeddings.tables[k]
         out = parts.run(part, **inputs)
-        skip = request.arguments.clip_skip
+        skip = request.arguments.negative_clip_skip if negative else request.arguments.clip_skip
         states = out[f"hidden_state_{skip}" if skip else "last_hidden_state"]
         require_finite(part, states)
         by_chunk = dict(zip(chunks, states, strict=True))

@@ -66,7 +66,8 @@ def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embedding
     width, height = _size(bundle, arguments)
     if arguments.output_type not in OUTPUT_TYPES:
         raise ArgumentError(f"no output_type {arguments.output_type!r}; choose from {choices(OUTPUT_TYPES)}")
-    _check_clip_skip(bundle, arguments.clip_skip)
+    for name in ("clip_skip", "negative_clip_skip"):
+        _check_clip_skip(bundle, name, getattr(arguments, name))
     prompts = tuple(p for p in prompts for _ in range(per))
     negatives = tuple(n for n in negatives for _ in range(per))
     table = plan_for(bundle, arguments)
@@ -79,6 +80,8 @@ def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embedding
     generator = find_generator(arguments.rng)
     sizes = check_sizes(bundle, arguments, width, height)
     masked = check_masked(bundle, arguments.image, arguments.mask_image, width, height)
+    if tokenizers and arguments.prompt is None:
+        raise PromptError('no prompt was given; prompt="" draws without one')
     if not tokenizers and any((*prompts, *negatives)):
         raise PromptError(
             f"bundle {bundle.name!r} takes no prompt; it was given {next(filter(None, prompts + negatives))!r}"
@@ -202,12 +205,12 @@ def _check_times(bundle: Bundle, table: Plan) -> None:
             )
 
 
-def _check_clip_skip(bundle: Bundle, clip_skip: int) -> None:
+def _check_clip_skip(bundle: Bundle, name: str, clip_skip: int) -> None:
     known = (0, *bundle.clip_skips)
     if not is_whole(clip_skip) or clip_skip not in known:
         foreign = "" if bundle.foreign is None else " (its graph, another exporter's, gives no earlier states)"
         raise ArgumentError(
-            f"clip_skip is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers "
+            f"{name} is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers "
             f"{choices(map(str, known))}{foreign}"
         )
 

@@ -15,7 +15,7 @@ from .arguments import Arguments
 
 def check_texts(arguments: Arguments) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """A call's prompts and as many negative prompts. Raises ``PromptError`` for what is no text."""
-    prompts = _texts("prompt", arguments.prompt)
+    prompts = _texts("prompt", "" if arguments.prompt is None else arguments.prompt)
     if not prompts:
         raise PromptError("no prompt was given")
     negative_prompt = "" if arguments.negative_prompt is None else arguments.negative_prompt
@@ -40,7 +40,7 @@ def tokenised(
         PromptWarning: words were cut.
 
     Raises:
-        PromptError: bad syntax of weights, or a prompt without a word.
+        PromptError: bad syntax of weights.
         BundleError: tokenizers that cut a text into different numbers of chunks.
     """
     texts: dict[str, tuple[PromptChunks, ...]] = {}
@@ -56,8 +56,6 @@ def tokenised(
                 raise BundleError(
                     f"bundle {bundle.name!r}: its tokenizers cut the {what} into different numbers of chunks"
                 )
-            if text.empty and kind == "prompt":
-                raise PromptError(f"the {what} is {prompt!r}; it must hold a word")
             if text.cut:
                 warn_caller(
                     f"the {what} is longer than the {len(text.chunks) * (tokenizers[0].max_length - 2)} tokens that "

@@ -98,11 +98,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PromptChunks:
-    """A prompt as chunks, the words of it that were ``cut``, and whether it has no token at all."""
+    """A prompt as chunks, and the words of it that were ``cut``."""
 
     chunks: tuple[Chunk, ...]
     cut: str = ""
-    empty: bool = False
 
 
 def tokenise(
@@ -136,6 +135,4 @@ def tokenise(
     most = MAX_CHUNKS if max_chunks is None else min(max_chunks, MAX_CHUNKS)
     chunks, cut = limit(chunk(sections, size, tokenizer.comma), most)
     packed = (pack(c, size, tokenizer.begin, tokenizer.end, tokenizer.pad_id) for c in chunks)
-    return PromptChunks(
-        tuple(Chunk(*both) for both in packed), "" if cut is None else prompt[cut:].strip(), not any(chunks)
-    )
+    return PromptChunks(tuple(Chunk(*both) for both in packed), "" if cut is None else prompt[cut:].strip())

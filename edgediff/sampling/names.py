@@ -35,7 +35,9 @@ SamplerName = Literal[
 ]
 DIFFUSERS = {
     "DDIMScheduler": "ddim",
+    "DDIMParallelScheduler": "ddim",
     "DDPMScheduler": "ddpm",
+    "DDPMParallelScheduler": "ddpm",
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_a",
     "FlowMatchEulerDiscreteScheduler": "euler",
@@ -141,13 +143,15 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, str | None] | None:
     elif key in ("deis", "unipc"):
         key = {2: key, 3: f"{key}_3"}.get(order)
     foreign = (
-        (key in ("dpmpp_2m", "dpmpp_2m_sde") and get("solver_type", "midpoint") != "midpoint")
+        str(get("variance_type", "")).startswith("learned")
+        or (key in ("deis", "deis_3") and str(get("algorithm_type", "deis")).startswith("sde"))
+        or (key in ("dpmpp_2m", "dpmpp_2m_sde") and get("solver_type", "midpoint") != "midpoint")
         or (key in ("unipc", "unipc_3") and (get("solver_type", "bh2") == "bh1" or not get("predict_x0", True)))
         or (key in ("unipc", "unipc_3") and get("disable_corrector"))
         or (key == "plms" and not get("skip_prk_steps", False))
         or (key == "ddpm" and get("variance_type", "fixed_small") != "fixed_small")
-        or (key in ("lcm", "tcd") and get("original_inference_steps", 50) != 50)
-        or (key == "lcm" and get("timestep_scaling", 10.0) != 10)
+        # diffusers' TCD clips x0 and keeps the noise estimate that goes with the unclipped one.
+        or (key == "tcd" and get("clip_sample", False))
     )
     if key is None or foreign:
         return None

@@ -29,7 +29,9 @@ class Plan:
     """A plan is the rows of one run.
 
     Attributes:
-        sampler, spacing: the names it was made from; spacing is custom for explicit timesteps or sigmas.
+        sampler, spacing: the names it was made from; spacing is custom for explicit timesteps or sigmas. Where the
+            model's own scheduler has Karras' levels between the ends of leading timesteps it is "karras in leading";
+            "linspace by 166" where steps go down by 166 timesteps, whichever is next.
         levels: the level of the state before each row, and the last.
         guidance_scale: as it was given.
         start: factor of the unit starting noise.
@@ -144,15 +146,27 @@ def plan(
             raise ArgumentError("spacing was given with timesteps or sigmas, which take its place; leave one out")
         spacing = resolve_spacing(spacing)
     entry = SAMPLERS[key]
-    spacing = (named or entry.spacing or schedule.timestep_spacing) if spacing is None else spacing
-    levels = _levels(schedule, entry, steps, spacing, timesteps, sigmas)
-    spacing = spacing if timesteps is None and sigmas is None else "custom"
+    own = spacing is None and named is None and entry.spacing is None
+    spacing = spacing or named or entry.spacing or schedule.sigma_spacing or schedule.timestep_spacing
+    ends = None
+    if own and schedule.sigma_spacing and not entry.rounded and not schedule.flow:
+        ends = schedule.timestep_spacing
+    levels = _levels(schedule, entry, steps, spacing, own, ends, timesteps, sigmas)
+    if timesteps is not None or sigmas is not None:
+        spacing = "custom"
+    elif ends not in (None, "linspace"):  # which spans all that the schedule has, as an explicit spacing does
+        spacing = f"{spacing} in {ends}"
     scales = _scales(guidance_scale, len(levels) - 1, guidance)
     first, stop = _interval(guidance_interval, len(levels) - 1)
     if guidance != "cfg" and not entry.memoryless:
         fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
         raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
-    linear = _steps(key, levels, schedule, eta)
+    stride = schedule.num_train_timesteps // (len(levels) - 1)
+    aims: list[Level] = []
+    if own and entry.strides and spacing in ("trailing", "linspace") and not schedule.flow:
+        aims = [schedule.level(v.t - stride) if v.t >= stride else levels[-1] for v in levels[:-1]]
+        spacing = spacing if aims == list(levels[1:]) else f"{spacing} by {stride}"
+    linear = _steps(key, levels, schedule, eta, aims)
     # Some samplers look at a flow model's levels as straight ones, with alpha 1.
     states = [replace(step.at, alpha=1 - step.at.sigma) if schedule.flow else step.at for step in linear]
     states.append(levels[-1])
@@ -164,7 +178,7 @@ def plan(
         if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
-    unit = entry.unit_start or spacing == "leading" or schedule.flow
+    unit = entry.unit_start or schedule.flow or "leading" in (spacing, ends)
     return Plan(
         sampler=key,
         spacing=spacing,
@@ -178,8 +192,10 @@ def plan(
     )
 
 
-def _steps(key: str, levels: Sequence[Level], schedule: Schedule, eta: float | None) -> list[LinearStep]:
-    function = SAMPLERS[key].steps
+def _steps(
+    key: str, levels: Sequence[Level], schedule: Schedule, eta: float | None, aims: Sequence[Level]
+) -> list[LinearStep]:
+    function = partial(SAMPLERS[key].steps, aims=aims) if aims else SAMPLERS[key].steps
     if eta is not None:
         if not SAMPLERS[key].eta:
             takers = [name for name, other in SAMPLERS.items() if other.eta]
@@ -224,6 +240,8 @@ def _levels(
     entry: Sampler,
     steps: int | None,
     spacing: str,
+    own: bool,
+    ends: str | None,
     timesteps: Sequence[float] | None,
     sigmas: Sequence[float] | None,
 ) -> tuple[Level, ...]:
@@ -235,7 +253,16 @@ def _levels(
         levels = from_timesteps(schedule, timesteps)
     else:
         steps = 20 if steps is None else steps
-        levels = spaced(schedule, steps, spacing, drop_last=entry.drop_last, rounded=entry.rounded)
+        levels = spaced(
+            schedule,
+            steps,
+            spacing,
+            drop_last=entry.drop_last,
+            rounded=entry.rounded or (entry.rounds_karras and ends is not None and spacing == "karras"),
+            clipped=entry.clipped,
+            truncated=own,
+            ends=ends,
+        )
     if (timesteps is not None or sigmas is not None) and steps is not None and steps != len(levels):
         raise ArgumentError(f"num_inference_steps is {steps}, but {len(levels)} levels were given; leave one out")
     end = CLEAN

@@ -17,13 +17,13 @@ from .polynomials import bh_factors, lagrange_integrals, log_integrals
 from .schedule import Level, Schedule
 
 
-def ddim(levels: Levels, _: Schedule, eta: float = 0.0) -> Steps:
+def ddim(levels: Levels, _: Schedule, eta: float = 0.0, aims: Levels = ()) -> Steps:
     """DDIM (Song et al. 2020, https://arxiv.org/abs/2010.02502, equations 12 and 16).
 
     In these coordinates Euler's method on the probability-flow ODE is DDIM with eta 0; eta 1 is Euler ancestral and
-    DDPM (Ho et al. 2020). On a flow-matching model's levels it is flow-match Euler.
+    DDPM (Ho et al. 2020). On a flow-matching model's levels it is flow-match Euler. ``aims``: see ``Sampler.strides``.
     """
-    for now, to in pairwise(levels):
+    for now, to in zip(levels, aims or levels[1:], strict=False):
         kept, d = ancestral(now, to, eta)
         yield toward(now, to, kept / now.sigma, d)
 
@@ -101,28 +101,33 @@ def lms(levels: Levels, schedule: Schedule, order: int = 4) -> Steps:
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-def plms(levels: Levels, schedule: Schedule) -> Steps:
+def plms(levels: Levels, schedule: Schedule, aims: Levels = ()) -> Steps:
     """PLMS, also PNDM without its Runge-Kutta start (Liu et al. 2022, https://arxiv.org/abs/2202.09778, equation 12).
 
     The first interval takes two calls, as in Stable Diffusion's own sampler: after a DDIM step the noise estimates of
-    both its ends are averaged and the step is taken again.
+    both its ends are averaged and the step is taken again. ``aims``: see ``Sampler.strides``.
     """
     positions: list[int] = []  # of useful eps in the history
-    for k, (now, to) in enumerate(pairwise(straight(levels, schedule))):
+    levels = straight(levels, schedule)
+    for k, (now, to) in enumerate(zip(levels, aims or levels[1:], strict=False)):
         if now.alpha == 0:
             yield toward(now, to)
             continue
         ratio = to.ratio - now.ratio
         yield by_noise(now, to, [ratio * c for c in ADAMS_BASHFORTH[len(positions)]], positions)
         if not positions and to.sigma and k + 2 < len(levels):
-            half = to.alpha * ratio / 2
-            yield noting_noise(LinearStep(to, 1 + half / to.sigma, -half * to.alpha / to.sigma, (-half,), stage=1))
+            # Take the step back, then from as far above the next level: now itself, unless steps have other aims.
+            after = levels[k + 1]
+            start = schedule.level(after.t + now.t - to.t) if aims else now
+            lead, half = after.alpha / start.alpha, after.alpha * (after.ratio - start.ratio) / 2
+            cx, c0 = lead * now.alpha / to.alpha + half / after.sigma, -half * after.alpha / after.sigma
+            yield noting_noise(LinearStep(after, cx, c0, (half - lead * now.alpha * ratio,), stage=1))
             positions = [1]  # the estimate of the second call is not used again
         else:
             positions = [0, *(p + 1 for p in positions)][:3]
 
 
-def deis(levels: Levels, _: Schedule, order: int = 2) -> Steps:
+def deis(levels: Levels, schedule: Schedule, order: int = 2) -> Steps:
     """DEIS with polynomials in log rho (Zhang & Chen 2022, https://arxiv.org/abs/2204.13902, section 3.2)."""
     past: list[float] = []
     count = len(levels) - 1
@@ -132,7 +137,7 @@ def deis(levels: Levels, _: Schedule, order: int = 2) -> Steps:
             continue
         past = [math.log(now.ratio), *past][:order]
         # Short runs end in lower orders for stability, as in diffusers.
-        usable = past[: count - k] if count < 15 else past
+        usable = past[: count - k] if count < 15 and schedule.lower_order_final else past
         yield by_noise(now, to, log_integrals(usable, now.ratio, to.ratio), range(order))
 
 
@@ -204,19 +209,20 @@ def unipc(levels: Levels, _: Schedule, order: int = 2) -> Steps:
             correction = [at_end, *(c - p for c, p in zip(others, predictor, strict=True))]
 
 
-def lcm(levels: Levels, _: Schedule) -> Steps:
+def lcm(levels: Levels, schedule: Schedule) -> Steps:
     """Latent consistency models (Luo et al. 2023, https://arxiv.org/abs/2310.04378, algorithm 3): jump to x0, noise it
     again. The boundary condition mixes a little of x into x0 (at the least timestep 7e-6).
     """
     for now, to in pairwise(levels):
-        scaled = now.t * 10 / 0.5  # timestep_scaling / sigma_data
+        scaled = now.t * schedule.timestep_scaling / 0.5  # sigma_data
         skip, out = 1 / (scaled**2 + 1), scaled / math.sqrt(scaled**2 + 1)
         yield LinearStep(now, to.alpha * skip, to.alpha * out, d=to.sigma)
 
 
-def tcd(levels: Levels, schedule: Schedule, eta: float = 0.3) -> Steps:
+def tcd(levels: Levels, schedule: Schedule, eta: float = 0.0) -> Steps:
     """Trajectory consistency distillation (Zheng et al. 2024, https://arxiv.org/abs/2402.19159, algorithm 4): jump to
-    ``(1 - eta) t'`` and noise from there to ``t'``; eta is the paper's gamma.
+    ``(1 - eta) t'`` and noise from there to ``t'``; eta is the paper's gamma, which it sets to 0.3. diffusers'
+    pipelines set 0 unless they are told.
     """
     for now, to in pairwise(levels):
         less = schedule.level(math.floor((1 - eta) * to.t)) if eta and to.sigma else to
@@ -233,7 +239,10 @@ class Sampler:
 
     Attributes:
         label: the name that pictures carry.
-        drop_last, rounded: how levels are spaced (see ``spacings.spaced``).
+        drop_last, rounded, clipped: how levels are spaced (see ``spacings.spaced``).
+        rounds_karras: whole timesteps in the model's own Karras spacing alone.
+        strides: where the model's own spacing decides, each step aims at the timestep ``T // steps`` below, whichever
+            is visited next, as its origin does (which shows where linspace or trailing have another distance).
         end: the level of the last step: clean; schedule (``set_alpha_to_one`` decides); or first (timestep 0).
         unit_start: start from noise of deviation 1; otherwise of the first level's sigma, except in leading spacing.
         spacing: its own, where it is not the schedule's.
@@ -245,6 +254,9 @@ class Sampler:
     label: str
     drop_last: bool = False
     rounded: bool = True
+    rounds_karras: bool = False
+    clipped: bool = False
+    strides: bool = False
     end: str = "clean"
     unit_start: bool = True
     spacing: str | None = None
@@ -256,19 +268,19 @@ _K = partial(Sampler, rounded=False, unit_start=False)  # k-diffusion's conventi
 _DPM = partial(Sampler, drop_last=True)  # those of diffusers' multistep solvers
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler(ddim, "DDIM", end="schedule", eta=True, memoryless=True),
+    "ddim": Sampler(ddim, "DDIM", strides=True, end="schedule", eta=True, memoryless=True),
     "ddpm": Sampler(partial(ddim, eta=1.0), "DDPM", memoryless=True),
     "euler": _K(ddim, "Euler", memoryless=True),
     "euler_a": _K(partial(ddim, eta=1.0), "Euler a", eta=True, memoryless=True),
     "heun": _K(heun, "Heun"),
-    "dpm2": _K(dpm2, "DPM2"),
-    "dpm2_a": _K(partial(dpm2, eta=1.0), "DPM2 a", eta=True),
+    "dpm2": _K(dpm2, "DPM2", rounds_karras=True),
+    "dpm2_a": _K(partial(dpm2, eta=1.0), "DPM2 a", rounds_karras=True, eta=True),
     "lms": _K(lms, "LMS"),
-    "plms": Sampler(plms, "PLMS", end="schedule"),
+    "plms": Sampler(plms, "PLMS", strides=True, end="schedule"),
     "deis": _DPM(deis, "DEIS", end="first"),
     "deis_3": _DPM(partial(deis, order=3), "DEIS 3", end="first"),
-    "dpmpp_2m": _DPM(dpmpp_2m, "DPM++ 2M"),
-    "dpmpp_2m_sde": _DPM(partial(dpmpp_2m, eta=1.0), "DPM++ 2M SDE", eta=True),
+    "dpmpp_2m": _DPM(dpmpp_2m, "DPM++ 2M", clipped=True),
+    "dpmpp_2m_sde": _DPM(partial(dpmpp_2m, eta=1.0), "DPM++ 2M SDE", clipped=True, eta=True),
     "dpmpp_3m_sde": _DPM(dpmpp_3m, "DPM++ 3M SDE", eta=True),
     "dpmpp_2s_a": _K(dpmpp_2s, "DPM++ 2S a", eta=True),
     "dpmpp_sde": _K(dpmpp_sde, "DPM++ SDE", eta=True),

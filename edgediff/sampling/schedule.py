@@ -98,7 +98,10 @@ class Schedule:
     With ``prediction_type`` flow_prediction it is the straight schedule of flow matching (sigma = t / T): ``shift``
     moves its spacings towards noise, and the betas mean nothing. ``rescale_betas_zero_snr`` (Lin et al. 2023,
     https://arxiv.org/abs/2305.08891, algorithm 1) makes the last timestep pure noise. ``timestep_spacing`` may be any
-    of ``SPACINGS``.
+    of ``SPACINGS``; with ``use_karras_sigmas`` or ``use_exponential_sigmas`` noise levels are spaced so, and
+    ``timestep_spacing`` says between which ends, for samplers of k-diffusion. DPM-Solver++ leaves out timesteps whose
+    log signal-to-noise lambda lies below ``lambda_min_clipped``. ``lower_order_final`` is read by DEIS,
+    ``original_inference_steps`` by LCM and TCD, ``timestep_scaling`` by LCM.
     """
 
     num_train_timesteps: int = 1000
@@ -111,6 +114,12 @@ class Schedule:
     set_alpha_to_one: bool = True
     rescale_betas_zero_snr: bool = False
     shift: float = 1.0
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    lambda_min_clipped: float | None = None
+    lower_order_final: bool = True
+    original_inference_steps: int = 50
+    timestep_scaling: float = 10.0
 
     def __post_init__(self) -> None:
         for value, name, known in (
@@ -130,11 +139,24 @@ class Schedule:
             raise ArgumentError(f"steps_offset is {self.steps_offset}; it must be at least 0")
         if not 0.01 <= self.shift <= 100:
             raise ArgumentError(f"shift is {self.shift}; it must be 0.01 .. 100")
+        if self.use_karras_sigmas and self.use_exponential_sigmas:
+            raise ArgumentError("use_karras_sigmas and use_exponential_sigmas are both true; choose one")
+        if self.original_inference_steps < 1:
+            raise ArgumentError(
+                f"original_inference_steps is {self.original_inference_steps}; it must be at least 1 (LCM's is 50)"
+            )
+        if not 0 < self.timestep_scaling < math.inf:
+            raise ArgumentError(f"timestep_scaling is {self.timestep_scaling}; it must be above 0 (LCM's is 10)")
         bar = self.alpha_bar
         lowest = bar[-2 if self.rescale_betas_zero_snr else -1]
         if not (lowest > 0 and bar[0] < 1):
             raise ArgumentError(
                 f"the schedule runs from alpha_bar {bar[0]} to {lowest} in float32; it must stay between 0 and 1"
+            )
+        if self.lambda_min_clipped is not None and not self.clipped_timesteps:  # also where it is no number
+            raise ArgumentError(
+                f"lambda_min_clipped is {self.lambda_min_clipped}; it must be a number of at most "
+                f"{-self._log_ratios[0]:.4g}, where this schedule is cleanest"
             )
 
     @property
@@ -151,6 +173,18 @@ class Schedule:
         if self.rescale_betas_zero_snr:
             betas = _zero_terminal_snr(betas)
         return _running_product(np.float32(1) - betas).astype(np.float64)
+
+    @property
+    def sigma_spacing(self) -> str | None:
+        """The spacing of noise levels that the model's own scheduler uses; None where it spaces timesteps."""
+        return "karras" if self.use_karras_sigmas else "exponential" if self.use_exponential_sigmas else None
+
+    @cached_property
+    def clipped_timesteps(self) -> int:
+        """How many timesteps, from the cleanest, ``lambda_min_clipped`` leaves."""
+        if self.lambda_min_clipped is None:
+            return self.num_train_timesteps
+        return int((-self._log_ratios >= self.lambda_min_clipped).sum())
 
     @cached_property
     def _places(self) -> Float64:

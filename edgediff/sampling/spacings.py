@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,6 @@ from ..errors import ArgumentError, choices
 from .schedule import SPACINGS, Float64, Level, Schedule
 
 RHO = 7.0  # Karras et al. 2022, table 1
-DISTILLED_STEPS = 50  # LCM and TCD students were trained on this many timesteps
 # Align Your Steps (Sabour et al. 2024, https://arxiv.org/abs/2404.14507, table 4): ten steps, as noise levels.
 AYS = {
     "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
@@ -25,9 +25,18 @@ K_DIFFUSION = (*OF_SIGMAS, "simple", "normal", "sgm_uniform")  # these end clean
 
 
 def spaced(
-    schedule: Schedule, steps: int, spacing: str, *, drop_last: bool = False, rounded: bool = True
+    schedule: Schedule,
+    steps: int,
+    spacing: str,
+    *,
+    drop_last: bool = False,
+    rounded: bool = True,
+    clipped: bool = False,
+    truncated: bool = False,
+    ends: str | None = None,
 ) -> tuple[Level, ...]:
     """``steps`` levels from noisy to clean; the last one, to which the last step leads, is the sampler's to add.
+    Trailing spacing gives fewer where timesteps are clipped.
 
     Args:
         spacing: leading, trailing, linspace (Lin et al. 2023, https://arxiv.org/abs/2305.08891, table 2); simple,
@@ -37,6 +46,9 @@ def spaced(
             linspace.
         rounded: whole timesteps in linspace and in the spacings of noise levels (the levels themselves stay exact);
             normal and sgm_uniform are fractional in any case.
+        clipped: space the timesteps that the schedule's ``lambda_min_clipped`` leaves, in leading, trailing, linspace.
+        truncated: whole timesteps in exponential are those below, where ``rounded``, as in diffusers.
+        ends: karras and exponential run between the ends of this spacing of timesteps, in place of all noise levels.
 
     Raises:
         ArgumentError: an unknown spacing, one that the schedule cannot use, or steps out of range.
@@ -45,45 +57,53 @@ def spaced(
         raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
     if not is_whole(steps):
         raise ArgumentError(f"num_inference_steps is {steps!r}; it must be a whole number")
-    total, steps = schedule.num_train_timesteps, int(steps)
-    if spacing == "lcm" and total < DISTILLED_STEPS:
+    total, steps, distilled = schedule.num_train_timesteps, int(steps), schedule.original_inference_steps
+    if spacing == "lcm" and total < distilled:
         raise ArgumentError(
-            f"spacing lcm needs at least {DISTILLED_STEPS} trained timesteps; this model has {total}; choose from "
+            f"spacing lcm needs at least {distilled} trained timesteps; this model has {total}; choose from "
             f"{choices(name for name in SPACINGS if name != 'lcm')}"
         )
+    last = schedule.clipped_timesteps if clipped and not schedule.flow else total
     extra_point = drop_last and spacing in ("leading", "linspace")
-    limit = min(DISTILLED_STEPS if spacing == "lcm" else total, total - extra_point)
+    limit = min(distilled if spacing == "lcm" else total, total if spacing in OF_SIGMAS else last - extra_point)
     if not 1 <= steps <= limit:
         raise ArgumentError(f"num_inference_steps is {steps}; it must be 1 .. {limit} for this model and sampler")
     if spacing in OF_SIGMAS:
-        return from_sigmas(schedule, _sigmas(schedule, steps, spacing), rounded=rounded)
+        bounds = schedule.sigma_range
+        if ends is not None:
+            within = spaced(schedule, steps, ends, rounded=False)
+            bounds = within[-1].ratio, within[0].ratio
+        levels = from_sigmas(schedule, _sigmas(schedule, steps, spacing, bounds), rounded=rounded)
+        cut = truncated and rounded and spacing == "exponential" and not schedule.flow
+        return _truncated(schedule, levels) if cut else levels
     if schedule.flow:
         return from_sigmas(schedule, _straight(schedule, steps, spacing, drop_last))
-    ts = _timesteps(schedule, steps, spacing, drop_last, rounded)
+    ts = _timesteps(schedule, steps, spacing, drop_last, rounded, last)
     return tuple(schedule.level(t, log=spacing in K_DIFFUSION) for t in ts)
 
 
-def _timesteps(schedule: Schedule, steps: int, spacing: str, drop_last: bool, rounded: bool) -> Float64:
-    """The timesteps of the spacings that space them, float64 (steps,)."""
+def _timesteps(schedule: Schedule, steps: int, spacing: str, drop_last: bool, rounded: bool, last: int) -> Float64:
+    """The timesteps of the spacings that space them, float64 (steps,); below ``last`` in the first three."""
     total, points = schedule.num_train_timesteps, steps + 1 if drop_last else steps
     if spacing == "trailing":
-        down: Float64 = np.round(np.arange(total, 0, -total / steps, dtype=np.float64))
+        down: Float64 = np.round(np.arange(last, 0, -total / steps, dtype=np.float64))
         return down[:steps] - 1
     if spacing == "simple":
         simple: Float64 = total - 1 - np.floor(np.arange(steps) * (total / steps))
         return simple
     if spacing == "lcm":
-        origin: Float64 = np.arange(DISTILLED_STEPS, 0, -1, dtype=np.float64) * (total // DISTILLED_STEPS) - 1
-        chosen: Float64 = origin[np.floor(np.arange(steps) * (DISTILLED_STEPS / steps)).astype(int)]
+        distilled = schedule.original_inference_steps
+        origin: Float64 = np.arange(distilled, 0, -1, dtype=np.float64) * (total // distilled) - 1
+        chosen: Float64 = origin[np.floor(np.arange(steps) * (distilled / steps)).astype(int)]
         return chosen
     if spacing == "normal":
         return np.linspace(total - 1, 0, steps, dtype=np.float64)
     if spacing == "sgm_uniform":
         return np.linspace(total - 1, 0, steps + 1, dtype=np.float64)[:-1]
     if spacing == "leading":
-        up: Float64 = np.arange(points, dtype=np.float64) * (total // points) + schedule.steps_offset
+        up: Float64 = np.arange(points, dtype=np.float64) * (last // points) + schedule.steps_offset
     else:
-        up = np.linspace(0, total - 1, points, dtype=np.float64)
+        up = np.linspace(0, last - 1, points, dtype=np.float64)
         up = np.round(up) if rounded else up
     t: Float64 = up[::-1][:steps]
     # An offset must not lead past the last trained timestep (as many steps as timesteps).
@@ -108,8 +128,9 @@ def _straight(schedule: Schedule, steps: int, spacing: str, drop_last: bool) -> 
     return np.array([schedule.shifted(v) for v in s])
 
 
-def _sigmas(schedule: Schedule, steps: int, spacing: str) -> Float64:
-    least, most = schedule.sigma_range
+def _sigmas(schedule: Schedule, steps: int, spacing: str, bounds: tuple[float, float]) -> Float64:
+    """The noise levels of the spacings that space them, float64 (steps,), between ``bounds`` (least, greatest)."""
+    least, most = bounds
     if spacing in AYS:
         if schedule.flow:
             raise ArgumentError(f"spacing {spacing} cannot serve a flow-matching model; choose another, or give sigmas")
@@ -128,6 +149,20 @@ def _sigmas(schedule: Schedule, steps: int, spacing: str) -> Float64:
     high, low = most ** (1 / RHO), least ** (1 / RHO)
     out: Float64 = (high + ramp * (low - high)) ** RHO
     return out
+
+
+def _truncated(schedule: Schedule, levels: Sequence[Level]) -> tuple[Level, ...]:
+    """The levels with timesteps as diffusers' multistep solvers have them in exponential spacing: cut down to whole
+    ones, found among logarithms in float32. The first is so below the last trained one where that is rounded up.
+    """
+    bar = schedule.alpha_bar.astype(np.float32)
+    ratios = np.sqrt((1 - bar) / bar)
+    logs = np.log(ratios)
+    wanted = np.log(np.exp(np.linspace(math.log(ratios[-1]), math.log(ratios[0]), len(levels))))
+    low = np.clip(np.searchsorted(logs, wanted, side="right") - 1, 0, len(logs) - 2)
+    share = np.clip((logs[low] - wanted) / (logs[low] - logs[low + 1]), 0, 1)
+    ts = np.floor((1 - share) * low + share * (low + 1))
+    return tuple(replace(level, t=float(t)) for level, t in zip(levels, ts, strict=True))
 
 
 def from_sigmas(schedule: Schedule, sigmas: Sequence[float] | Float64, *, rounded: bool = False) -> tuple[Level, ...]:

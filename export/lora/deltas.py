@@ -74,11 +74,11 @@ FORMULAS: dict[frozenset[str], Callable[[Tensors], tuple[Tensor, int | None]]] =
 BESIDE = frozenset({"alpha", "dora_scale", "magnitude", "diff_b"})
 
 
-def delta(tensors: Tensors, scale: Callable[[int], float], weight: Tensor) -> Tensor:
-    """Work out the change of ``weight`` (float32, same shape).
+def delta(tensors: Tensors, scale: Callable[[int], float], weight: Tensor, strength: float = 1.0) -> Tensor:
+    """Work out the change of ``weight`` (float32, same shape) by a LoRA of weight ``strength``.
 
-    ``scale`` gives the factor at a rank. With DoRA the change is that from ``weight`` to the rescaled sum: at a LoRA
-    weight of 1 what LyCORIS and PEFT compute, at other weights the straight line between (as ComfyUI draws it).
+    ``scale`` gives the factor at a rank. With DoRA the change is that from ``weight`` to the rescaled sum, and the
+    LoRA's weight counts inside the sum, as in PEFT: the lengths stay those of the file, so a weight of 0 is a change.
 
     Raises:
         ValueError, RuntimeError: tensors that fit neither each other nor ``weight``.
@@ -87,7 +87,7 @@ def delta(tensors: Tensors, scale: Callable[[int], float], weight: Tensor) -> Te
     change, rank = FORMULAS[names](tensors)
     if rank is not None:
         change = change * scale(rank)
-    change = reshaped_to(change, weight)
+    change = strength * reshaped_to(change, weight)
     if "magnitude" in tensors:  # PEFT: one number per output
         return _decomposed(weight, change, tensors["magnitude"].reshape(-1, *[1] * (weight.ndim - 1)))
     if "dora_scale" in tensors:  # LyCORIS: (out, 1, ..), in its first releases (1, in, ..)

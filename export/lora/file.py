@@ -19,6 +19,8 @@ from .deltas import BESIDE, FORMULAS
 from .keys import parse_key, unsupported_algorithm
 
 READABLE = "LoRA, LoCon, LoHa, LoKr, full differences and DoRA"
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+KOHYA_DOWN = "lora_down.weight"  # in kohya's files a layer without alpha has that of its rank
 # Families by the width of the text that the U-Net attends to.
 FAMILY_OF_WIDTH = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 
@@ -41,7 +43,8 @@ class Layer:
 class Lora:
     """A LoRA file says what it changes, and by how much; its tensors stay in the file.
 
-    ``family`` is a guess from names and widths, for messages. ``configs`` are PEFT's settings by component.
+    ``family`` is a guess from names and widths, for messages. ``configs`` are PEFT's settings by component. ``doubt``
+    is a line about what the file leaves open; empty where it leaves nothing open.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class Lora:
     layers: Sequence[Layer] = field(repr=False)
     family: str | None = None
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    doubt: str = ""
 
 
 def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
@@ -70,9 +74,11 @@ def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
             metadata = file.metadata() or {}
             layers = _layers(path, keys)
             family = _family(layers, lambda key: list(file.get_slice(key).get_shape()))
+            configs = _configs(path, metadata)
+            doubt = _doubt(path, layers, configs, lambda key: list(file.get_slice(key).get_shape()))
     except SafetensorError as error:
         raise BundleError(f"{path} is not a safetensors file ({error}); save the LoRA as safetensors") from error
-    return Lora(path, float(weight), layers, family, _configs(path, metadata))
+    return Lora(path, float(weight), layers, family, configs, doubt)
 
 
 def _layers(path: Path, keys: Sequence[str]) -> list[Layer]:
@@ -101,18 +107,20 @@ def _layers(path: Path, keys: Sequence[str]) -> list[Layer]:
 
 
 def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
-    """Read PEFT's settings by component: diffusers keeps them in the file, PEFT beside it in adapter_config.json."""
+    """Read PEFT's settings by component: diffusers keeps them in the file, PEFT beside it in adapter_config.json.
+
+    Pipelines name the component before each setting, ``save_lora_adapter`` and PEFT write those of one model.
+    """
     beside = path.with_name("adapter_config.json")
     inside = metadata.get("lora_adapter_metadata")
     source = f"{path}: lora_adapter_metadata" if inside else str(beside)
-    components = ("unet", "text_encoder", "text_encoder_2")
     if not inside and not (path.name == "adapter_model.safetensors" and beside.is_file()):
         return {}
     try:
         settings = json.loads(inside if inside else beside.read_text(encoding="utf-8"))
-        if not inside:
-            settings = {f"{component}.{k}": v for component in components for k, v in settings.items()}
-        configs: dict[str, dict[str, Any]] = {component: {} for component in components}
+        if not any(key.startswith(f"{component}.") for key in settings for component in COMPONENTS):
+            settings = {f"{component}.{k}": v for component in COMPONENTS for k, v in settings.items()}
+        configs: dict[str, dict[str, Any]] = {component: {} for component in COMPONENTS}
         for key, value in settings.items():
             component, _, name = key.partition(".")
             configs.setdefault(component, {})[name] = value
@@ -125,6 +133,31 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, 
     except (ValueError, TypeError, AttributeError, re.error) as error:
         raise BundleError(f"{source} is not PEFT's settings: {error}") from error
     return dict(configs)
+
+
+def _doubt(
+    path: Path,
+    layers: Sequence[Layer],
+    configs: Mapping[str, Mapping[str, Any]],
+    shape: Callable[[str], list[int]],
+) -> str:
+    """Say that a file of diffusers or PEFT has several ranks in one component and no alpha; empty otherwise.
+
+    diffusers' loader takes the first rank for the alpha of all layers, so it scales those of other ranks.
+    """
+    for component in COMPONENTS:
+        if configs.get(component, {}).get("lora_alpha") is not None:
+            continue
+        own = [layer.keys for layer in layers if layer.component == component and "alpha" not in layer.keys]
+        downs = [keys["down"] for keys in own if "down" in keys]
+        ranks = sorted({shape(key)[0] for key in downs if not key.endswith(KOHYA_DOWN)})
+        if len(ranks) > 1:
+            return (
+                f"{path}: its layers of {component} have ranks {', '.join(map(str, ranks))} and it says no alpha; each "
+                "is applied with alpha = rank. If it was trained with another, save it again with its metadata "
+                "(save_lora_adapter), or scale it by --lora FILE:WEIGHT"
+            )
+    return ""
 
 
 def _family(layers: Sequence[Layer], shape: Callable[[str], list[int]]) -> str | None:

@@ -55,7 +55,9 @@ def check(loras: Sequence[Lora], modules: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def merge(loras: Sequence[Lora], component: str, module: Any) -> int:
-    """Add weight * delta of every LoRA to the parameters of ``module``, in place; return how many layers it changed.
+    """Add the delta of every LoRA at its weight to the parameters of ``module``, in place.
+
+    It returns how many layers it changed.
 
     Deltas are worked out in float32 from the module's own weights, so the order of ``loras`` does not matter. Layers
     that the module does not have are skipped: ``check`` finds them.
@@ -140,7 +142,7 @@ def _sums(
         with safe_open(lora.path, framework="pt") as file:
             tensors = {name: _tensor(file, key, target) for name, key in layer.keys.items()}
             try:
-                parts = _parts(tensors, _scaling(lora, layer, path, file), target)
+                parts = _parts(tensors, _scaling(lora, layer, path, file), target, lora.weight)
             except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
                 shapes = ", ".join(f"{key} {tuple(tensors[name].shape)}" for name, key in layer.keys.items())
                 raise ArgumentError(
@@ -149,20 +151,21 @@ def _sums(
         for name, part in parts.items():
             if not part.is_meta and not torch.isfinite(part).all():
                 raise ArgumentError(f"{lora.path} has values that are not finite, first in {layer.first}")
-            part = lora.weight * part
             sums[name] = sums[name] + part if name in sums else part
     return sums
 
 
-def _parts(tensors: Mapping[str, torch.Tensor], scale: Callable[[int], float], target: Any) -> dict[str, torch.Tensor]:
-    """Work out what one layer of a file adds to ``weight`` and ``bias``."""
+def _parts(
+    tensors: Mapping[str, torch.Tensor], scale: Callable[[int], float], target: Any, strength: float
+) -> dict[str, torch.Tensor]:
+    """Work out what one layer of a file of weight ``strength`` adds to ``weight`` and ``bias``."""
     parts = {}
     if set(tensors) - BESIDE:
-        parts["weight"] = delta(tensors, scale, target.weight.float())
+        parts["weight"] = delta(tensors, scale, target.weight.float(), strength)
     if "diff_b" in tensors:
         if getattr(target, "bias", None) is None:
             raise ValueError("it changes a bias, the model has none here")
-        parts["bias"] = reshaped_to(tensors["diff_b"], target.bias)
+        parts["bias"] = strength * reshaped_to(tensors["diff_b"], target.bias)
     return parts
 
 

@@ -8,6 +8,16 @@ import torch
 
 # What the names of these modules' parameters have that the component's own have not.
 COMPONENT, WORDS = "model.", ".table"
+SIZED_BY_SKIP = ("UpBlock2D", "CrossAttnUpBlock2D")  # blocks of the way up that can end at any size
+ALWAYS = 30  # no side of latents divides by 2**30
+
+
+def takes_any_size(unet: Any) -> bool:
+    """Whether a U-Net of this config takes latents of any size: an odd side is halved up, and the way back leads to
+    the size of the skip connection. Others double, so their sides must divide by all halvings.
+    """
+    kinds = unet.up_block_types[:-1]  # the last does not upsample
+    return "cross_attention_dim" in unet and all(kind in SIZED_BY_SKIP for kind in kinds)  # not UNet2DModel
 
 
 class WordTable(torch.nn.Module):
@@ -53,11 +63,17 @@ class TextEncoder(torch.nn.Module):
 
 
 class Unet(torch.nn.Module):
-    """Takes all that a UNet2DConditionModel may be told as flat inputs."""
+    """Takes all that a UNet2DConditionModel may be told as flat inputs.
+
+    diffusers upsamples to the size of the skip connection where a side does not divide by 2**num_upsamplers, and by 2
+    elsewhere, which is the same there. A graph has one way for all sizes, so it always takes the first.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        if takes_any_size(model.config):
+            model.num_upsamplers = ALWAYS
 
     def forward(
         self,

@@ -11,7 +11,7 @@ import torch
 from edgediff.bundle.manifest import TEXT_ENCODERS
 
 from ..sources.base import Source, encoders_of
-from .modules import PixelUnet, PreviewDecoder, TextEncoder, Unet, VaeDecoder, VaeEncoder
+from .modules import PixelUnet, PreviewDecoder, TextEncoder, Unet, VaeDecoder, VaeEncoder, takes_any_size
 
 MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
 DynamicAxes = dict[str, dict[int, str]]
@@ -21,8 +21,9 @@ DynamicAxes = dict[str, dict[int, str]]
 class PartRecipe:
     """A recipe says how a part of the bundle is made of a component of the source.
 
-    ``wrap(model)`` is the module to trace; ``example(batch, scale)`` gives its inputs for a batch at a multiple of the
-    model's smallest picture; ``axes`` name the sizes that may change, by tensor.
+    ``wrap(model)`` is the module to trace; ``example(batch, scale)`` gives its inputs for a batch at a multiple, or
+    near it, of the smallest picture whose sides the U-Net halves evenly; ``axes`` name the sizes that may change, by
+    tensor.
     """
 
     name: str
@@ -58,14 +59,14 @@ def recipes_of(source: Source, facts: dict[str, Any]) -> list[PartRecipe]:
     ]
     out.append(_unet(source, facts))
     if source.has("vae"):
-        out += [_decoder("vae_decoder", "vae", facts, VaeDecoder), _encoder(source, facts)]
+        out += [_decoder("vae_decoder", "vae", source, facts, VaeDecoder), _encoder(source, facts)]
     if source.has("preview_decoder"):
         latent = facts["latent"]
 
         def preview(model: Any) -> torch.nn.Module:
             return PreviewDecoder(model, latent["scale"], latent["shift"])
 
-        out.append(_decoder("preview_decoder", "preview_decoder", facts, preview))
+        out.append(_decoder("preview_decoder", "preview_decoder", source, facts, preview))
     return out
 
 
@@ -92,13 +93,15 @@ def _text_encoder(source: Source, name: str, component: str, length: int, large:
 
 def _unet(source: Source, facts: dict[str, Any]) -> PartRecipe:
     config = source.hollow("unet").config
-    side = facts["latent"]["size_multiple"] // facts["latent"]["factor"]
+    side, odd = _side(source), takes_any_size(config)
     texts = facts["text"]
     steps = facts["schedule"]["num_train_timesteps"]
 
     def example(batch: int, scale: int) -> dict[str, torch.Tensor]:
+        # What is proved is neither square nor even, where that can be.
+        height, width = (side * scale - 1, side * scale + 1) if odd and scale > 1 else (side * scale, side * scale)
         out = {
-            "sample": _normal(batch, config.in_channels, side * scale, side * scale),
+            "sample": _normal(batch, config.in_channels, height, width),
             "timestep": torch.linspace(steps - 1, 1, batch),
         }
         if texts:
@@ -128,9 +131,16 @@ def _unet(source: Source, facts: dict[str, Any]) -> PartRecipe:
     )
 
 
-def _decoder(name: str, component: str, facts: dict[str, Any], wrap: Callable[[Any], torch.nn.Module]) -> PartRecipe:
+def _side(source: Source) -> int:
+    """Cells a side of the smallest latents whose sides the U-Net halves evenly."""
+    return int(2 ** (len(source.hollow("unet").config.block_out_channels) - 1))
+
+
+def _decoder(
+    name: str, component: str, source: Source, facts: dict[str, Any], wrap: Callable[[Any], torch.nn.Module]
+) -> PartRecipe:
     latent = facts["latent"]
-    side = latent["size_multiple"] // latent["factor"]
+    side = _side(source)
     return PartRecipe(
         name,
         component,
@@ -142,7 +152,7 @@ def _decoder(name: str, component: str, facts: dict[str, Any], wrap: Callable[[A
 
 
 def _encoder(source: Source, facts: dict[str, Any]) -> PartRecipe:
-    side = facts["latent"]["size_multiple"]
+    side = _side(source) * facts["latent"]["factor"]
     spread = type(source.hollow("vae")).__name__ != "AutoencoderTiny"
     outputs = ("latent_mean", "latent_logvar") if spread else ("latent_mean",)
     return PartRecipe(

@@ -41,7 +41,7 @@ def test_manifest(tiny_bundle: Path) -> None:
     assert found.schedule == edgediff.Schedule(
         beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False, timestep_spacing="leading"
     )
-    assert (found.latent.channels, found.latent.factor, found.latent.size_multiple) == (4, 4, 8)
+    assert (found.latent.channels, found.latent.factor, found.latent.size_multiple) == (4, 4, 4)
     assert found.latent.scale == pytest.approx(0.18215)
     assert (found.defaults.width, found.defaults.height, found.defaults.sampler) == (32, 32, "plms")
     assert [t.name for t in found.parts["unet"].inputs] == ["sample", "timestep", "encoder_hidden_states"]
@@ -136,7 +136,8 @@ def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:
     scheduler.save_pretrained(source / "scheduler")
     edit(source / "model_index.json", lambda d: d.update(scheduler=["diffusers", "DPMSolverMultistepScheduler"]))
     found = read_bundle(export(source, source.parent / "a", precision="fp32", report=said.append))
-    assert (found.defaults.sampler, found.schedule.timestep_spacing) == ("dpmpp_2m_sde", "karras")
+    assert (found.defaults.sampler, found.schedule.sigma_spacing) == ("dpmpp_2m_sde", "karras")
+    assert found.schedule.timestep_spacing == "linspace"
     assert (plan_for(found, Arguments()).sampler, plan_for(found, Arguments()).spacing) == ("dpmpp_2m_sde", "karras")
     assert not [line for line in said if "no twin" in line]
     scheduler = DPMSolverMultistepScheduler(
@@ -306,7 +307,7 @@ def test_other_autoencoders(tiny_source: Path, tmp_path: Path) -> None:
     ("defaults", "message"),
     [
         ({"sampler": "nonsense"}, "no sampler 'nonsense'"),
-        ({"width": 33}, "the default width is 33; it must be a multiple of 8"),
+        ({"width": 33}, "the default width is 33; it must be a multiple of 4"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"steps": 3}, "no default 'steps'; choose from width, height"),
     ],

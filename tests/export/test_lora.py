@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,52 @@ def test_files_of_diffusers(xl: StableDiffusionXLPipeline, tmp_path: Path, weigh
     assert_equal_to_diffusers(xl, file, weight, changed)
 
 
-def test_dora_of_peft(sd: StableDiffusionPipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rslora", [False, True])
+def test_files_of_one_model(sd: StableDiffusionPipeline, tmp_path: Path, rslora: bool) -> None:
+    """``save_lora_adapter`` writes a U-Net's adapter, whose settings name no component."""
+    trained = copy.deepcopy(sd.unet)
+    config = LoraConfig(
+        r=4,
+        lora_alpha=10,
+        target_modules=["to_q", "to_out.0", "conv1"],
+        use_rslora=rslora,
+        alpha_pattern={"conv1": 3},
+        rank_pattern={"to_out.0": 7},
+        init_lora_weights=False,
+    )
+    torch.manual_seed(1)
+    trained.add_adapter(config, "own")
+    trained.save_lora_adapter(tmp_path, adapter_name="own")
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    loaded = copy.deepcopy(sd.unet)
+    loaded.load_lora_adapter(tmp_path, prefix=None, use_safetensors=True)
+    loaded.fuse_lora(lora_scale=0.8)
+    loaded.unload_lora()
+    merged = copy.deepcopy(sd.unet)
+    count = merge([read_lora(file, 0.8)], "unet", merged)
+    moved = [n for n, t in merged.state_dict().items() if (t - sd.unet.state_dict()[n]).abs().max() > 1e-2]
+    assert count == len(moved) == len(get_peft_model_state_dict(trained, adapter_name="own")) // 2
+    torch.testing.assert_close(merged.state_dict(), loaded.state_dict(), rtol=0, atol=1e-5)
+
+
+def test_ranks_without_an_alpha_are_said(sd: StableDiffusionPipeline, tmp_path: Path) -> None:
+    def file(name: str, ranks: tuple[int, int], metadata: dict[str, str] | None = None, a: str = "lora_A") -> Path:
+        tensors: Tensors = {}
+        for path, rank in zip((LINEAR, POINT), ranks, strict=True):
+            down, up = low_rank(sd.unet.get_submodule(path), rank, rank)
+            b = {"lora_A": "lora_B", "lora_down": "lora_up"}[a]
+            tensors |= {f"unet.{path}.{a}.weight": down, f"unet.{path}.{b}.weight": up}
+        return write(tmp_path / f"{name}.safetensors", tensors, metadata)
+
+    said = read_lora(file("mixed", (4, 7))).doubt
+    assert re.search(r"mixed\.safetensors: its layers of unet have ranks 4, 7 and it says no alpha", said)
+    alpha = {"lora_adapter_metadata": '{"unet.lora_alpha": 4}'}
+    for clear in (file("equal", (4, 4)), file("alpha", (4, 7), alpha), file("kohya", (4, 7), a="lora_down")):
+        assert read_lora(clear).doubt == ""
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.6, -0.4])
+def test_dora_of_peft(sd: StableDiffusionPipeline, tmp_path: Path, weight: float) -> None:
     trained = copy.deepcopy(sd.unet)
     torch.manual_seed(1)
     trained.add_adapter(LoraConfig(r=4, use_dora=True, target_modules=["to_q", "conv1"], init_lora_weights=False))
@@ -218,7 +264,7 @@ def test_dora_of_peft(sd: StableDiffusionPipeline, tmp_path: Path) -> None:
     weights = {k: v * 1.3 if "magnitude" in k else v for k, v in weights.items()}
     StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=weights)
     file = tmp_path / "pytorch_lora_weights.safetensors"
-    assert_equal_to_diffusers(sd, file, 1.0, {"unet": len(weights) // 3})
+    assert_equal_to_diffusers(sd, file, weight, {"unet": len(weights) // 3})
 
 
 def old_unet(path: str) -> str:
@@ -455,8 +501,10 @@ def test_dora_of_lycoris(sd: StableDiffusionPipeline, tmp_path: Path, path: str,
     np.testing.assert_allclose(
         ratio, np.broadcast_to(np.median(ratio, axis=others, keepdims=True), ratio.shape), rtol=1e-2
     )
-    half = changes(sd.unet, path, file_of(tmp_path, path, t), 0.5)
-    np.testing.assert_allclose(half, (found - was) / 2, atol=1e-6)
+    half = was + changes(sd.unet, path, file_of(tmp_path, path, t), 0.5)  # the weight turns, and keeps the lengths
+    toward = (was + total) / 2
+    expected = toward * (np.sqrt((found**2).sum(others, keepdims=True) / (toward**2).sum(others, keepdims=True)))
+    np.testing.assert_allclose(half, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -216,7 +216,7 @@ def test_settings(sources: Callable[[str], Path], tmp_path: Path, name: str) -> 
 
 
 def against_diffusers(source: Path, bundle: Path, change: Callable[[Any], object] = lambda pipe: None) -> float:
-    """The largest difference of a picture's latents and pixels from those of diffusers, relative to the largest value."""
+    """The largest difference of a picture's latents and pixels from diffusers', relative to the largest value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = diffusers.DiffusionPipeline.from_pretrained(str(source), local_files_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -373,3 +374,11 @@ def test_a_stream_ends_with_its_pipeline(pipe: Pipeline) -> None:
         next(stream)
     with pytest.raises(ArgumentError, match="this pipeline is closed"):
         ours.stream(PROMPT)
+
+
+def test_latents_that_are_odd_on_the_way_down(tiny_bundle: Path) -> None:
+    """52 pixels are 13 cells, 44 are 11; the U-Net halves them to 7 and 6."""
+    plain = edgediff.load(tiny_bundle, threads=1)
+    ours, _ = resident(plain)
+    size = {"height": 52, "width": 44, "guidance_scale": 5.0}
+    np.testing.assert_array_equal(latents(ours, **size), latents(plain, **size))

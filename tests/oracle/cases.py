@@ -78,9 +78,8 @@ def latents_error(folder: Path, bundle: Path, sampler: str, steps: int = STEPS, 
     reference.scheduler = getattr(diffusers, name).from_config(reference.scheduler.config, **extra)
     prompt, negative = "a red apple on a blue background", "a green pear"
     arguments = {"negative_prompt": negative, "num_inference_steps": steps, "guidance_scale": 5.0}
-    eta = {"eta": 0.3} if sampler == "tcd" else {}  # the pipeline would pass 0
     generator = torch.Generator().manual_seed(seed)
-    expected = reference(prompt, generator=generator, output_type="latent", **arguments, **eta).images.numpy()
+    expected = reference(prompt, generator=generator, output_type="latent", **arguments).images.numpy()
     pipe = edgediff.load(bundle)
     got = pipe(prompt, seed=seed, sampler=sampler, output_type="latent", **arguments).latents
     return float(np.abs(got - expected).max())

@@ -18,8 +18,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import edgediff
+from edgediff.bundle.scheduler_config import as_run, schedule_of
 from edgediff.generation.autoencoder import Autoencoder
 from edgediff.generation.conditioning import embed_guidance
+from edgediff.sampling.names import from_config
 from edgediff_export.convert import export
 
 from ..bundle.test_reading import edit
@@ -214,11 +216,30 @@ def test_pixels_without_text(both: Callable[[str], Found], family: str, sampler:
 
 @pytest.mark.parametrize("family", ["sdxl", "sd21"])
 def test_clip_skip(both: Callable[[str], Found], family: str) -> None:
-    """Of both prompts; diffusers by itself leaves the negative one as it is."""
-    pair = both(family)
-    assert pair[1].bundle.clip_skips
-    for skip in pair[1].bundle.clip_skips:
+    """Of the prompt alone, as in diffusers; for the negative prompt, diffusers encodes it as a prompt of its own."""
+    pair = theirs, ours = both(family)
+    assert ours.bundle.clip_skips
+    mine = {"guidance_scale": 5.0, "negative_prompt": NEGATIVE}
+    for skip in ours.bundle.clip_skips:
         assert compare(pair, {"clip_skip": skip, **UNGUIDED}) < TOLERANCE
+        assert compare(pair, {"clip_skip": skip, **mine}) < TOLERANCE
+    with torch.no_grad():
+        one, other = (
+            theirs.encode_prompt(
+                text, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=1
+            )
+            for text in (PROMPT, NEGATIVE)
+        )
+    given = {"prompt": None, "prompt_embeds": one[0], "negative_prompt_embeds": other[0], "guidance_scale": 5.0}
+    if family == "sdxl":
+        given |= {"pooled_prompt_embeds": one[2], "negative_pooled_prompt_embeds": other[2]}
+    assert compare(pair, {"clip_skip": 1, "negative_clip_skip": 1, **mine}, given) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd21", "lcm"])
+@pytest.mark.parametrize("more", [UNGUIDED, {"guidance_scale": 5.0, "negative_prompt": NEGATIVE}])
+def test_empty_prompt(both: Callable[[str], Found], family: str, more: dict[str, Any]) -> None:
+    assert compare(both(family), {"prompt": "", **({"guidance_scale": 5.0} if family == "lcm" else more)}) < TOLERANCE
 
 
 def test_long_prompts_of_two_text_encoders(both: Callable[[str], Found]) -> None:
@@ -294,6 +315,42 @@ def test_defaults(both: Callable[[str], Found], family: str) -> None:
     assert found.zero_negative == (family in ("sdxl", "sdxl-turbo", "sdxl-lcm", "sdxl-inpaint"))
 
 
+CLIPPED = {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("TCDScheduler", {}),
+        ("LCMScheduler", {"original_inference_steps": 100, "timestep_scaling": 5.0}),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace", **CLIPPED}),
+        ("DPMSolverMultistepScheduler", {"use_exponential_sigmas": True}),
+        ("DEISMultistepScheduler", {"lower_order_final": False}),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        ("PNDMScheduler", {"timestep_spacing": "trailing", "skip_prk_steps": True}),
+        ("DDIMScheduler", {"timestep_spacing": "linspace"}),
+        ("DDPMParallelScheduler", {"clip_sample": False}),
+    ],
+)
+def test_scheduler_of_a_folder(
+    both: Callable[[str], Found], tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    """A folder with this scheduler, as the exporter reads it, drawn by defaults alone on both sides."""
+    theirs, ours = both("sd15")
+    kind = type(theirs)
+    own = getattr(diffusers, name).from_config(theirs.scheduler.config, **settings)
+    theirs = kind(**{**theirs.components, "scheduler": own}, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    config = as_run({**own.config, "_class_name": name}, kind.__name__, True)
+    found = from_config(config)
+    assert found is not None
+    root = shutil.copytree(ours.bundle.root, tmp_path / "bundle")
+    changed = {"schedule": schedule_of(config), "defaults": {**vars(ours.bundle.defaults), "sampler": found[0]}}
+    ours = edgediff.load(edit(root, lambda data: data.update(changed)), threads=1)
+    for steps in (3, 6):
+        assert compare((theirs, ours), {"guidance_scale": 5.0, "num_inference_steps": steps}) < 3 * TOLERANCE
+
+
 def test_preview_decoder(both: Callable[[str], Found], tmp_path: Path) -> None:
     """A tiny decoder beside the model's own; diffusers exchanges the one for the other in a pipeline."""
     theirs, plain = both("sd15")
@@ -365,7 +422,7 @@ def test_refused(both: Callable[[str], Found]) -> None:
         edgediff.ArgumentError, match=r"guidance_scale is 5\.0; bundle 'source' takes no prompt to guide"
     ):
         pixel.stream(guidance_scale=5.0)
-    with pytest.raises(edgediff.PromptError, match="must hold a word"):
+    with pytest.raises(edgediff.PromptError, match="no prompt was given"):
         both("sdxl")[1].stream()
 
 

@@ -324,7 +324,7 @@ def test_noise_is_asked_for_only_when_used() -> None:
         list(run(plan(Schedule(), sampler, 6, 1.0), lambda x, t, g: (None, x), np.ones((1, 1)), noise))
         counts[sampler] = calls
     noisy = {name: count for name, count in counts.items() if count}
-    one_a_step = ("ddpm", "euler_a", "dpm2_a", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2s_a", "lcm", "tcd")
+    one_a_step = ("ddpm", "euler_a", "dpm2_a", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2s_a", "lcm")
     assert noisy == dict.fromkeys(one_a_step, 5) | {"dpmpp_sde": 10}
 
 

@@ -179,7 +179,8 @@ def pipeline(family: str, scale: int = 1) -> Any:
     if family == "sd15":
         return StableDiffusionPipeline(**_one(width, text, ddim))
     if family == "sd21":  # v-prediction, linear projections, heads by block
-        v = DDIMScheduler.from_config({**ddim.config, "prediction_type": "v_prediction"})
+        v = DDIMScheduler.from_config(ddim.config, prediction_type="v_prediction")
+        assert v.config.prediction_type == "v_prediction"
         own = unet(width, text, use_linear_projection=True, attention_head_dim=(2, 4))
         return StableDiffusionPipeline(**_one(width, text, v, unet=own))
     if family == "sd-turbo":

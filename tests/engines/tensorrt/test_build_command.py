@@ -70,7 +70,7 @@ def test_options(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
         ("--part nose", "bundle 'half' has no part 'nose'; choose from text_encoder, unet"),
         ("--device cpu", "device is 'cpu'; engine files are built on cuda, or cuda:N"),
         ("--sizes 16x16", "sizes is '16x16'; write it as WxH..WxH"),
-        ("--size 17x16", "size 17x16: both must be multiples of 8"),
+        ("--size 17x16", "size 17x16: both must be multiples of 4"),
         ("--images 0", "images is 0; it must be 1 .. 64"),
         ("--level 7", "level is 7; it must be 0 .. 5"),
     ],

@@ -44,7 +44,7 @@ def test_every_family(family_bundle: Any) -> None:
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ({"least": (30, 32)}, "size 30x32: both must be multiples of 8"),
+        ({"least": (30, 32)}, "size 30x32: both must be multiples of 4"),
         ({"least": (64, 64), "best": (32, 32)}, "sizes 64x64, 32x32, 48x48: the least must not be above"),
         ({"most": (8, 8)}, "the least must not be above"),
     ],
