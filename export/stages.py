@@ -35,6 +35,7 @@ from .proof.golden import (
 )
 from .proof.lazy_pipeline import EngineCall, pipeline_of, torch_engine
 from .sources.base import encoders_of
+from .sources.clip_tokenizer import write_tokenizer
 
 PREVIEW_SIDE = 256  # pixels, at most
 
@@ -72,7 +73,7 @@ def write_tokenizers(job: ExportJob) -> list[dict[str, Any]]:
     out = []
     for _, name in encoders_of(job.source):
         path = job.workspace.bundle / f"{name}.json"
-        job.source.tokenizer(name).backend_tokenizer.save(str(path))
+        write_tokenizer(job.source.tokenizer(name), path)
         out.append(file_entry(job.workspace.bundle, path, "tokenizers", "-"))
     return out
 

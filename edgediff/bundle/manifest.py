@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import BundleError, BundleNotFoundError
 from ..sampling.schedule import Schedule
+from .looks import wrong_kind
 
 MANIFEST = "bundle.json"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -237,6 +238,7 @@ class Bundle:
         if size != file.size:
             raise BundleError(
                 f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
+                f"{f'; it is {wrong}' if (wrong := wrong_kind(path)) else ''}"
             )
         if hashed and (digest := sha256(path)) != file.sha256:
             raise BundleError(

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from ..errors import ArgumentError, BundleError, BundleNotFoundError, choices
 from ..sampling.planning import plan
 from ..sampling.schedule import Schedule
+from .hints import no_bundle
+from .looks import wrong_kind
 from .manifest import (
     KINDS,
     MANIFEST,
@@ -53,8 +55,7 @@ def read_bundle(path: str | Path | None = None) -> Bundle:
     manifest = root / MANIFEST
     try:
         if not manifest.is_file():
-            what = "is not a folder" if not root.is_dir() else f"has no {MANIFEST}"
-            raise BundleNotFoundError(f"no bundle at {root}: it {what}")
+            raise BundleNotFoundError(f"no bundle at {root}: {no_bundle(root)}")
         raw = manifest.read_bytes()
     except BundleError:
         raise
@@ -63,7 +64,8 @@ def read_bundle(path: str | Path | None = None) -> Bundle:
     try:
         data = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{manifest} is not JSON: {error}") from error
+        wrong = wrong_kind(manifest)
+        raise BundleError(f"{manifest} {f'is {wrong}' if wrong else f'is not JSON: {error}'}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{manifest} holds {type(data).__name__}, not an object")
     if data.get("format") != FORMAT:

@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from .attention import DOMAIN, has_fused
+from .casts import drop_idle_casts
 from .graph import Array, Graph, Weight
 
 OPSET = 18
@@ -45,6 +46,7 @@ def trace(
             custom_opsets={DOMAIN: 1} if has_fused(module) else None,
         )
         model = onnx.load(str(path))
+    drop_idle_casts(model)
     inputs = [i for i in model.graph.input if i.name in example]
     weights = {i.name: _weight(tensors[i.name]) for i in model.graph.input if i.name not in example}
     del model.graph.input[:]

@@ -10,6 +10,7 @@ from typing import Any
 from edgediff.errors import BundleError, BundleNotFoundError, choices
 
 from .base import COMPONENT_CLASSES
+from .clip_tokenizer import load_tokenizer
 from .loading import hollow_module, load_module, model_class, scheduler_config
 
 # Pipelines that can be exported, and the components that each must have.
@@ -99,11 +100,8 @@ class Folder:
             raise BundleError(f"{self.path}: scheduler cannot be loaded: {error}") from error
 
     def tokenizer(self, component: str) -> Any:
-        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
-        from transformers import CLIPTokenizerFast
-
         try:
-            return CLIPTokenizerFast.from_pretrained(str(self.path / component), local_files_only=True)
+            return load_tokenizer(self.path / component)
         except Exception as error:
             raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
 

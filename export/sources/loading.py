@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgediff.errors import BundleError
+
+from .clip_names import read_as
 
 # Files of weights that diffusers and transformers read; others may lie beside them.
 WEIGHTS = r"(diffusion_pytorch_model|pytorch_model|model)[.-].*(safetensors|bin)(\.index\.json)?$"
@@ -51,13 +54,31 @@ def load_module(folder: Path, name: str, component: str) -> Any:
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     weights = [n for n in names if re.match(WEIGHTS, n)]
     half = bool(weights) and all(re.search(r"\.fp16[.-]", n) for n in weights)
+    more: dict[str, Any] = {"variant": "fp16"} if half else {}
+    if name == "CLIPTextModel":
+        more |= read_as(hollow_module(folder, name))
     try:
-        model = model_class(name).from_pretrained(
-            str(folder), local_files_only=True, torch_dtype=torch.float32, variant="fp16" if half else None
-        )
+        with no_bars():
+            model = model_class(name).from_pretrained(
+                str(folder), local_files_only=True, torch_dtype=torch.float32, **more
+            )
     except Exception as error:
         raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error
     return ready(model, component, folder.parent)
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def ready(model: Any, component: str, path: Path) -> Any:

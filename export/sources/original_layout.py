@@ -14,10 +14,11 @@ from diffusers.loaders import single_file_utils
 
 from edgediff.errors import BundleError
 
+from .clip_names import INNER, renamed
 from .loading import ready
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-INNER = ("text_model.", "text_projection.")
+NAMED = (INNER, "text_projection.")
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -38,7 +39,7 @@ def converted_weights(component: str, prefix: str, model: Any, tensors: Tensors,
         else:
             unprefixed = {name.removeprefix(prefix): t for name, t in originals.items()}
             # Early files (NovelAI's line) lack the inner name.
-            weights = {name if name.startswith(INNER) else INNER[0] + name: t for name, t in unprefixed.items()}
+            weights = {name if name.startswith(NAMED) else INNER + name: t for name, t in unprefixed.items()}
     except KeyError as error:
         raise BundleError(
             f"{path}: {component} lacks {prefix}{error.args[0]}; give a fitting config as --config"
@@ -56,6 +57,7 @@ def converted_weights(component: str, prefix: str, model: Any, tensors: Tensors,
 def fitting_weights(component: str, model: Any, weights: Tensors, path: Path) -> Tensors:
     """Pick those weights that ``model`` has; ``BundleError`` where one is missing or has another shape."""
     parameters = dict(model.named_parameters())
+    weights = renamed(weights, parameters)
     if missing := [name for name in parameters if name not in weights]:
         raise BundleError(
             f"{path}: {component} lacks {len(missing)} weights, first {missing[0]}; give a fitting config as --config"
