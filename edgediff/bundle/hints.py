@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
-from .looks import Look, look_at
+from ..looks import Look, look_at
 from .manifest import MANIFEST
 
 INDEX = "model_index.json"  # of a diffusers folder
@@ -22,9 +22,16 @@ MANY = 500  # entries of a folder that are looked at
 def no_bundle(root: Path) -> str:
     """Say what ``root`` is, a path without a bundle: ``no bundle at {root}: {what this returns}``."""
     if root.is_dir():
-        return _folder(root)
+        return _folder(root, MANIFEST)
     look = look_at(root)
     return f"it is {_file(root, look)}" if look else f"it is not a folder{not_here(root)}"
+
+
+def no_model(root: Path) -> str:
+    """Say what ``root`` is, a path without diffusers' index, likewise."""
+    if (root / MANIFEST).is_file():
+        return f"it is a bundle already; run: edgediff generate PROMPT --model {quote(str(root))}"
+    return _folder(root, INDEX) if root.is_dir() else f"it has no {INDEX}{not_here(root)}"
 
 
 def not_here(path: Path) -> str:
@@ -70,9 +77,9 @@ def _file(path: Path, look: Look) -> str:
     return look.says
 
 
-def _folder(root: Path) -> str:
-    """Say what a folder without a manifest is."""
-    missing = f"it has no {MANIFEST}"
+def _folder(root: Path, lacking: str) -> str:
+    """Say what a folder is that lacks this file."""
+    missing = f"it has no {lacking}"
     if match := PARTIAL.fullmatch(root.name) or (root.name == "bundle" and PARTIAL.fullmatch(root.parent.name)):
         return (
             f"it is an export that has not finished: give the same edgediff export again; the bundle will be {match[1]}"

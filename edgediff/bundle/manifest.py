@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, BundleNotFoundError
+from ..looks import stand_in
 from ..sampling.schedule import Schedule
-from .looks import wrong_kind
 
 MANIFEST = "bundle.json"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -238,7 +238,7 @@ class Bundle:
         if size != file.size:
             raise BundleError(
                 f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
-                f"{f'; it is {wrong}' if (wrong := wrong_kind(path)) else ''}"
+                f"{f'; it is {wrong}' if (wrong := stand_in(path)) else ''}"
             )
         if hashed and (digest := sha256(path)) != file.sha256:
             raise BundleError(

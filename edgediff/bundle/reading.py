@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ..errors import ArgumentError, BundleError, BundleNotFoundError, choices
+from ..looks import stand_in
 from ..sampling.planning import plan
 from ..sampling.schedule import Schedule
 from .hints import no_bundle
-from .looks import wrong_kind
 from .manifest import (
     KINDS,
     MANIFEST,
@@ -64,7 +64,7 @@ def read_bundle(path: str | Path | None = None) -> Bundle:
     try:
         data = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        wrong = wrong_kind(manifest)
+        wrong = stand_in(manifest)
         raise BundleError(f"{manifest} {f'is {wrong}' if wrong else f'is not JSON: {error}'}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{manifest} holds {type(data).__name__}, not an object")

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 MERGES = Path(__file__).parent / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 COUNT = 49152 - 256 - 2  # merges that CLIP uses of those in the file
+VOCABULARY = ("vocab.json", "merges.txt")
 BEGIN, END, EXCLAMATION = "<|startoftext|>", "<|endoftext|>", "!"
 SPECIAL = r"<\|startoftext\|>|<\|endoftext\|>|"
 

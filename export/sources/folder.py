@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgediff.bundle.hints import no_model
 from edgediff.errors import BundleError, BundleNotFoundError, choices
+from edgediff.looks import stand_in
 
 from .base import COMPONENT_CLASSES
-from .clip_tokenizer import load_tokenizer
+from .clip_tokenizer import VOCABULARY, load_tokenizer
 from .loading import hollow_module, load_module, model_class, scheduler_config
 
 # Pipelines that can be exported, and the components that each must have.
@@ -50,11 +52,12 @@ class Folder:
         self.path = path
         index = path / "model_index.json"
         if not index.is_file():
-            raise BundleNotFoundError(f"no diffusers model at {path}: it has no model_index.json")
+            raise BundleNotFoundError(f"no diffusers model at {path}: {no_model(path)}")
         try:
             self._index: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise BundleError(f"{index} is not JSON: {error}") from error
+            wrong = stand_in(index)
+            raise BundleError(f"{index} {f'is {wrong}' if wrong else f'is not JSON: {error}'}") from error
         if not isinstance(self._index, dict):
             raise BundleError(f"{index} holds {type(self._index).__name__}, not an object")
         self.pipeline = str(self._index.get("_class_name"))
@@ -100,8 +103,11 @@ class Folder:
             raise BundleError(f"{self.path}: scheduler cannot be loaded: {error}") from error
 
     def tokenizer(self, component: str) -> Any:
+        folder = self.path / component
+        if not ((folder / "tokenizer.json").is_file() or all((folder / name).is_file() for name in VOCABULARY)):
+            raise BundleNotFoundError(f"{folder} has neither tokenizer.json nor {' and '.join(VOCABULARY)}")
         try:
-            return load_tokenizer(self.path / component)
+            return load_tokenizer(folder)
         except Exception as error:
             raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
 

@@ -10,6 +10,7 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 
 from edgediff.errors import ArgumentError, BundleError, choices
+from edgediff.looks import looks_like
 
 from .base import COMPONENT_CLASSES, encoders_of
 from .clip_tokenizer import END, EXCLAMATION, clip_tokenizer
@@ -17,7 +18,7 @@ from .folder import Folder
 from .loading import model_class, scheduler_config
 from .original_layout import UNET, VAE, Tensors, converted_weights, fill_module
 from .published_configs import FAMILIES, Family
-from .safetensors_header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
+from .safetensors_header import Shapes, hollow_tensors, read_header, read_tensors
 
 EPSILON, V = PREDICTIONS = ("epsilon", "v_prediction")
 # https://github.com/Stability-AI/ModelSpec: two names of one field, and architectures that imply it.

@@ -27,13 +27,13 @@ BEGINNINGS = (
     (b"7z\xbc\xaf", "a 7-Zip archive: unpack it"),
 )
 # What .safetensors files that people have look like, by what their names hold; the first match tells.
-CHECKPOINT = "a checkpoint"
+TEXT_ENCODERS = ("cond_stage_model.", "conditioner.embedders.")  # where a whole checkpoint has its text encoders
+BARE_UNET = "a U-Net without its text encoder: give the whole checkpoint"
 CONTENTS = (
     (("lora_", ".lora.", "hada_w1", "lokr_w1"), "a LoRA: give it as --lora to the export of a checkpoint"),
     (("double_blocks.", "joint_blocks."), "a model of the Flux or SD3 kind, which this version does not export"),
     (("control_model.", "controlnet_"), "a ControlNet, which this version does not export"),
-    (("cond_stage_model.", "conditioner.embedders."), CHECKPOINT),
-    (("model.diffusion_model.",), "a U-Net without its text encoder: give the whole checkpoint"),
+    (("model.diffusion_model.",), BARE_UNET),
     (("decoder.up.", "decoder.up_blocks."), "an autoencoder: give it as --vae to the export of a checkpoint"),
     (("down_blocks.", "up_blocks."), "one part of a diffusers folder: give the folder with model_index.json"),
     (("emb_params", "clip_g"), "a textual inversion: give it as --embedding to the export of a checkpoint"),
@@ -73,7 +73,9 @@ def look_at(path: Path) -> Look | None:
         if head.startswith(beginning):
             return Look("other", says)
     if head.startswith(b"PK"):
-        return _archive(path, head)
+        first = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # the name of the archive's first file
+        saved = first.endswith(b"/data.pkl") or path.suffix in PICKLED
+        return _pickle(path) if saved else Look("other", "a zip archive: unpack it")
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return _pickle(path)
     if head[:1] == b"\x08" and b"\x01" <= head[1:2] < b"\x20" and head[2:3] in NEXT_FIELDS:
@@ -85,10 +87,18 @@ def look_at(path: Path) -> Look | None:
     return None
 
 
-def wrong_kind(path: Path) -> str | None:
-    """Say what a file that should hold weights is in their place; None for weights, and for what cannot be told."""
+def stand_in(path: Path) -> str | None:
+    """Say what a file is that only stands for another: a pointer, a page, an empty or a cut one; else None."""
     look = look_at(path)
-    return look.says if look is not None and look.kind in ("empty", "pointer", "page", "cut", "text", "json") else None
+    return look.says if look is not None and look.kind in ("empty", "pointer", "page", "cut") else None
+
+
+def not_safetensors(path: Path, error: object) -> str:
+    """Say why a file is not the safetensors file that it should be; ``error`` is what the library says of it."""
+    look = look_at(path)
+    if look is not None and look.kind == "cut":
+        return f"{path} is {look.says}"
+    return f"{path} is not a safetensors file: {f'it is {look.says}' if look else error}"
 
 
 def looks_like(names: Any) -> str | None:
@@ -103,8 +113,9 @@ def convert_command(path: Path) -> str:
 
     code = (
         "import sys, torch; from safetensors.torch import save_file; "
-        "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
-        "save_file({k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
+        "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); p = d.get('string_to_param'); "
+        "d = {'emb_params': p['*']} if p else d.get('state_dict', d); "
+        "save_file({k: v.detach().contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
     )
     return f'python -c "{code}" {quote(str(path))} {quote(str(path.with_suffix(".safetensors")))}'
 
@@ -136,15 +147,9 @@ def _header(path: Path, size: int) -> Look | None:
     if end > size:
         return Look("cut", f"cut: its tensors end at byte {end:,}, the file at {size:,}; fetch or copy it again")
     found = looks_like(tensors)
-    if found == CHECKPOINT:
+    if found in (None, BARE_UNET) and any(name.startswith(TEXT_ENCODERS) for name in tensors):
         return Look("checkpoint", "a checkpoint")
     return Look("safetensors", found or f"a .safetensors file of {len(tensors)} tensors")
-
-
-def _archive(path: Path, head: bytes) -> Look:
-    """Look at the name of a zip's first file: torch.save writes a zip, too."""
-    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-    return _pickle(path) if first.endswith(b"/data.pkl") else Look("other", "a zip archive: unpack it")
 
 
 def _pickle(path: Path) -> Look:
