@@ -12,7 +12,7 @@ PACKAGE = Package(Path(__file__).parents[2] / "export", "edgediff_export")
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
     *("__main__", "reference_model", "convert", "stages", "job", "progress", "workspace", "manifest"),
-    *("preview", "proof", "precision", "onnx_graph", "sources", "lora"),
+    *("preview", "proof", "precision", "onnx_graph", "sources", "lora", "versions"),
 )
 
 
