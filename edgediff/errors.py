@@ -43,6 +43,10 @@ class CopyError(EdgediffError, TypeError):
     """A pipeline holds engines, and cannot be copied or pickled."""
 
 
+class MissingAttributeError(EdgediffError, AttributeError):
+    """A pipeline has no such attribute, or it cannot be set."""
+
+
 def choices(names: Iterable[str]) -> str:
     """``a, b, c`` for the end of a message."""
     return ", ".join(names)

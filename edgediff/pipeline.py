@@ -18,6 +18,7 @@ from .engines.providers import check_providers
 from .errors import ArgumentError, BundleError, CopyError, EngineError, choices
 from .generation.arguments import Arguments
 from .generation.device_runner import RunnerPool
+from .generation.elsewhere import OwnAttributes
 from .generation.request import check
 from .generation.run import run
 from .generation.signature import takes_arguments
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 MAX_THREADS = 256
 
 
-class Pipeline:
+class Pipeline(OwnAttributes):
     """A pipeline runs a bundle by engines; ``load`` makes it. Calls from several threads do not disturb each other.
 
     Args:
@@ -44,6 +45,11 @@ class Pipeline:
         bundle: the model.
         build: the TensorRT engines that are built in the background; None where there are none.
     """
+
+    __slots__ = (
+        *("__weakref__", "_closed", "_device", "_embeddings", "_lock", "_options", "_parts", "_runners", "_tokenizers"),
+        *("build", "bundle"),
+    )
 
     def __init__(self, bundle: Bundle, options: EngineOptions | None = None, device: Device | None = None) -> None:
         self.bundle = bundle

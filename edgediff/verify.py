@@ -12,7 +12,7 @@ from .bundle.manifest import Bundle, Golden
 from .compare import psnr, relative
 from .errors import BundleError, EdgediffError, EngineError
 from .generation.arguments import Arguments
-from .generation.signature import check_names
+from .generation.elsewhere import check_names
 from .pipeline import Pipeline
 from .prompts.textual_inversion import Embeddings
 

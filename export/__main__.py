@@ -12,7 +12,9 @@ from typing import Any
 from edgediff.cli import main as cli
 from edgediff.cli.options import named_file, size
 from edgediff.engines.tensorrt.installed import building_platform
-from edgediff.errors import ArgumentError, EdgediffError
+from edgediff.errors import ArgumentError, EdgediffError, EngineError
+
+from .versions import check_versions
 
 PRECISIONS = """\
   fp32           as torch computes
@@ -28,8 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logging.disable(logging.WARNING)
     try:
+        check_versions()
         from .convert import export
         from .progress import print_line
+    except EngineError as error:
+        print(f"edgediff: {error}", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         print(
             f"edgediff: {error.name} is not installed; install edgediff with its extras export and cpu "

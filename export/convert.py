@@ -33,6 +33,7 @@ from .sources.modified import ModifiedSource
 from .sources.open import open_source
 from .sources.single_file import SingleFile
 from .stages import fit_previews, make_part, store_golden, trace_part, write_tokenizers
+from .versions import check_versions
 from .workspace import Workspace
 
 DEFAULT = "fp16-weights"
@@ -89,9 +90,11 @@ def export(
 
     Raises:
         ArgumentError, BundleNotFoundError, BundleError: a source that cannot be exported.
-        EngineError: a part, or a picture, is further from torch than its precision may be.
+        EngineError: a part, or a picture, is further from torch than its precision may be; a library of a version that
+            is not known.
         OutputError: ``out`` cannot be written.
     """
+    check_versions()
     source, out = Path(source), Path(out)
     for asked in (precision, *(part_precision or {}).values()):
         if asked not in PRECISIONS:

@@ -16,6 +16,7 @@ from .precision.precisions import PRECISIONS, write_part
 from .preview import fit_preview
 from .proof.golden import GOLDEN_FILE, flatten_cases, store_tensors
 from .sources.base import encoders_of
+from .sources.clip_tokenizer import write_tokenizer
 
 PREVIEW_SIDE = 256  # pixels, at most
 
@@ -55,7 +56,7 @@ def write_tokenizers(job: ExportJob) -> list[dict[str, Any]]:
     out = []
     for _, name in encoders_of(job.source):
         path = job.workspace.bundle / f"{name}.json"
-        job.source.tokenizer(name).backend_tokenizer.save(str(path))
+        write_tokenizer(job.source.tokenizer(name), path)
         out.append(file_entry(job.workspace.bundle, path, "tokenizers", "-"))
     return out
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, BundleNotFoundError
+from ..looks import stand_in
 from ..sampling.schedule import Schedule
 from .foreign.adaptation import Foreign
 
@@ -252,6 +253,7 @@ class Bundle:
         if size != file.size:
             raise BundleError(
                 f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
+                f"{f'; it is {wrong}' if (wrong := stand_in(path)) else ''}"
             )
         if hashed and self.foreign is None and (digest := sha256(path)) != file.sha256:
             raise BundleError(

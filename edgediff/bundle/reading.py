@@ -10,9 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ..errors import ArgumentError, BundleError, BundleNotFoundError, choices
+from ..looks import stand_in
 from ..sampling.planning import plan
 from ..sampling.schedule import Schedule
 from .foreign.description import describe, is_foreign
+from .hints import no_bundle
 from .manifest import (
     KINDS,
     MANIFEST,
@@ -59,8 +61,7 @@ def read_bundle(path: str | Path | None = None) -> Bundle:
         if not manifest.is_file():
             if is_foreign(root):
                 return _read_foreign(root)
-            what = "is not a folder" if not root.is_dir() else f"has no {MANIFEST}"
-            raise BundleNotFoundError(f"no bundle at {root}: it {what}")
+            raise BundleNotFoundError(f"no bundle at {root}: {no_bundle(root)}")
         raw = manifest.read_bytes()
     except BundleError:
         raise
@@ -69,7 +70,8 @@ def read_bundle(path: str | Path | None = None) -> Bundle:
     try:
         data = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{manifest} is not JSON: {error}") from error
+        wrong = stand_in(manifest)
+        raise BundleError(f"{manifest} {f'is {wrong}' if wrong else f'is not JSON: {error}'}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{manifest} holds {type(data).__name__}, not an object")
     if data.get("format") != FORMAT:

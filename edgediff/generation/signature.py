@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from ..errors import ArgumentError, choices
-from .arguments import NAMES, Arguments
+from ..errors import ArgumentError
+from .arguments import Arguments
+from .elsewhere import check_names
 
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
-# What other programs call what has another name here.
-ELSEWHERE = {
-    "generator": "seed",
-    "cfg_scale": "guidance_scale",
-    "num_steps": "num_inference_steps",
-    "steps": "num_inference_steps",
-    "scheduler": "sampler",
-    "sampler_name": "sampler",
-    "use_karras_sigmas": 'sampler="DPM++ 2M Karras", or spacing="karras"',
-    "callback": "stream(), whose steps come as they are made",
-    "callback_on_step_end": "stream(), whose steps come as they are made",
-    "num_images": "num_images_per_prompt",
-    "batch_size": "num_images_per_prompt",
-}
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Refuse an argument of another name by ``ArgumentError``, which says what is meant where that can be told."""
-    for name in names:
-        if name in NAMES:
-            continue
-        if name in ELSEWHERE:
-            raise ArgumentError(f"no argument {name!r}; use {ELSEWHERE[name]}")
-        import difflib
-
-        near = difflib.get_close_matches(name, NAMES, 1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {choices(NAMES)}"
-        raise ArgumentError(f"no argument {name!r}; {hint}")
 
 
 def takes_arguments(

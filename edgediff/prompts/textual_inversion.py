@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arrays import Float32
 from ..errors import ArgumentError, EngineError, choices
+from ..looks import not_safetensors
 
 A1111_KEY, SDXL_KEYS = "emb_params", ("clip_l", "clip_g")
 
@@ -111,9 +112,7 @@ def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
     except OSError as error:
         raise ArgumentError(f"the embedding {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the library raises its own, and KeyError for types that NumPy lacks
-        raise ArgumentError(
-            f"{path} is not a safetensors file with an embedding: {error} (a .pt file must be converted first)"
-        ) from error
+        raise ArgumentError(not_safetensors(path, error)) from error
     word = path.stem
     if set(tensors) == set(SDXL_KEYS):
         both = tuple(_finite_vectors(path, key, tensors[key]) for key in SDXL_KEYS)

@@ -13,7 +13,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from edgediff.bundle.hints import not_here
 from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError
+from edgediff.looks import not_safetensors
 
 from .deltas import BESIDE, FORMULAS
 from .keys import parse_key, unsupported_algorithm
@@ -67,7 +69,7 @@ def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
     if not math.isfinite(weight):
         raise ArgumentError(f"the weight of {path} is {weight}; choose a finite number, such as 0.8")
     if not path.is_file():
-        raise BundleNotFoundError(f"no LoRA file at {path}")
+        raise BundleNotFoundError(f"no LoRA file at {path}{not_here(path)}")
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
@@ -77,7 +79,7 @@ def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
             configs = _configs(path, metadata)
             doubt = _doubt(path, layers, configs, lambda key: list(file.get_slice(key).get_shape()))
     except SafetensorError as error:
-        raise BundleError(f"{path} is not a safetensors file ({error}); save the LoRA as safetensors") from error
+        raise BundleError(not_safetensors(path, error)) from error
     return Lora(path, float(weight), layers, family, configs, doubt)
 
 

@@ -35,7 +35,10 @@ BEGINNINGS: dict[str, str] = {
     "text_encoder.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
     "text_model.": "text_encoder",
+    "encoder.layers.": "text_encoder",
 }
+OF_MODULE = ("text_model.", "encoder.layers.")  # beginnings that belong to the layer's own name
+INNER = "text_model_"  # the inner module of a text encoder: transformers 5 took it out of CLIPTextModel
 # Algorithms that are known and not merged, by a part of their keys.
 UNSUPPORTED: dict[str, str] = {
     "oft_": "OFT",
@@ -86,7 +89,7 @@ def parse_key(key: str) -> Key | None:
     stem = key.removesuffix(f".{ending}").removeprefix("base_model.model.")
     begins = next((b for b in BEGINNINGS if stem.startswith(b)), None)
     component = BEGINNINGS[begins] if begins else "unet"
-    if begins and begins != "text_model.":
+    if begins and begins not in OF_MODULE:
         stem = stem.removeprefix(begins)
     # diffusers' older spellings: attn1.processor.to_q_lora, to_q.lora, q_proj.lora_linear_layer
     layer = re.sub(r"(\.lora|\.lora_linear_layer|_lora)$", "", stem.replace(".processor.", ".")).replace(".", "_")
@@ -104,6 +107,9 @@ def layer_paths(module: Any) -> dict[str, str]:
     """Map every name that a file may give a layer of ``module`` to the layer's path in it."""
     layers = (path for path, layer in module.named_modules() if getattr(layer, "weight", None) is not None)
     known = {path.replace(".", "_"): path for path in layers}
+    if any(name.removeprefix(INNER).startswith("encoder_layers_") for name in known):
+        bare = {name.removeprefix(INNER): path for name, path in known.items()}
+        known |= bare | {INNER + name: path for name, path in bare.items()}
     if hasattr(module, "down_blocks"):
         original = {sgm: known[name] for name, sgm in OUTSIDE_BLOCKS.items() if name in known}
         for begins, sgm in _blocks(module):

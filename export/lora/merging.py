@@ -184,7 +184,7 @@ def _scaling(lora: Lora, layer: Layer, path: str, file: Any) -> Callable[[int], 
         alpha = float(file.get_tensor(layer.keys["alpha"]).item())
     elif config.get("lora_alpha") is not None:
         patterns = config.get("alpha_pattern") or {}
-        alpha = next((a for p, a in patterns.items() if re.match(rf"(.*\.)?({p})$", path)), config["lora_alpha"])
+        alpha = next((a for p, a in patterns.items() if _matches(p, path)), config["lora_alpha"])
         if config.get("use_rslora"):  # arXiv:2312.03732
             return lambda rank: alpha / math.sqrt(rank)
     else:
@@ -193,6 +193,11 @@ def _scaling(lora: Lora, layer: Layer, path: str, file: Any) -> Callable[[int], 
         raise ValueError(f"its alpha is {alpha}")
     # An alpha of 0 stands for the rank in kohya's scripts and in LyCORIS.
     return lambda rank: (alpha or rank) / rank
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Tell whether a pattern of PEFT's means the layer, with the inner module of a text encoder or without it."""
+    return any(re.match(rf"(.*\.)?({pattern})$", name) for name in (path, f"text_model.{path}"))
 
 
 def _hint(lora: Lora, unet: Any) -> str:

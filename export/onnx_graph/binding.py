@@ -8,7 +8,8 @@ from edgediff.errors import BundleError
 
 from ..weight import Weight
 from .attention import HALVES
-from .modules import COMPONENT, WORDS
+from .clip_text import INSIDE
+from .modules import COMPONENT
 
 Bind = Callable[[str], Weight]
 TURNED = ".T"  # ends the name of a weight whose two axes are exchanged
@@ -17,16 +18,18 @@ TURNED = ".T"  # ends the name of a weight whose two axes are exchanged
 def binder(component: str, weights: Mapping[str, Weight]) -> Bind:
     """Give the function that finds a traced parameter's weight among a component's.
 
-    It knows what this package's modules changed: a name in front, the table of words, products that were split.
+    It knows what this package's modules changed: a name in front, where the layers of a text encoder lie, products
+    that were split.
     The function raises ``BundleError`` for a weight that the component lacks.
     """
 
     def bind(name: str) -> Weight:
         if name.endswith(TURNED):
             return bind(name.removesuffix(TURNED)).transposed
-        own = name.removeprefix(COMPONENT).replace(WORDS, "")
-        if own in weights:
-            return weights[own]
+        own = name.removeprefix(COMPONENT)
+        for inside in INSIDE:
+            if inside + own in weights:
+                return weights[inside + own]
         *path, half, kind = own.split(".")
         whole = ".".join([*path, "proj", kind])
         if half in HALVES and whole in weights:

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-# What the names of these modules' parameters have that the component's own have not.
-COMPONENT, WORDS = "model.", ".table"
+COMPONENT = "model."  # begins the names of these modules' parameters
 SIZED_BY_SKIP = ("UpBlock2D", "CrossAttnUpBlock2D")  # blocks of the way up that can end at any size
 ALWAYS = 30  # no side of latents divides by 2**30
 
@@ -18,48 +17,6 @@ def takes_any_size(unet: Any) -> bool:
     """
     kinds = unet.up_block_types[:-1]  # the last does not upsample
     return "cross_attention_dim" in unet and all(kind in SIZED_BY_SKIP for kind in kinds)  # not UNet2DModel
-
-
-class WordTable(torch.nn.Module):
-    """A token table that reads ids below 0 from a second table, -1 its row 0 (textual inversion)."""
-
-    def __init__(self, table: torch.nn.Embedding) -> None:
-        super().__init__()
-        self.table = table
-        self.extra: torch.Tensor | None = None
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        assert self.extra is not None
-        zero = ids.new_zeros(())  # maximum, not clamp: TensorRT is documented to clip floats alone
-        known = self.table(torch.maximum(ids, zero))
-        return torch.where(ids.unsqueeze(-1) < 0, self.extra[torch.maximum(-1 - ids, zero)], known)
-
-
-class TextEncoder(torch.nn.Module):
-    """Gives the state that clip_skip 0 reads, those of clip_skip 1 .. ``skips``, and the pooled one where asked for.
-
-    Stable Diffusion reads the last state, and earlier ones through the final norm as diffusers does; SDXL
-    (``large``) counts from the last but one, without the norm.
-    """
-
-    def __init__(self, model: Any, skips: int, large: bool, pooled: bool) -> None:
-        super().__init__()
-        self.model, self.skips, self.large, self.pooled = model, skips, large, pooled
-        embeddings = model.text_model.embeddings
-        if not isinstance(embeddings.token_embedding, WordTable):
-            embeddings.token_embedding = WordTable(embeddings.token_embedding)
-        self.words = embeddings.token_embedding
-
-    def forward(self, input_ids: torch.Tensor, extra_embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self.words.extra = extra_embeddings
-        out = self.model(input_ids=input_ids, output_hidden_states=True)
-        if self.large:
-            states = tuple(out.hidden_states[-2 - k] for k in range(self.skips + 1))
-        else:
-            norm = self.model.text_model.final_layer_norm
-            skipped = (norm(out.hidden_states[-1 - k]) for k in range(1, self.skips + 1))
-            states = (out.last_hidden_state, *skipped)
-        return (*states, out.text_embeds) if self.pooled else states
 
 
 class Unet(torch.nn.Module):

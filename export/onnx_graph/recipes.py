@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from edgediff.bundle.manifest import TEXT_ENCODERS
 
 from ..sources.base import Source, encoders_of
-from .modules import PixelUnet, PreviewDecoder, TextEncoder, Unet, VaeDecoder, VaeEncoder, takes_any_size
+from .clip_text import TextEncoder
+from .modules import PixelUnet, PreviewDecoder, Unet, VaeDecoder, VaeEncoder, takes_any_size
 
 MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
 DynamicAxes = dict[str, dict[int, str]]
@@ -76,10 +78,6 @@ def _text_encoder(source: Source, name: str, component: str, length: int, large:
     outputs = ("last_hidden_state", *(f"hidden_state_{k}" for k in range(1, skips + 1)))
     outputs += ("text_embeds",) if pooled else ()
 
-    def wrap(model: Any) -> torch.nn.Module:
-        model.config._attn_implementation = "eager"
-        return TextEncoder(model, skips, large, pooled)
-
     def example(batch: int, scale: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         values = torch.randint(0, config.vocab_size - 2, (batch, length), generator=generator)
@@ -88,6 +86,7 @@ def _text_encoder(source: Source, name: str, component: str, length: int, large:
         return {"input_ids": values, "extra_embeddings": _normal(scale, config.hidden_size)}
 
     axes: DynamicAxes = {"input_ids": {0: "batch"}, "extra_embeddings": {0: "extra"}}
+    wrap = partial(TextEncoder, length=length, skips=skips, large=large, pooled=pooled)
     return PartRecipe(name, component, wrap, example, outputs, axes | {output: {0: "batch"} for output in outputs})
 
 

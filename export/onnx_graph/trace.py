@@ -15,6 +15,7 @@ import torch
 from ..weight import Array, Weight
 from .attention import has_fused
 from .binding import TURNED, Bind
+from .casts import drop_idle_casts
 from .fused_node import DOMAIN
 from .graph import Graph
 
@@ -69,6 +70,7 @@ def trace(
             custom_opsets={DOMAIN: 1} if has_fused(module) else None,
         )
         model = onnx.load(str(path))
+    drop_idle_casts(model)
     inputs = {i.name: i for i in model.graph.input}
     buffers = dict(module.named_buffers())
     del model.graph.input[:]

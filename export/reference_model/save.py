@@ -14,6 +14,7 @@ from ..onnx_graph.binding import binder
 from ..onnx_graph.graph import write_graph
 from ..onnx_graph.trace import trace
 from ..precision.quantize import store_fp16
+from ..sources.clip_names import renamed
 from ..sources.file_weights import of_tensor
 from .config import Config
 from .glyphs import Glyph, sized
@@ -62,7 +63,8 @@ def save(config: Config, glyphs: list[Glyph], folder: Path) -> Path:
     state = torch.load(folder / "unet.pt", weights_only=True)
     unet.load_state_dict(state["ema"]["unet"])
     encoder = CLIPTextModel(text.config)
-    encoder.load_state_dict({k: v for k, v in text.state_dict().items() if k.startswith("text_model.")}, strict=False)
+    own = encoder.state_dict()
+    encoder.load_state_dict({k: v for k, v in renamed(text.state_dict(), own).items() if k in own})
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder.eval(),

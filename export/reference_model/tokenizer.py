@@ -8,7 +8,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizerFast
 
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+from ..sources.clip_tokenizer import BEGIN, END, tokenizer_of
+
 # The word pattern of CLIP (https://github.com/openai/CLIP, simple_tokenizer.py).
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -36,18 +37,10 @@ def train_tokenizer(captions: list[str], vocab_size: int, max_length: int, folde
     )
     learner.train_from_iterator(captions, trainer)
     merges = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]][:merges_wanted]
-    vocab = alphabet + [a + "</w>" for a in alphabet] + [a + b for a, b in merges] + [BOS, EOS]
+    vocab = alphabet + [a + "</w>" for a in alphabet] + [a + b for a, b in merges] + [BEGIN, END]
     ids = {token: k for k, token in enumerate(dict.fromkeys(vocab))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return CLIPTokenizerFast(
-        vocab_file=str(folder / "vocab.json"),
-        merges_file=str(folder / "merges.txt"),
-        model_max_length=max_length,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=EOS,
-        pad_token=EOS,
-    )
+    return tokenizer_of(ids, [" ".join(m) for m in merges], max_length)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from ..weight import Weight
+from .clip_names import renamed
 from .file_weights import float_tensors, folder_weights, of_file, of_tensor
 from .original_layout import Tensors
 from .safetensors_header import Shapes, hollow_tensors, map_tensors
-
-INNER = "text_model."  # which CLIP's text encoder has around its layers in files, and lacks in some versions
 
 
 def component_weights(folder: Path, model: Any) -> dict[str, Weight]:
@@ -30,12 +29,7 @@ def as_named(weights: Mapping[str, Weight], model: Any) -> dict[str, Weight]:
         model._fix_state_dict_keys_on_load(hollow)
         weights = {name: weights[places[id(tensor)]] for name, tensor in hollow.items()}
         del kept
-    out = dict(weights)
-    for name, _ in model.named_parameters():
-        for other in (INNER + name, name.removeprefix(INNER)):
-            if name not in out and other in out:
-                out[name] = out.pop(other)
-    return out
+    return renamed(weights, dict(model.named_parameters()))
 
 
 def converted(path: Path, shapes: Shapes, convert: Callable[[Tensors], Tensors]) -> dict[str, Weight]:

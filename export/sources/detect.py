@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgediff.errors import BundleError, choices
+from edgediff.looks import looks_like
 
 from .base import encoders_of
 from .folder import Folder
 from .original_layout import UNET, VAE
 from .published_configs import FAMILIES, Family
-from .safetensors_header import Shapes, looks_like
+from .safetensors_header import Shapes
 
 EDM = "edm_"
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import transformers
 
+from edgediff.bundle.hints import no_model
 from edgediff.errors import BundleError, BundleNotFoundError, choices
+from edgediff.looks import stand_in
 
 from ..weight import Weight
 from .base import COMPONENT_CLASSES, ENCODERS
+from .clip_tokenizer import VOCABULARY, load_tokenizer
 from .component_weights import component_weights
 from .loading import hollow_module, load_module, model_class, scheduler_config
 from .strict import check_folder
@@ -57,11 +60,12 @@ class Folder:
         self.path = path
         index = path / "model_index.json"
         if not index.is_file():
-            raise BundleNotFoundError(f"no diffusers model at {path}: it has no model_index.json")
+            raise BundleNotFoundError(f"no diffusers model at {path}: {no_model(path)}")
         try:
             self._index: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise BundleError(f"{index} is not JSON: {error}") from error
+            wrong = stand_in(index)
+            raise BundleError(f"{index} {f'is {wrong}' if wrong else f'is not JSON: {error}'}") from error
         if not isinstance(self._index, dict):
             raise BundleError(f"{index} holds {type(self._index).__name__}, not an object")
         self.pipeline = str(self._index.get("_class_name"))
@@ -140,11 +144,11 @@ class Folder:
             raise BundleError(f"{self.path}: scheduler cannot be loaded: {error}") from error
 
     def tokenizer(self, component: str) -> Any:
-        # The fast tokenizer whatever the index names (SD 1.5 names the slow one): only it can write tokenizer.json.
-        from transformers import CLIPTokenizerFast
-
+        folder = self.path / component
+        if not ((folder / "tokenizer.json").is_file() or all((folder / name).is_file() for name in VOCABULARY)):
+            raise BundleNotFoundError(f"{folder} has neither tokenizer.json nor {' and '.join(VOCABULARY)}")
         try:
-            return CLIPTokenizerFast.from_pretrained(str(self.path / component), local_files_only=True)
+            return load_tokenizer(folder)
         except Exception as error:
             raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from accelerate import init_empty_weights
 
 from edgediff.errors import BundleError
 
+from .clip_names import read_as
 from .strict import check_folder
 from .weight_files import find_weights
 from .widening import HALF, compute_wide
@@ -63,17 +65,18 @@ def load_module(folder: Path, name: str, component: str, wide: bool = True) -> A
         BundleError: it cannot be loaded, lacks a weight, or has one that is not finite.
     """
     weights = find_weights(folder)
-    check_folder(folder, hollow_module(folder, name), component)
+    hollow = hollow_module(folder, name)
+    check_folder(folder, hollow, component)
     kinds = weights.dtypes()
     dtype = next(iter(kinds)) if not wide and len(kinds) == 1 and kinds <= HALF else torch.float32
+    more = read_as(hollow) if name == "CLIPTextModel" else {}
+    if weights.variant is not None:
+        more["variant"] = weights.variant
     try:
-        model, info = model_class(name).from_pretrained(
-            str(folder),
-            local_files_only=True,
-            torch_dtype=dtype,
-            variant=weights.variant,
-            output_loading_info=True,
-        )
+        with no_bars():
+            model, info = model_class(name).from_pretrained(
+                str(folder), local_files_only=True, torch_dtype=dtype, output_loading_info=True, **more
+            )
     except Exception as error:
         raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error
     if missing := sorted(info["missing_keys"]):
@@ -82,6 +85,20 @@ def load_module(folder: Path, name: str, component: str, wide: bool = True) -> A
             f"{missing[0]}; save the component again with save_pretrained"
         )
     return compute_wide(ready(model, component, folder.parent))
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def ready(model: Any, component: str, path: Path) -> Any:

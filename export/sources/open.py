@@ -8,8 +8,9 @@ from pathlib import Path
 from edgediff.errors import ArgumentError
 
 from .base import Source
-from .folder import Folder
+from .folder import PIPELINES, Folder
 from .single_file import SingleFile
+from .stand_ins import check_files
 
 
 def open_source(
@@ -23,5 +24,7 @@ def open_source(
         for name, value in (("config", config), ("prediction_type", prediction_type)):
             if value is not None:
                 raise ArgumentError(f"{name} is {str(value)!r}; it is for single files, and {path} is a folder")
-        return Folder(path)
+        folder = Folder(path)
+        check_files(path, [name for name in PIPELINES[folder.pipeline] if folder.has(name)])
+        return folder
     return SingleFile(path, config, prediction_type, exchanged)

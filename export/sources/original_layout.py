@@ -14,11 +14,12 @@ from diffusers.loaders import single_file_utils
 
 from edgediff.errors import BundleError
 
+from .clip_names import INNER, renamed
 from .loading import ready
 from .strict import HARMLESS
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-INNER = ("text_model.", "text_projection.")
+NAMED = (INNER, "text_projection.")
 # Convolutions that become linears are placed as other tensors; the rest is of a VAE's training.
 PASSED = {"unet": (), "vae": (".attn_1.", ".loss.", ".model_ema.")}
 NAMES = {"unet": "U-Net", "vae": "autoencoder", "text_encoder": "text encoder", "text_encoder_2": "text encoder"}
@@ -42,7 +43,7 @@ def converted_weights(component: str, prefix: str, model: Any, tensors: Tensors,
         else:
             unprefixed = {name.removeprefix(prefix): t for name, t in originals.items()}
             # Early files (NovelAI's line) lack the inner name.
-            weights = {name if name.startswith(INNER) else INNER[0] + name: t for name, t in unprefixed.items()}
+            weights = {name if name.startswith(NAMED) else INNER + name: t for name, t in unprefixed.items()}
     except KeyError as error:
         raise BundleError(
             f"{path}: {component} lacks {prefix}{error.args[0]}; give a fitting config as --config"
@@ -76,6 +77,7 @@ def _bare(name: str) -> str:
 def fitting_weights(component: str, model: Any, weights: Tensors, path: Path) -> Tensors:
     """Pick those weights that ``model`` has; ``BundleError`` where one is missing or has another shape."""
     parameters = dict(model.named_parameters())
+    weights = renamed(weights, parameters)
     if missing := [name for name in parameters if name not in weights]:
         raise BundleError(
             f"{path}: {component} lacks {len(missing)} weights, first {missing[0]}; give a fitting config as --config"

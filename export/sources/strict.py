@@ -15,6 +15,7 @@ import torch
 
 from edgediff.errors import BundleError
 
+from .clip_names import INNER
 from .weight_files import find_weights
 
 # Tensors without effect that files are known to hold: position ids (a buffer of older transformers), and the rest of
@@ -24,7 +25,6 @@ HARMLESS = re.compile(
     r"(.*\.)?num_batches_tracked$"
 )
 ADAPTER = re.compile(r"\.base_layer\.|\.lora_[AB]\.|\.lora_magnitude_vector")
-INNER = "text_model."  # which transformers writes or leaves out, by its version
 Shape = tuple[int, ...]
 
 

@@ -11,11 +11,12 @@ from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils
 
 from edgediff.errors import BundleError
+from edgediff.looks import looks_like
 
 from ..weight import Weight
 from .component_weights import converted
 from .original_layout import Tensors, converted_weights, fill_module, fitting_weights
-from .safetensors_header import Shapes, hollow_tensors, looks_like, read_header, read_tensors
+from .safetensors_header import Shapes, hollow_tensors, read_header, read_tensors
 
 
 def check_vae(path: Path, config: Any) -> None:

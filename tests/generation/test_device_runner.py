@@ -309,7 +309,6 @@ def test_every_family(family: str, family_bundle: Any) -> None:
         arguments["image"] = rng.integers(0, 256, (64, 64, 3), np.uint8)
         arguments["mask_image"] = rng.integers(0, 256, (64, 64), np.uint8)
     ours, device = resident(pipe)
-    ours.threads = 1
     np.testing.assert_array_equal(latents(ours, **arguments), latents(pipe, **arguments))
     assert (device.calls["upload"] > 0) == (pipe.bundle.clip_sample is None)
     made, host = (

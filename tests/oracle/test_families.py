@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from edgediff_export.convert import export
 
 from ..bundle.test_reading import edit
 from ..support.families import FACTOR, FAMILIES, LATENT, SIDE, tiny_vae
+from ..support.reference import open_reference
 
 PROMPT, NEGATIVE = "a red apple on a blue background", "a green pear"
 PIXELS = SIDE * FACTOR
@@ -43,11 +43,7 @@ def both(family_bundle: Callable[[str], Path]) -> Callable[[str], Found]:
     def find(name: str) -> Found:
         root = family_bundle(name)
         source = root.parent / "source"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            absent = {"vae": None} if name == "pixel-text" else {}
-            theirs = diffusers.DiffusionPipeline.from_pretrained(str(source), local_files_only=True, **absent)
-        theirs.set_progress_bar_config(disable=True)
+        theirs = open_reference(source, **({"vae": None} if name == "pixel-text" else {}))
         return theirs, edgediff.load(root, threads=1)
 
     return find

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from safetensors.numpy import save_file
 
 import edgediff
 
+from ..support.reference import open_reference
 from .cases import PIPELINE
 
 PROMPT = "a red apple on a blue background"
@@ -25,10 +26,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, edgediff.Pipeline]:
     """(diffusers' pipeline with DDIM, ours) on the tiny and on the built-in model."""
     names = ("tiny_source", "tiny_bundle") if request.param == "tiny" else (None, "emoji_fp32")
     source = request.getfixturevalue(names[0]) if names[0] else PIPELINE
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = StableDiffusionPipeline.from_pretrained(str(source), safety_checker=None)
-    theirs.set_progress_bar_config(disable=True)
+    theirs = open_reference(source)
     theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False)
     return theirs, edgediff.load(request.getfixturevalue(names[1]), threads=2)
 

@@ -30,7 +30,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizerFast
 
 from .family_names import FAMILIES
-from .tiny import tiny_tokenizer
+from .tiny import seeded, tiny_tokenizer
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LATENT, FACTOR, SIDE = 4, 2, 16  # channels; pixels a latent cell; latent cells a side
@@ -50,7 +50,6 @@ def second_tokenizer() -> CLIPTokenizerFast:
 
 
 def text_encoder(width: int, projected: bool = False, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
     words = tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(words),
@@ -66,7 +65,7 @@ def text_encoder(width: int, projected: bool = False, seed: int = 0) -> Any:
         # The default, 0.02, leaves words nearly without effect at these widths.
         initializer_factor=3.0,
     )
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+    return seeded((CLIPTextModelWithProjection if projected else CLIPTextModel)(config), seed)
 
 
 def unet(width: int, text: int, channels: int = LATENT, seed: int = 1, **more: Any) -> UNet2DConditionModel:

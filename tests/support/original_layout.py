@@ -97,9 +97,15 @@ def vae(model: Any) -> Tensors:
     return out
 
 
+def nested(model: Any) -> Tensors:
+    """The weights of a CLIP model under the names of transformers 4, which files in the original layout have."""
+    state = model.state_dict()
+    return {name if name.startswith("text_") else f"text_model.{name}": value for name, value in state.items()}
+
+
 def open_clip(model: Any, *, last: bool) -> Tensors:
     """``last``: with one layer more than the model has, as Stable Diffusion 2's files."""
-    state, out = model.state_dict(), {}
+    state, out = nested(model), {}
     for name, value in state.items():
         if name == "text_projection.weight":
             out["text_projection"] = value.T
@@ -129,10 +135,10 @@ def open_clip(model: Any, *, last: bool) -> Tensors:
 def original(pipe: Any, family: str) -> Tensors:
     """``family``: sd1, sd2, sdxl, refiner or turbo (Stable Diffusion 2 with SDXL's names)."""
     encoders: dict[str, tuple[str, Tensors]] = {
-        "sd1": lambda: {"cond_stage_model.transformer.": pipe.text_encoder.state_dict()},
+        "sd1": lambda: {"cond_stage_model.transformer.": nested(pipe.text_encoder)},
         "sd2": lambda: {"cond_stage_model.model.": open_clip(pipe.text_encoder, last=True)},
         "sdxl": lambda: {
-            "conditioner.embedders.0.transformer.": pipe.text_encoder.state_dict(),
+            "conditioner.embedders.0.transformer.": nested(pipe.text_encoder),
             "conditioner.embedders.1.model.": open_clip(pipe.text_encoder_2, last=False),
         },
         "refiner": lambda: {"conditioner.embedders.0.model.": open_clip(pipe.text_encoder_2, last=False)},

@@ -8,17 +8,18 @@ tests/export/test_stored.py holds the exporter against them.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from edgediff_export.convert import export
+from edgediff_export.sources.clip_tokenizer import BEGIN, END, tokenizer_of
 
 DATA = Path(__file__).parents[1] / "data"
 # Learned once from captions of the built-in model: the learner breaks ties at random.
@@ -27,24 +28,28 @@ MERGES = DATA / "tiny_merges.txt"
 STORED = {"tiny": "fp32", "half": "fp16"}
 
 
-def tiny_tokenizer() -> CLIPTokenizerFast:
+def tiny_tokenizer() -> Any:
     """CLIP's tokenizer with a vocabulary of 700: every byte, inside and at the end of a word, and the stored merges."""
     alphabet = sorted(ByteLevel.alphabet())
-    merged = [line.replace(" ", "") for line in MERGES.read_text(encoding="utf-8").splitlines()[1:]]
-    special = ("<|startoftext|>", "<|endoftext|>")
-    tokens = dict.fromkeys([*alphabet, *(a + "</w>" for a in alphabet), *merged, *special])
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder) / "vocab.json"
-        vocabulary.write_text(json.dumps({token: k for k, token in enumerate(tokens)}), encoding="utf-8")
-        return CLIPTokenizerFast(
-            vocab_file=str(vocabulary),
-            merges_file=str(MERGES),
-            model_max_length=77,
-            bos_token=special[0],
-            eos_token=special[1],
-            unk_token=special[1],
-            pad_token=special[1],
-        )
+    merges = MERGES.read_text(encoding="utf-8").splitlines()[1:]
+    words = [merge.replace(" ", "") for merge in merges]
+    tokens = dict.fromkeys([*alphabet, *(a + "</w>" for a in alphabet), *words, BEGIN, END])
+    return tokenizer_of({token: k for k, token in enumerate(tokens)}, merges, 77)
+
+
+@torch.no_grad()
+def seeded(model: Any, seed: int = 0) -> Any:
+    """Give every weight of a CLIP model values that are the same with every release of transformers, whose own come in
+    another order and under other names from 5 on.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    factor = model.config.initializer_factor
+    for name, weight in sorted(model.named_parameters(), key=lambda pair: pair[0].removeprefix("text_model.")):
+        deviation = 0.5 * weight.shape[-1] ** -0.5 if weight.ndim == 2 and "embedding" not in name else 0.02
+        weight.normal_(generator=generator).mul_(factor * deviation)
+        if "norm" in name and name.endswith("weight"):
+            weight.add_(1)
+    return model.eval()
 
 
 def tiny_pipeline(folder: Path, scale: int = 1) -> Path:
@@ -52,18 +57,9 @@ def tiny_pipeline(folder: Path, scale: int = 1) -> Path:
 
     ``scale`` multiplies the widths of U-Net and VAE.
     """
-    torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8 * scale, 8 * scale, 16 * scale),
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=32,
-        ),
-        text_encoder=CLIPTextModel(
+    text_encoder = seeded(
+        CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
                 hidden_size=32,
@@ -74,7 +70,19 @@ def tiny_pipeline(folder: Path, scale: int = 1) -> Path:
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
             )
+        )
+    )
+    torch.manual_seed(0)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8 * scale, 8 * scale, 16 * scale),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=32,
         ),
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(
             sample_size=8,
