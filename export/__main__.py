@@ -14,6 +14,7 @@ from edgediff.cli.options import named_file, size
 from edgediff.engines.tensorrt.installed import building_platform
 from edgediff.errors import ArgumentError, EdgediffError
 
+LAYOUTS = ("edgediff", "optimum")
 PRECISIONS = """\
   fp32           as torch computes
   fp16           for GPUs; nodes that fp16 cannot hold, or that lose too much, stay in fp32
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.disable(logging.WARNING)
     try:
         from .convert import export
+        from .optimum_layout.write import export_optimum
         from .progress import print_line
     except ModuleNotFoundError as error:
         print(
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.build:
             check_build(args)
-        out = export(args.model, args.out, report=print_line, bar=True, **arguments(args))
+        exporting = export if args.layout == "edgediff" else export_optimum
+        out = exporting(args.model, args.out, report=print_line, bar=True, **arguments(args))
     except EdgediffError as error:
         print(f"edgediff: {error}", file=sys.stderr)
         return 2
@@ -55,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_build(args: argparse.Namespace) -> None:
     """Raise where engine files could not be built afterwards, before hours of work."""
+    if args.layout != "edgediff":
+        raise ArgumentError(f"--build needs a bundle; layout is {args.layout!r}")
     if args.precision != "fp16":
         raise ArgumentError(f"--build needs --precision fp16, which TensorRT follows; precision is {args.precision!r}")
     building_platform(0)
@@ -83,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     add("--guidance-scale", type=float, metavar="G", help="its default guidance scale")
     add("--sampler", metavar="S", help="its default sampler")
     add("--build", action="store_true", help="then build TensorRT engines for this machine's GPU (as edgediff build)")
+    add("--layout", default="edgediff", choices=LAYOUTS, help="edgediff (a bundle; default), or optimum (its folders)")
     add("--name", help="the bundle's name (default: the model's)")
     add("--licence", default="", help="what the manifest says of the weights' licence")
     return top
