@@ -31,6 +31,7 @@ def export_optimum(
     out: str | Path,
     *,
     precision: str = DEFAULT,
+    part_precision: Mapping[str, str] | None = None,
     loras: Sequence[tuple[str | Path, float]] = (),
     config: str | Path | None = None,
     vae: str | Path | None = None,
@@ -42,7 +43,7 @@ def export_optimum(
     """Export a checkpoint to a folder in optimum's layout, whole or not at all; it is proved as a bundle first.
 
     Args:
-        source, out, loras, config, vae, prediction_type, report, bar: as ``export``.
+        source, out, part_precision, loras, config, vae, prediction_type, report, bar: as ``export``.
         precision: one of ``PRECISIONS``; fp16's second graph has no place in this layout.
         others: arguments of ``export`` that this layout has no place for; they must be empty.
 
@@ -51,8 +52,9 @@ def export_optimum(
         BundleError: a model without text or autoencoder, which optimum has no pipeline for.
         OutputError, EngineError: as ``export``.
     """
-    if precision not in PRECISIONS:
-        raise ArgumentError(f"no precision {precision!r} in optimum's layout; choose from {choices(PRECISIONS)}")
+    for asked in (precision, *(part_precision or {}).values()):
+        if asked not in PRECISIONS:
+            raise ArgumentError(f"no precision {asked!r} in optimum's layout; choose from {choices(PRECISIONS)}")
     if given := [name for name, value in others.items() if value]:
         raise ArgumentError(f"{given[0]} is {others[given[0]]!r}; optimum's layout has no place for it")
     source, out = Path(source), Path(out)
@@ -68,24 +70,31 @@ def export_optimum(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         work = Path(folder)
-        arguments: dict[str, Any] = {"loras": loras, "config": config, "vae": vae, "prediction_type": prediction_type}
+        arguments: dict[str, Any] = {
+            "part_precision": part_precision,
+            "loras": loras,
+            "config": config,
+            "vae": vae,
+            "prediction_type": prediction_type,
+        }
         export(source, work / "bundle", precision=precision, report=report, bar=bar, **arguments)
         report("optimum's layout")
-        _write(opened, work / "bundle", work / "optimum", precision)
+        _write(opened, work / "bundle", work / "optimum")
         if out.exists():
             out.rmdir()
         (work / "optimum").rename(out)
     return out
 
 
-def _write(source: Source, bundle_folder: Path, out: Path, precision: str) -> None:
+def _write(source: Source, bundle_folder: Path, out: Path) -> None:
     """Write every component's folder, and the index."""
     bundle = read_bundle(bundle_folder)
     latent, large = bundle.latent, bundle.kind == "stable-diffusion-xl"
     scratch = out.with_name("scratch")
     scratch.mkdir()
     hollow: Callable[[str], Any] = source.hollow
-    for (encoder, tokenizer), text in zip(encoders_of(source), bundle.text, strict=True):
+    for (encoder, tokenizer), text, part in zip(encoders_of(source), bundle.text, bundle.text_encoders, strict=True):
+        precision = bundle.parts[part].files[0].precision
         (out / encoder).mkdir(parents=True)
         write_text_encoder(source, encoder, out / encoder / MODEL, precision, text.max_length, large, scratch)
         hollow(encoder).config.save_pretrained(str(out / encoder))
