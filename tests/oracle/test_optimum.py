@@ -1,4 +1,4 @@
-"""Folders that the real optimum writes, and its own pipelines on them: ``.ci/optimum`` runs these where it is installed.
+"""Folders that the real optimum writes, and its own pipelines on them; ``.ci/optimum`` installs it and runs these.
 
 Both start from the same noise and read the same graphs, so that they differ by rounding alone.
 """
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-ort = pytest.importorskip("optimum.onnxruntime", reason="optimum, whose pipelines are the judges, is not installed")
+pytest.importorskip("optimum.onnxruntime", reason="optimum, whose pipelines are the judges, is not installed")
 
+import optimum.onnxruntime as ort
 import torch
 from optimum.exporters.onnx import main_export
 from PIL import Image
@@ -77,7 +78,7 @@ def calls(name: str, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def difference(name: str, folder: Path, opened: Path | None = None, **more: Any) -> tuple[float, float]:
-    """The largest difference of the final latents, and of the pictures (of 255), to optimum's pipeline on ``folder``."""
+    """The largest difference to optimum's pipeline on ``folder``, of the final latents, and of the pictures (of 255)."""
     pipe = PIPELINES[name].from_pretrained(str(folder))
     pipe.set_progress_bar_config(disable=True)
     mine = edgediff.load(folder if opened is None else opened)
