@@ -78,7 +78,7 @@ def calls(name: str, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def difference(name: str, folder: Path, opened: Path | None = None, **more: Any) -> tuple[float, float]:
-    """The largest difference to optimum's pipeline on ``folder``, of the final latents, and of the pictures (of 255)."""
+    """The largest difference to optimum's pipeline on ``folder``: of the final latents, and of pictures (of 255)."""
     pipe = PIPELINES[name].from_pretrained(str(folder))
     pipe.set_progress_bar_config(disable=True)
     mine = edgediff.load(folder if opened is None else opened)
