@@ -46,4 +46,5 @@ def verify(args: argparse.Namespace) -> None:
         failed += not finding.ok
         print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<16}{finding.detail}", flush=True)
     if failed:
-        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against {reference(bundle)}'s golden tensors failed")
+        whose = f"{reference(bundle)}'s golden tensors"
+        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against {whose} failed")

@@ -63,10 +63,9 @@ def export_optimum(
     if vae is not None or loras:
         components = {} if vae is None else {"vae": Path(vae)}
         opened = ModifiedSource(opened, components, [read_lora(path, weight) for path, weight in loras])
-    if not opened.has("vae") or not encoders_of(opened):
-        raise BundleError(
-            f"{source} has no {'text encoder' if opened.has('vae') else 'autoencoder'}; optimum needs one"
-        )
+    for there, what in ((opened.has("vae"), "autoencoder"), (encoders_of(opened), "text encoder")):
+        if not there:
+            raise BundleError(f"{source} has no {what}; optimum has no pipeline without one")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         work = Path(folder)
