@@ -197,6 +197,24 @@ def rival_versions(facts: dict[str, Any]) -> str:
     return source(facts | {"versions": facts["versions"] | used})
 
 
+def optimum(results: dict[str, Any]) -> str:
+    """edgediff beside optimum's pipeline, on the folder that optimum wrote."""
+    about = f"SD 1.5 at 1/{results['divide']} of its widths, {results['side']} px, {results['steps']} steps"
+    more = [["the folder", *[f"{results['folder_mb']:,.0f} MB"] * 2]]
+    more.append(["largest difference of the pictures", *[f"{results['difference']} of 255"] * 2])
+    head, *rest = rivals(results).splitlines()
+    return "\n".join([head.replace("|  |", f"| {about} |", 1), *rest, *table([], more).splitlines()[2:]])
+
+
+def optimum_versions(facts: dict[str, Any]) -> str:
+    """The line of ``source``, with the versions that matter of each environment."""
+    shown = {"edgediff": ("onnxruntime", "numpy"), "optimum": ("optimum-onnx", "optimum", "torch", "diffusers",
+             "transformers")}  # fmt: skip
+    packages = {name: facts["results"]["rivals"][name]["packages"] for name in shown}
+    used = {k: packages[name][k] for name, keys in shown.items() for k in keys}
+    return source(facts | {"versions": facts["versions"] | used})
+
+
 def section(
     name: str, make: Callable[[dict[str, Any]], str], told: Callable[[dict[str, Any]], str] | None = source
 ) -> str:
@@ -208,6 +226,7 @@ def section(
 TABLES: dict[str, Callable[[], str]] = {
     "rivals-short": partial(section, "rivals", partial(rivals, rows=4), rival_versions),
     "rivals": partial(section, "rivals", rivals, rival_versions),
+    "optimum": partial(section, "optimum", optimum, optimum_versions),
     "cold-start": partial(section, "cold_start", cold_start),
     "overhead": partial(section, "overhead", overhead),
     "quality": partial(section, "quality", quality),

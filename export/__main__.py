@@ -16,6 +16,7 @@ from edgediff.errors import ArgumentError, EdgediffError, EngineError
 
 from .versions import check_versions
 
+LAYOUTS = ("edgediff", "optimum")
 PRECISIONS = """\
   fp32           as torch computes
   fp16           for GPUs; nodes that fp16 cannot hold, or that lose too much, stay in fp32
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_versions()
         from .convert import export
+        from .optimum_layout.write import export_optimum
         from .progress import print_line
     except EngineError as error:
         print(f"edgediff: {error}", file=sys.stderr)
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.build:
             check_build(args)
-        out = export(args.model, args.out, report=print_line, bar=True, **arguments(args))
+        exporting = export if args.layout == "edgediff" else export_optimum
+        out = exporting(args.model, args.out, report=print_line, bar=True, **arguments(args))
     except EdgediffError as error:
         print(f"edgediff: {error}", file=sys.stderr)
         return 2
@@ -61,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_build(args: argparse.Namespace) -> None:
     """Raise where engine files could not be built afterwards, before hours of work."""
+    if args.layout != "edgediff":
+        raise ArgumentError(f"--build needs a bundle; layout is {args.layout!r}")
     if args.precision != "fp16":
         raise ArgumentError(f"--build needs --precision fp16, which TensorRT follows; precision is {args.precision!r}")
     building_platform(0)
@@ -91,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     add("--sampler", metavar="S", help="its default sampler")
     add("--floor", type=float, metavar="DB", help="least PSNR of the pictures, in place of the precision's")
     add("--build", action="store_true", help="then build TensorRT engines for this machine's GPU (as edgediff build)")
+    add("--layout", default="edgediff", choices=LAYOUTS, help="edgediff (a bundle; default), or optimum (its folders)")
     add("--name", help="the bundle's name (default: the model's)")
     add("--licence", default="", help="what the manifest says of the weights' licence")
     return top

@@ -8,7 +8,7 @@ from typing import Any
 from ..bundle.reading import read_bundle
 from ..errors import BundleError
 from ..pipeline import load
-from ..verify import check_provable, prove
+from ..verify import check_provable, prove, reference
 from .options import add_engine, engine_arguments
 
 
@@ -46,4 +46,5 @@ def verify(args: argparse.Namespace) -> None:
         failed += not finding.ok
         print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<16}{finding.detail}", flush=True)
     if failed:
-        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against its golden tensors failed")
+        whose = f"{reference(bundle)}'s golden tensors"
+        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against {whose} failed")

@@ -16,6 +16,9 @@ import edgediff
 from edgediff import ArgumentError, BundleError, EngineError
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
+from edgediff.engines.onnxruntime import import_onnxruntime
+from edgediff.engines.operators import GPU_ONLY, cpu_kernels, why_no_kernel
+from edgediff.engines.providers import CPU, CUDA
 from edgediff.verify import read_golden
 
 from ..support import foreign
@@ -82,6 +85,16 @@ def test_adapts(name: str, folder: Folder, torchs: Any) -> None:
     assert nearest(edit_model(folder(), part, edit), torchs[:1]) > floor
 
 
+def test_configs_tell_the_widths_that_graphs_leave_open(folder: Folder, torchs: Any) -> None:
+    root = folder()
+    for part in ("text_encoder", "unet", "vae_decoder", "vae_encoder"):
+        edit_model(root, part, foreign.open_widths)
+    bundle = read_bundle(root)
+    assert [t.shape[1] for t in bundle.parts["unet"].outputs] == [4]
+    assert [t.shape[-1] for t in bundle.parts["text_encoder"].outputs] == [32]
+    assert nearest(root, torchs[:1]) > 60
+
+
 def test_a_batch_equals_its_images_where_the_graph_takes_a_fixed_batch(folder: Folder) -> None:
     pipe = edgediff.load(edit_model(folder(), "unet", foreign.fix_sizes(3)))
     call: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent"}
@@ -146,6 +159,18 @@ def test_operators_that_have_a_kernel_run(folder: Folder, torchs: Any) -> None:
     root = folder()
     assert ("com.microsoft", "MultiHeadAttention") in read_bundle(root).foreign.parts["unet"].header.custom  # type: ignore[union-attr]
     assert nearest(edit_model(root, "unet", foreign.custom_operator("FusedConv")), torchs) > 60
+
+
+def test_operators_that_are_said_to_be_for_gpus_have_no_kernel_on_a_cpu(folder: Folder) -> None:
+    ort = import_onnxruntime()
+    assert "MultiHeadAttention" in cpu_kernels(ort)
+    assert not set(GPU_ONLY) & cpu_kernels(ort)
+    root = edit_model(folder(), "unet", foreign.custom_operator("NhwcConv"))
+    bundle = read_bundle(root)
+    assert bundle.foreign is not None
+    header = bundle.foreign.parts["unet"].header
+    assert why_no_kernel(ort, header, [CPU])
+    assert why_no_kernel(ort, header, [CUDA, CPU]) == ""
 
 
 def test_values_that_are_not_finite_name_the_part_on_first_use(folder: Folder) -> None:

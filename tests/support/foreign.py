@@ -223,6 +223,13 @@ def fix_sizes(*sizes: int | None) -> Edit:
     return edit
 
 
+def open_widths(model: onnx.ModelProto) -> None:
+    """Name every size, as Olive does."""
+    for value in [*model.graph.input, *model.graph.output]:
+        for k, dim in enumerate(value.type.tensor_type.shape.dim):
+            dim.dim_param = f"{value.name}_{k}" if k else "batch_size"
+
+
 def custom_operator(name: str, domain: str = "com.microsoft") -> Edit:
     """Name an operator of another domain for the first convolution."""
 

@@ -167,6 +167,8 @@ def _entries(
         known["text_embeds"] = last
     if (dim := whole(configs.of("unet"), "time_cond_proj_dim", "unet")) is not None:
         known["timestep_cond"] = dim
+    elif "timestep_cond" in unet.inputs and not isinstance(unet.inputs["timestep_cond"].shape[-1], int):
+        raise BundleError("unet: neither its graph nor its config (time_cond_proj_dim) says how wide timestep_cond is")
     out = {}
     for name, adaptation in parts.items():
         if name in OURS:

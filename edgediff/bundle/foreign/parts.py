@@ -12,10 +12,10 @@ from .graph import GraphHeader, Port
 from .signatures import MODEL
 
 ENGINE, WEIGHTS = "onnx-foreign", "onnx-data"  # FOREIGN and WEIGHTS of ..manifest, which imports this folder
-# Names of sizes that may change, as the exporter gives them.
+# Names of sizes that may change, as the exporter gives them; None is a width, which is fixed.
 CELLS, PIXELS = ("batch", None, "latent_height", "latent_width"), ("batch", None, "height", "width")
 AXES: dict[str, dict[str, tuple[str | None, ...]]] = {
-    "text": {"input_ids": ("batch", None), "*": ("batch", None, None), "text_embeds": ("batch", None)},
+    "text": {"input_ids": ("batch", "length"), "*": ("batch", "length", None), "text_embeds": ("batch", None)},
     "unet": {
         "sample": CELLS,
         "out_sample": CELLS,
@@ -26,7 +26,7 @@ AXES: dict[str, dict[str, tuple[str | None, ...]]] = {
     "vae_decoder": {"latent_sample": CELLS, "sample": PIXELS},
     "vae_encoder": {"sample": PIXELS, "*": CELLS},
 }
-SIZES = {"latent_height", "latent_width", "height", "width", "tokens"}
+FIXED = ("sample", "latent_sample", "encoder_hidden_states", "input_ids")  # may be of one size alone
 
 
 def part_entry(root: Path, adaptation: Adaptation, kind: str, known: Mapping[str, int]) -> dict[str, Any]:
@@ -48,13 +48,11 @@ def _tensor(name: str, port: Port, kind: str, known: Mapping[str, int]) -> dict[
     axes = AXES[kind].get(name, AXES[kind].get("*", ()))
     declared = port.shape if len(port.shape) == len(axes) else ("?",) * len(axes)
     shape: list[int | str] = []
-    for place, (axis, size) in enumerate(zip(axes, declared, strict=True)):
-        if axis == "batch":
-            shape.append(axis)  # calls are cut to what the graph takes
-        elif axis is None:
-            shape.append(known.get(name, size) if place == (1 if len(axes) in (2, 4) else 2) else size)
-        elif isinstance(size, int) and axis in SIZES and name in ("sample", "latent_sample", "encoder_hidden_states"):
-            shape.append(size)
+    for axis, size in zip(axes, declared, strict=True):
+        if axis is None:
+            shape.append(known.get(name, size if isinstance(size, int) else f"{name}_width"))
+        elif axis != "batch" and isinstance(size, int) and name in FIXED:
+            shape.append(size)  # calls are cut to the batch that the graph takes, and not to sizes
         else:
             shape.append(axis)
     return {"name": name, "dtype": "int64" if name == "input_ids" else "float32", "shape": shape}
