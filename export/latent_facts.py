@@ -6,7 +6,7 @@ from typing import Any
 
 from edgediff.errors import ArgumentError, BundleError, choices
 
-from .onnx_graph.modules import takes_any_size
+from .onnx_graph.any_size import takes_any_size
 from .sources.base import Source, encoders_of
 
 

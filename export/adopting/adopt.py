@@ -103,7 +103,7 @@ def _facts(source: Bundle, name: str, licence: str) -> dict[str, Any]:
         "format": FORMAT,
         "name": name,
         "kind": source.kind,
-        "schedule": asdict(source.schedule),
+        "schedule": {key: value for key, value in asdict(source.schedule).items() if value is not None},
         "latent": asdict(source.latent),
         "defaults": asdict(source.defaults),
         "zero_negative": source.zero_negative,

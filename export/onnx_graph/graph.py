@@ -64,15 +64,22 @@ class Graph:
 
     def before(self, operators: Collection[str]) -> set[str]:
         """Name the nodes of these kinds and all that they depend on."""
+        return {node.name for node in self._before(operators)}
+
+    def read_before(self, operators: Collection[str]) -> set[str]:
+        """Name the tensors that those nodes read."""
+        return {name for node in self._before(operators) for name in node.input}
+
+    def _before(self, operators: Collection[str]) -> list[onnx.NodeProto]:
         maker = {name: node for node in self.nodes for name in node.output}
-        found: set[str] = set()
+        found: dict[str, onnx.NodeProto] = {}  # by what it gives, since nodes of other exporters may have no names
         waiting = [node for node in self.nodes if node.op_type in operators]
         while waiting:
             node = waiting.pop()
-            if node.name not in found:
-                found.add(node.name)
+            if node.output[0] not in found:
+                found[node.output[0]] = node
                 waiting += [maker[name] for name in node.input if name in maker]
-        return found
+        return list(found.values())
 
     def drop_unused(self) -> None:
         """Forget nodes and weights that nothing reads."""

@@ -6,17 +6,10 @@ from typing import Any
 
 import torch
 
+from .any_size import takes_any_size
+
 COMPONENT = "model."  # begins the names of these modules' parameters
-SIZED_BY_SKIP = ("UpBlock2D", "CrossAttnUpBlock2D")  # blocks of the way up that can end at any size
 ALWAYS = 30  # no side of latents divides by 2**30
-
-
-def takes_any_size(unet: Any) -> bool:
-    """Whether a U-Net of this config takes latents of any size: an odd side is halved up, and the way back leads to
-    the size of the skip connection. Others double, so their sides must divide by all halvings.
-    """
-    kinds = unet.up_block_types[:-1]  # the last does not upsample
-    return "cross_attention_dim" in unet and all(kind in SIZED_BY_SKIP for kind in kinds)  # not UNet2DModel
 
 
 class Unet(torch.nn.Module):

@@ -12,8 +12,9 @@ import torch
 from edgediff.bundle.manifest import TEXT_ENCODERS
 
 from ..sources.base import Source, encoders_of
+from .any_size import takes_any_size
 from .clip_text import TextEncoder
-from .modules import PixelUnet, PreviewDecoder, Unet, VaeDecoder, VaeEncoder, takes_any_size
+from .modules import PixelUnet, PreviewDecoder, Unet, VaeDecoder, VaeEncoder
 
 MAX_CLIP_SKIP = 4  # nobody leaves out more of a text encoder's last layers
 DynamicAxes = dict[str, dict[int, str]]

@@ -32,8 +32,7 @@ def store_fp16(graph: Graph, keep: Collection[str] = ()) -> int:
     too, which cannot be folded: they are widened as they are used.
     """
     large = sum(w.size for w in graph.weights.values()) > 2 * DATA_LIMIT
-    exact = {*keep, *graph.before(ANGLES)}
-    kept = {name for node in graph.nodes if node.name in exact for name in node.input}
+    kept = {name for node in graph.nodes if node.name in keep for name in node.input} | graph.read_before(ANGLES)
     casts = []
     for name, weight in list(graph.weights.items()):
         if weight.dtype != np.float32 or weight.constant or np.prod(weight.shape) < SMALLEST or name in kept:

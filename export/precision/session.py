@@ -54,7 +54,9 @@ class OpenGraph:
             if name not in known:
                 graph.model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         self._fed: dict[str, Array] = {}
-        given = {i.name for i in graph.model.graph.input}
+        inputs = [i for i in graph.model.graph.input if i.name not in graph.weights]  # weights may be inputs already
+        del graph.model.graph.input[:]
+        graph.model.graph.input.extend(inputs)
         early: list[onnx.NodeProto] = []
         for name, weight in graph.weights.items():
             if weight.size < INLINE or weight.constant:
@@ -63,9 +65,8 @@ class OpenGraph:
             values, label, nodes = _fed(name, weight)
             self._fed[label] = values
             early += nodes
-            if label not in given:
-                kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-                graph.model.graph.input.append(helper.make_tensor_value_info(label, kind, list(values.shape)))
+            kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+            graph.model.graph.input.append(helper.make_tensor_value_info(label, kind, list(values.shape)))
         graph.replace_nodes(list(_late([*early, *graph.nodes], {*self._fed, *graph.weights} - known)))
         self._session = open_session(graph.model.SerializeToString(), exact=exact)
 

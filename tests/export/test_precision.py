@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from edgediff_export.convert import export
 from edgediff_export.onnx_graph.attention import FusedAttention
 from edgediff_export.onnx_graph.fused_node import FUSED, plain
 from edgediff_export.onnx_graph.graph import Graph, read_graph, write_graph
+from edgediff_export.precision import quantize
 from edgediff_export.precision.fp16 import rounded, to_fp16
 from edgediff_export.precision.precisions import PRECISIONS
 from edgediff_export.precision.quantize import multiply_int8, store_fp16, store_int8
 from edgediff_export.precision.sensitive_nodes import Probe, unfit_for_fp16, worst_nodes
-from edgediff_export.precision.session import run_graph
+from edgediff_export.precision.session import OpenGraph, open_session, run_graph
 from edgediff_export.weight import Weight
 
 
@@ -190,6 +193,43 @@ def test_worst_nodes_names_the_one_that_loses(small: tuple[Graph, dict[str, np.n
     other = graph.copy()
     other.weights["v"] = Weight.of(graph.weights["v"].read() + np.float32(0.3))
     assert list(worst_nodes(Probe(graph), other, feed)) == ["second"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_weights_of_a_file_are_run_where_they_lie(
+    small: tuple[Graph, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Held in fp16, and with its axes the other way round, as a checkpoint holds a linear: nothing is changed by it."""
+    graph, feed = small
+    expected = run_graph(graph, [feed])[0]["y"]
+    monkeypatch.setattr(quantize, "DATA_LIMIT", 0 if large else 1 << 30)
+    for name in "wv":
+        held = tmp_path / name
+        held.write_bytes(np.ascontiguousarray(graph.weights[name].read().T).astype(np.float16).tobytes())
+        shape = graph.weights[name].shape[::-1]
+        mapped = partial(np.memmap, held, np.float16, "r", 0, shape)
+        graph.weights[name] = Weight.in_file(shape, mapped).transposed
+    in_fp16 = run_graph(graph, [feed])[0]["y"]
+    np.testing.assert_allclose(in_fp16, expected, rtol=5e-2, atol=5e-3)
+    stored = graph.copy()
+    assert store_fp16(stored) == 2
+    assert (len(stored.model.graph.input) == 3) == large
+    for opened in (OpenGraph(stored), OpenGraph(stored, exact=True)):
+        np.testing.assert_allclose(opened.run(feed)["y"], in_fp16, rtol=1e-6)
+    write_graph(stored, tmp_path / "y.onnx")
+    shipped = open_session(tmp_path / "y.onnx").run(["y"], feed)[0]
+    np.testing.assert_allclose(shipped, in_fp16, rtol=1e-5)
+
+
+def test_constants_of_the_graph_are_not_rounded(small: tuple[Graph, dict[str, np.ndarray]]) -> None:
+    """No file holds them; what a sinusoid is taken of is left alone in any graph."""
+    graph, _ = small
+    graph.weights["w"] = replace(graph.weights["w"], constant=True)
+    assert store_fp16(graph.copy()) == 1
+    assert store_int8(graph.copy()) == 1
+    nodes = [helper.make_node("Mul", ["t", "table"], ["angle"]), helper.make_node("Sin", ["angle"], ["y"])]
+    sinusoids = a_graph(nodes, {"t": ["n", 1]}, {"table": np.linspace(0, 1, 160)[None]}, "y")
+    assert store_fp16(sinusoids) == 0
 
 
 @pytest.mark.parametrize("tokens", [7, 64])
