@@ -270,6 +270,7 @@ def load(
     providers: Sequence[Provider] | None = None,
     engine_cache: str | Path | None = None,
     build_options: BuildOptions | None = None,
+    release_parts: bool = False,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -285,6 +286,8 @@ def load(
             example ``[("OpenVINOExecutionProvider", {"device_type": "GPU"})]``.
         engine_cache: the folder of TensorRT engine files; ``$EDGEDIFF_CACHE`` or the user's cache folder when None.
         build_options: how auto builds engine files.
+        release_parts: hold one part in memory at a time: each is opened when it is called, and let go when the next
+            one is. A picture takes longer by the time of opening, and no more memory than its largest part.
 
     Raises:
         BundleError: the manifest is missing or malformed; another exporter's folder that cannot be run.
@@ -302,9 +305,13 @@ def load(
     for name, value in (("path", path), ("engine_cache", engine_cache)):
         if value is not None and not isinstance(value, (str, Path)):
             raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
+    if not isinstance(release_parts, bool):
+        raise ArgumentError(f"release_parts is {release_parts!r}; it must be True or False")
+    if release_parts and ordinal is not None:
+        raise ArgumentError(f"release_parts is for device 'cpu'; device is {device!r}, which keeps what it loops over")
     bundle = read_bundle(path)
     cache = Path(engine_cache) if engine_cache is not None else default_engine_cache()
-    options = EngineOptions(threads, providers, engine, cache)
+    options = EngineOptions(threads, providers, engine, cache, release_parts)
     check_foreign(bundle, options, ordinal)
     pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":

@@ -54,11 +54,12 @@ def add_engine(p: argparse.ArgumentParser) -> None:
     )
     add_engine_cache(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
+    p.add_argument("--release-parts", action="store_true", help="hold one part in memory at a time")
 
 
 def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_engine`` adds, under the names of ``edgediff.load``."""
-    names = ("device", "engine", "threads", "engine_cache")
+    names = ("device", "engine", "threads", "engine_cache", "release_parts")
     return {name: getattr(args, name) for name in names}
 
 

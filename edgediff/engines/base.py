@@ -67,12 +67,14 @@ class EngineOptions:
         providers: execution providers of ONNX Runtime, which then runs every part.
         engine: the word of one backend, or auto; every backend may run a part when None.
         engine_cache: the folder of engine files that were built on this machine.
+        release_parts: hold one part at a time.
     """
 
     threads: int | None = None
     providers: Sequence[Provider] | None = None
     engine: str | None = None
     engine_cache: Path = field(default_factory=default_engine_cache)
+    release_parts: bool = False
 
 
 class Backend(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..bundle.manifest import Bundle
 from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices
 from .base import Backend, Engine, EngineOptions, Shapes, refuses
+from .passing import PassingEngine
 
 BACKENDS = ("tensorrt", "onnxruntime")  # modules of this folder, in the order in which they are tried
 AUTO = "auto"  # every backend, and what TensorRT lacks is built meanwhile
@@ -116,9 +118,18 @@ class Parts:
         Raises:
             EngineError: none can run here; the message holds the reason for each.
         """
+        if part in self.replaced:
+            return self.replaced[part]
+        if self.options.release_parts:
+            described = self.bundle.parts[part]
+            return PassingEngine(described.inputs, described.outputs, partial(self._pick, part))
+        return self._pick(part, shapes)
+
+    def _pick(self, part: str, shapes: Shapes | None) -> Engine:
         with self._lock:
-            if part in self.replaced:
-                return self.replaced[part]
+            if self.options.release_parts:
+                for key in [key for key in self._opened if key[0] != part]:
+                    del self._opened[key]  # a call that runs keeps its engine to its end
             errors: dict[str, EngineError] = {}  # by the backend's name
             try:
                 return self._first(part, shapes, errors)
