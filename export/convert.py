@@ -105,9 +105,9 @@ def export(
     others = {name: Path(p) for name, p in (("vae", vae), ("preview_decoder", preview_decoder)) if p is not None}
     if others or loras:
         opened = ModifiedSource(opened, others, [read_lora(path, weight) for path, weight in loras])
-    opened.check()
     # What cannot be exported shows here, before minutes of tracing.
     facts = model_facts(opened, defaults or {}, vae_shift)
+    opened.check()
     if unused := unused_shift(opened, facts):
         report(unused)
     recipes = recipes_of(opened, facts)

@@ -41,8 +41,6 @@ from ..support import families
 from ..support.original_layout import write_original
 from .test_mutations import against_diffusers
 
-MULTISTEP, DDIM = DPMSolverMultistepScheduler, DDIMScheduler(**families.BETAS, clip_sample=False)
-
 
 def reference_of(root: Path) -> dict[str, Any]:
     return dict(read_bundle(root).parity["pictures"]["reference"])
