@@ -113,9 +113,9 @@ def export(
         for doubt in filter(None, (lora.doubt for lora in read)):
             report(doubt)
         opened = ModifiedSource(opened, others, read)
-    opened.check()
     # What cannot be exported shows here, before minutes of tracing.
     facts = model_facts(opened, defaults or {}, vae_shift)
+    opened.check()
     if unused := unused_shift(opened, facts):
         report(unused)
     recipes = recipes_of(opened, facts)

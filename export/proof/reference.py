@@ -21,6 +21,7 @@ from ..onnx_graph.recipes import PartRecipe
 from ..precision.precisions import Case
 from ..sources.base import Source, encoders_of
 from ..sources.loading import model_class
+from .lazy_pipeline import collect_garbage
 from .noise import BrownianNoise
 from .recording import Trace, recorded
 from .texts import Texts, encode_texts
@@ -107,7 +108,11 @@ def _encode(
     pipe = make_pipeline(source, twin.scheduler, **parts)
     embedded = source.hollow("unet").config.get("time_cond_proj_dim") is not None
     guided = guidance > 1 and not embedded and source.pipeline != "LatentConsistencyModelPipeline"
-    return encode_texts(pipe, [r for r in recipes if r.component in dict(pairs)], calls, guided)
+    texts = encode_texts(pipe, [r for r in recipes if r.component in dict(pairs)], calls, guided)
+    size = 4 * sum(p.numel() for encoder, _ in pairs for p in parts[encoder].parameters())
+    del pipe, parts
+    collect_garbage(size)  # before the U-Net comes
+    return texts
 
 
 def _draw(

@@ -31,6 +31,10 @@ def encode_texts(pipe: Any, recipes: Sequence[PartRecipe], calls: Sequence[Mappi
         getattr(pipe, recipe.component).register_forward_pre_hook(_reader(read[recipe.name]), with_kwargs=True)
         for recipe in recipes
     ]
+    for recipe in recipes:
+        encoder = getattr(pipe, recipe.component)
+        if not hasattr(encoder, "text_model"):  # transformers 5 took it out, and diffusers' clip_skip looks for it
+            object.__setattr__(encoder, "text_model", encoder)  # not as a module inside itself
     kwargs: list[dict[str, Any]] = []
     cases: dict[str, list[Case]] = {recipe.name: [] for recipe in recipes}
     for call in calls:

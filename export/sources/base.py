@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,8 +38,11 @@ class Source(Protocol):
     def load(self, component: str) -> Any:
         """Load the module in float32 on the CPU, in eval mode, every weight finite."""
 
-    def check(self) -> None:
-        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read."""
+    def check(self, exchanged: Collection[str] = ()) -> None:
+        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read.
+
+        Components that are ``exchanged`` are not looked at.
+        """
 
     def reference(self, component: str, wide: bool = False) -> Any:
         """Load the module for the proof, as its own library reads it; it computes in float32, however it is stored.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ ABSENT = {
     "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "tokenizer"),
 }
 
+DDIM = "DDIMScheduler"  # what DDIMPipeline makes of any scheduler
 SMALL = [encoder for encoder, _ in ENCODERS]
 
 
@@ -118,7 +119,8 @@ class Folder:
         return load_module(self.path / component, self._class(component), component, wide)
 
     def reference_scheduler(self) -> Any:
-        return model_class(str(self._index["scheduler"][1])).from_pretrained(str(self.path / "scheduler"))
+        own = model_class(str(self._index["scheduler"][1])).from_pretrained(str(self.path / "scheduler"))
+        return model_class(DDIM).from_config(own.config) if self.pipeline == "DDIMPipeline" else own
 
     def reference_tokenizer(self, component: str) -> Any:
         try:
@@ -130,16 +132,16 @@ class Folder:
     def notes(self) -> list[str]:
         return []
 
-    def check(self) -> None:
-        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read."""
+    def check(self, exchanged: Collection[str] = ()) -> None:
         for component in COMPONENT_CLASSES:
-            if self.has(component):
+            if self.has(component) and component not in exchanged:
                 check_folder(self.path / component, self.hollow(component), component)
 
     def scheduler(self) -> dict[str, Any]:
         name = str(self._index["scheduler"][1])
         try:
-            return scheduler_config(name, model_class(name).load_config(str(self.path / "scheduler")))
+            config = model_class(name).load_config(str(self.path / "scheduler"))
+            return scheduler_config(DDIM if self.pipeline == "DDIMPipeline" else name, config)
         except Exception as error:
             raise BundleError(f"{self.path}: scheduler cannot be loaded: {error}") from error
 

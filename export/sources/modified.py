@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +77,13 @@ class ModifiedSource:
         return model
 
     def reference(self, component: str, wide: bool = False) -> Any:
-        """Load the module by its library; LoRAs are merged as for tracing, in float32."""
         if folder := self._others.get(component):
             if folder.is_file():
                 return load_vae(folder, self._source.hollow(component).config)
             return load_module(folder, _class_of(folder), component, wide)
         if not self._loras or component not in MERGED:
             return self._source.reference(component, wide)
-        model = self._source.reference(component, wide=True)
+        model = self._source.reference(component, wide=True)  # half precision cannot hold what is added
         merge(self._loras, component, model)
         return model
 
@@ -97,9 +96,8 @@ class ModifiedSource:
     def notes(self) -> list[str]:
         return self._source.notes()
 
-    def check(self) -> None:
-        """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read."""
-        self._source.check()
+    def check(self, exchanged: Collection[str] = ()) -> None:
+        self._source.check((*exchanged, *self._others))
         for component, path in self._others.items():
             if path.is_dir():
                 check_folder(path, self.hollow(component), component)

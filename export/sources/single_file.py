@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class SingleFile:
         weights = self._convert(component, model, read_tensors(self.path, self._shapes_of(component)))
         return fill_module(component, model, weights, self.path)
 
-    def check(self) -> None:
+    def check(self, exchanged: Collection[str] = ()) -> None:
         """Do nothing: the header was held against the configs when the file was opened."""
 
     def reference(self, component: str, wide: bool = False) -> Any:

@@ -15,8 +15,9 @@ from edgediff.looks import looks_like
 
 from ..weight import Weight
 from .component_weights import converted
-from .original_layout import Tensors, converted_weights, fill_module, fitting_weights
+from .original_layout import Tensors, converted_weights, fill_module
 from .safetensors_header import Shapes, hollow_tensors, read_header, read_tensors
+from .strict import check_names, wanted_tensors
 
 
 def check_vae(path: Path, config: Any) -> None:
@@ -60,4 +61,5 @@ def _weights(path: Path, model: Any, read: Callable[[Shapes], dict[str, torch.Te
     if not any("decoder.up_blocks." in name for name in shapes):
         return converted_weights("vae", prefix, model, tensors, path)
     model._fix_state_dict_keys_on_load(tensors)  # attention's older names, as sd-vae-ft-mse has them
-    return fitting_weights("vae", model, tensors, path)
+    check_names("vae", path, wanted_tensors(model), {name: tuple(t.shape) for name, t in tensors.items()})
+    return {name: tensors[name] for name in wanted_tensors(model)}

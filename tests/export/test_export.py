@@ -114,6 +114,7 @@ def test_other_bad_sources(source: Path) -> None:
         ({"final_sigmas_type": "sigma_min"}, "it takes 'zero'"),
         ({"sigma_max": 30.0}, "sigma_max is 30"),
         ({"beta_start": None}, "has no beta_start"),
+        ({"trained_betas": [0.1] * 1000}, r"trained_betas is \[0\.1, 0\.1, 0\.1, \.\.\.\] \(1000 values\), which"),
     ],
 )
 def test_scheduler_settings_that_are_refused(change: dict[str, object], message: str) -> None:
@@ -123,6 +124,37 @@ def test_scheduler_settings_that_are_refused(change: dict[str, object], message:
     assert schedule_of(plain)["beta_schedule"] == "linear"
     with pytest.raises(BundleError, match=message):
         schedule_of(plain | change)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EDMEulerScheduler",
+        "EDMDPMSolverMultistepScheduler",
+        "CMStochasticIterativeScheduler",
+        "CosineDPMSolverMultistepScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+    ],
+)
+def test_schedulers_that_are_refused_by_name(name: str) -> None:
+    import diffusers
+
+    config = {**getattr(diffusers, name)().config, "_class_name": name}
+    with pytest.raises(BundleError, match=f"scheduler: {name} has no .* schedule of betas.* choose from DDIMScheduler"):
+        schedule_of(config)
+
+
+def test_a_ddim_pipeline_makes_ddim_of_any_scheduler(tmp_path: Path) -> None:
+    from diffusers import DDPMScheduler
+
+    from ..support.families import make
+
+    source = make("pixel-ddim", tmp_path / "source")
+    DDPMScheduler(beta_schedule="linear").save_pretrained(source / "scheduler")
+    edit(source / "model_index.json", lambda d: d.update(scheduler=["diffusers", "DDPMScheduler"]))
+    found = read_bundle(export(source, tmp_path / "out", precision="fp32"))
+    assert found.defaults.sampler == "ddim"
+    assert found.parity["pictures"]["reference"]["scheduler"] == "DDIMScheduler"
 
 
 def test_scheduler_of_a_folder_picks_sampler_and_spacing(source: Path) -> None:

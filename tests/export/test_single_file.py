@@ -274,7 +274,7 @@ def test_vaes_of_other_files(sources: Path, tmp_path: Path) -> None:
         export(sources / "sd15", out, vae=tmp_path / "lora.safetensors")
     renamed.pop("quant_conv.bias")
     save_file(renamed, tmp_path / "less.safetensors")
-    with pytest.raises(BundleError, match=r"vae lacks 1 weights, first quant_conv\.bias"):
+    with pytest.raises(BundleError, match=r"vae lacks 1 of the \d+ tensors .*, first quant_conv\.bias"):
         export(sources / "sd15", out, vae=tmp_path / "less.safetensors")
     with pytest.raises(BundleError, match=r"has no autoencoder that .* could stand for"):
         export(families.make("pixel", tmp_path / "pixels"), out, vae=sources / "sd15.safetensors")

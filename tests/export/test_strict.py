@@ -1,0 +1,121 @@
+"""Files that hold more than their model reads, or name it as older versions did, pass; the rest is held by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edgediff import BundleError
+from edgediff_export.sources import weight_files
+from edgediff_export.sources.folder import Folder
+from edgediff_export.sources.strict import check_names
+
+Tensors = dict[str, torch.Tensor]
+OLDER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def older(weights: Tensors) -> Tensors:
+    """Attention's names of before ``to_q``."""
+    out = {}
+    for name, tensor in weights.items():
+        for new, old in OLDER.items():
+            name = name.replace(f".{new}.", f".{old}.") if "mid_block.attentions" in name else name
+        out[name] = tensor
+    return out
+
+
+@pytest.mark.parametrize(
+    ("component", "change"),
+    [
+        (
+            "text_encoder",
+            lambda w: (
+                w
+                | {"text_model.embeddings.position_ids": torch.arange(77), "logit_scale": torch.ones(())}
+                | {"vision_model.embeddings.class_embedding": torch.ones(4), "text_projection.weight": torch.ones(2, 2)}
+            ),
+        ),
+        ("vae", older),
+    ],
+)
+def test_what_is_known_to_be_harmless(
+    tiny_source: Path, tmp_path: Path, component: str, change: Callable[[Tensors], Tensors]
+) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    wanted = Folder(source).reference(component).state_dict()
+    path = next((source / component).glob("*.safetensors"))
+    plain = load_file(path)
+    changed = change(plain)
+    assert changed.keys() != plain.keys()
+    save_file(changed, path, {"format": "pt"})
+    Folder(source).check()
+    found = Folder(source).reference(component).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_whole_source_is_read_by_headers(tiny_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one weight."""
+    slices: list[str] = []
+    plain = weight_files.safe_open
+
+    class Header:
+        def __init__(self, *arguments: object) -> None:
+            self._file = plain(*arguments)
+
+        def __enter__(self) -> Header:
+            self._open = self._file.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self._file.__exit__(*error)
+
+        def keys(self) -> list[str]:
+            return list(self._open.keys())
+
+        def get_slice(self, name: str) -> object:
+            slices.append(name)
+            return self._open.get_slice(name)
+
+    monkeypatch.setattr(weight_files, "safe_open", Header)
+    Folder(tiny_source).check()
+    assert len(slices) > 300
+
+
+def test_bin_files(tiny_source: Path, tmp_path: Path) -> None:
+    """Where there is no .safetensors beside them; those of non_ema and of other programs are not read."""
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    path = source / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    (source / "unet" / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"not read")
+    torch.save({}, path.with_suffix(".bin"))
+    Folder(source).check()
+    path.unlink()
+    with pytest.raises(BundleError, match=r"unet lacks (\d+) of the \1 tensors"):
+        Folder(source).check()
+    torch.save(weights, path.with_suffix(".bin"))
+    Folder(source).check()
+    found = Folder(source).reference("unet").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+
+
+def test_an_exchanged_autoencoder_is_not_looked_at(tiny_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    path = source / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(BundleError, match="vae lacks"):
+        Folder(source).check()
+    Folder(source).check(["vae"])
+
+
+def test_an_inner_name_more_or_less() -> None:
+    """transformers writes ``text_model.`` or leaves it out, by its version."""
+    for a, b in (("", "text_model."), ("text_model.", "")):
+        check_names("text_encoder", Path("f"), {f"{a}x.weight": (2,)}, {f"{b}x.weight": (2,)})
+    with pytest.raises(BundleError, match=r"f: text_encoder: x\.weight has shape \(3,\), its config asks for \(2,\)"):
+        check_names("text_encoder", Path("f"), {"x.weight": (2,)}, {"text_model.x.weight": (3,)})
