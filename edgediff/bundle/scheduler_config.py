@@ -72,6 +72,11 @@ def remarks(config: Mapping[str, Any]) -> list[str]:
             f"scheduler: {name} with prediction_type v_prediction averages raw outputs of different noise levels in "
             "diffusers; the sampler plms averages their noise estimates, so its pictures differ"
         ]
+    if twin[0] == "ddim" and config.get("clip_sample"):
+        return [
+            f"scheduler: {name} with clip_sample takes the noise estimate that goes with the clipped picture, as "
+            "diffusers does with use_clipped_model_output=True and not without"
+        ]
     return []
 
 

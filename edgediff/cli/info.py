@@ -37,8 +37,12 @@ def info(args: argparse.Namespace) -> None:
         f"guidance {defaults.guidance_scale:g}"
     )
     schedule, latent = bundle.schedule, bundle.latent
-    print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}")
-    print(f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}")
+    spacing = f"{schedule.sigma_spacing} in " * bool(schedule.sigma_spacing) + schedule.timestep_spacing
+    print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {spacing}")
+    print(
+        f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}; sizes are multiples "
+        f"of {latent.size_multiple}"
+    )
     options = EngineOptions(engine_cache=Path(args.engine_cache) if args.engine_cache else default_engine_cache())
     total = problems = 0
     for name, file in bundle.files():

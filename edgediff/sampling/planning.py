@@ -13,11 +13,11 @@ import numpy as np
 from ..checks import is_number
 from ..errors import ArgumentError, choices
 from .linear_step import LinearStep
-from .names import resolve, resolve_spacing
-from .samplers import SAMPLERS, Sampler
-from .schedule import CLEAN, Level, Schedule
-from .spacings import K_DIFFUSION, from_sigmas, from_timesteps, spaced
+from .names import resolve
+from .samplers import SAMPLERS
+from .schedule import Level, Schedule
 from .update import Row
+from .visits import Visits, visits
 
 MAX_GUIDANCE = 1000.0  # float32 latents mean nothing long before
 GUIDANCES = ("cfg", "cfg++")
@@ -141,32 +141,15 @@ def plan(
     if not isinstance(schedule, Schedule):
         raise ArgumentError(f"schedule is {schedule!r}; it must be a Schedule, for example pipe.bundle.schedule")
     key, named = resolve(sampler)
-    if spacing is not None:
-        if timesteps is not None or sigmas is not None:
-            raise ArgumentError("spacing was given with timesteps or sigmas, which take its place; leave one out")
-        spacing = resolve_spacing(spacing)
     entry = SAMPLERS[key]
-    own = spacing is None and named is None and entry.spacing is None
-    spacing = spacing or named or entry.spacing or schedule.sigma_spacing or schedule.timestep_spacing
-    ends = None
-    if own and schedule.sigma_spacing and not entry.rounded and not schedule.flow:
-        ends = schedule.timestep_spacing
-    levels = _levels(schedule, entry, steps, spacing, own, ends, timesteps, sigmas)
-    if timesteps is not None or sigmas is not None:
-        spacing = "custom"
-    elif ends not in (None, "linspace"):  # which spans all that the schedule has, as an explicit spacing does
-        spacing = f"{spacing} in {ends}"
+    visited = visits(schedule, entry, named, steps, spacing, timesteps, sigmas)
+    levels, spacing = visited.levels, visited.spacing
     scales = _scales(guidance_scale, len(levels) - 1, guidance)
     first, stop = _interval(guidance_interval, len(levels) - 1)
     if guidance != "cfg" and not entry.memoryless:
         fitting = [name for name, other in SAMPLERS.items() if other.memoryless]
         raise ArgumentError(f"guidance {guidance} needs a sampler without history; choose from {choices(fitting)}")
-    stride = schedule.num_train_timesteps // (len(levels) - 1)
-    aims: list[Level] = []
-    if own and entry.strides and spacing in ("trailing", "linspace") and not schedule.flow:
-        aims = [schedule.level(v.t - stride) if v.t >= stride else levels[-1] for v in levels[:-1]]
-        spacing = spacing if aims == list(levels[1:]) else f"{spacing} by {stride}"
-    linear = _steps(key, levels, schedule, eta, aims)
+    linear = _steps(key, visited, schedule, eta)
     # Some samplers look at a flow model's levels as straight ones, with alpha 1.
     states = [replace(step.at, alpha=1 - step.at.sigma) if schedule.flow else step.at for step in linear]
     states.append(levels[-1])
@@ -178,24 +161,23 @@ def plan(
         if not all(math.isfinite(v) for v in (row.a, row.bu, row.bc, *row.w, row.d, row.p, row.qu, row.qc)):
             raise ArgumentError(f"sampler {key} has no finite step from timestep {step.at.t:g} with {spacing} spacing")
         rows.append(row)
-    unit = entry.unit_start or schedule.flow or "leading" in (spacing, ends)
     return Plan(
         sampler=key,
         spacing=spacing,
         guidance_scale=tuple(scales) if np.ndim(guidance_scale) else scales[0],
         levels=tuple(states),
         rows=tuple(rows),
-        start=1.0 if unit else levels[0].sigma,
+        start=visited.start,
         depth=max(len(row.w) for row in rows),
         intervals=len(levels) - 1,
         guidance=guidance,
     )
 
 
-def _steps(
-    key: str, levels: Sequence[Level], schedule: Schedule, eta: float | None, aims: Sequence[Level]
-) -> list[LinearStep]:
-    function = partial(SAMPLERS[key].steps, aims=aims) if aims else SAMPLERS[key].steps
+def _steps(key: str, visited: Visits, schedule: Schedule, eta: float | None) -> list[LinearStep]:
+    function = SAMPLERS[key].steps
+    if visited.aims:
+        function = partial(function, aims=visited.aims)
     if eta is not None:
         if not SAMPLERS[key].eta:
             takers = [name for name, other in SAMPLERS.items() if other.eta]
@@ -203,7 +185,7 @@ def _steps(
         function = partial(function, eta=_number("eta", eta, 0, 1))
     try:
         with np.errstate(all="ignore"):  # the caller refuses what is not finite
-            return list(function(levels, schedule))
+            return list(function(visited.levels, schedule))
     except (ArithmeticError, np.linalg.LinAlgError) as error:
         raise ArgumentError(f"sampler {key} has no finite steps on these levels: {error}") from error
 
@@ -233,45 +215,6 @@ def _row(step: LinearStep, to: Level, prediction: str, g: float | None, guidance
         ka=to.alpha,
         ks=to.sigma,
     )
-
-
-def _levels(
-    schedule: Schedule,
-    entry: Sampler,
-    steps: int | None,
-    spacing: str,
-    own: bool,
-    ends: str | None,
-    timesteps: Sequence[float] | None,
-    sigmas: Sequence[float] | None,
-) -> tuple[Level, ...]:
-    if timesteps is not None and sigmas is not None:
-        raise ArgumentError("timesteps and sigmas were both given; give one")
-    if sigmas is not None:
-        levels = from_sigmas(schedule, sigmas, rounded=entry.rounded)
-    elif timesteps is not None:
-        levels = from_timesteps(schedule, timesteps)
-    else:
-        steps = 20 if steps is None else steps
-        levels = spaced(
-            schedule,
-            steps,
-            spacing,
-            drop_last=entry.drop_last,
-            rounded=entry.rounded or (entry.rounds_karras and ends is not None and spacing == "karras"),
-            clipped=entry.clipped,
-            truncated=own,
-            ends=ends,
-        )
-    if (timesteps is not None or sigmas is not None) and steps is not None and steps != len(levels):
-        raise ArgumentError(f"num_inference_steps is {steps}, but {len(levels)} levels were given; leave one out")
-    end = CLEAN
-    if entry.end == "first" or (entry.end == "schedule" and not schedule.set_alpha_to_one):
-        end = schedule.level(0)
-    clean = sigmas is not None or (timesteps is None and spacing in K_DIFFUSION) or schedule.flow
-    # Where the levels end at timestep 0 already, DEIS and TCD would waste their last call.
-    idle = entry.end == "first" and levels[-1].sigma <= end.sigma
-    return (*levels, CLEAN if clean or idle else end)
 
 
 def _scales(scale: Scale, count: int, guidance: str) -> list[float]:

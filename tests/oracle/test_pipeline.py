@@ -112,12 +112,14 @@ def test_break_and_long_prompts(pair: tuple[Any, edgediff.Pipeline]) -> None:
 
 
 def test_clip_skip(pair: tuple[Any, edgediff.Pipeline]) -> None:
-    """Of both prompts; diffusers by itself leaves the negative one as it is."""
+    """Of the prompt alone, as in diffusers, or of both, as in A1111."""
     theirs, ours = pair
     for skip in ours.bundle.clip_skips:
         with torch.no_grad():
             negative = theirs.encode_prompt("", "cpu", 1, False, clip_skip=skip)[0]
-        assert compare(pair, {"clip_skip": skip}, {"clip_skip": skip, "negative_prompt_embeds": negative}) < 1e-4
+        assert compare(pair, {"clip_skip": skip}) < 1e-4
+        both = {"clip_skip": skip, "negative_clip_skip": skip}
+        assert compare(pair, both, {"clip_skip": skip, "negative_prompt_embeds": negative}) < 1e-4
 
 
 @pytest.mark.parametrize("vectors", [1, 3])

@@ -106,7 +106,7 @@ def theirs(name: str, config: dict[str, Any], steps: int) -> Run:
     if name == "DPMSolverSDEScheduler":
         scheduler.noise_sampler = BrownianPath(lambda: torch.randn(SHAPE, generator=generator))
     names = inspect.signature(scheduler.step).parameters
-    # As pipelines call it; the clipped estimate's noise is told to DDIM.
+    # As pipelines call it, but for DDIM's noise estimate where x0 is clipped, which exports say.
     takes = {"generator": generator, "eta": 0.0, "use_clipped_model_output": True}
     takes = {key: value for key, value in takes.items() if key in names}
     x = torch.from_numpy(TorchCpuGenerator(0).randn(SHAPE)) * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -200,3 +200,9 @@ def test_what_differs_on_purpose_is_said(name: str, setting: str, value: str) ->
     config = settings(name) | {"_class_name": name, "skip_prk_steps": True, setting: value}
     assert any(setting in line for line in remarks(config))
     assert not remarks(config | {setting: settings(name)[setting]})
+
+
+def test_what_clipping_does_in_ddim_is_said() -> None:
+    config = settings("DDIMScheduler") | {"_class_name": "DDIMScheduler"}
+    assert ["use_clipped_model_output=True" in line for line in remarks(config)] == [True]
+    assert not remarks(config | {"clip_sample": False})

@@ -267,6 +267,31 @@ def test_bad_arguments(arguments: dict, said: str) -> None:
         plan(Schedule(), **{"sampler": "ddim", "steps": 4, **arguments})
 
 
+def test_the_schedulers_own_spacing_is_more_than_its_name() -> None:
+    """What a model's scheduler does beside its spacing shows in the plan's, and goes when a call names the spacing."""
+    karras = Schedule(timestep_spacing="leading", steps_offset=1, use_karras_sigmas=True)
+    own, named = plan(karras, "euler", 5, 1.0), plan(karras, "euler", 5, 1.0, "karras")
+    assert (own.spacing, named.spacing) == ("karras in leading", "karras")
+    assert (own.levels[0].t, own.start) == (pytest.approx(801, abs=1e-6), 1.0)
+    assert (named.levels[0].t, named.start) == (pytest.approx(999), named.levels[0].sigma)
+    assert plan(karras, "dpmpp_2m", 5, 1.0).rows == plan(karras, "dpmpp_2m", 5, 1.0, "karras").rows
+    linspace = Schedule(timestep_spacing="linspace")
+    assert plan(linspace, "ddim", 6, 1.0).spacing == "linspace by 166"
+    assert plan(linspace, "ddim", 6, 1.0, "linspace").spacing == "linspace"
+    assert plan(Schedule(timestep_spacing="trailing"), "plms", 5, 1.0).spacing == "trailing"
+    explicit = np.array([900.0, 500.0, 100.0])  # an array, too, names levels itself
+    assert plan(karras, "euler", guidance_scale=1.0, timesteps=explicit).spacing == "custom"  # type: ignore[arg-type]
+
+
+def test_clipped_timesteps() -> None:
+    """Trailing spacing has fewer steps than were asked for; other samplers visit all."""
+    schedule = Schedule(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing", lambda_min_clipped=-2.0)
+    lowest = plan(schedule, "dpmpp_2m", 20, 1.0)
+    assert lowest.levels[0].lam >= -2.0
+    assert lowest.intervals == len(lowest.rows) < 20
+    assert plan(schedule, "euler", 20, 1.0).intervals == 20
+
+
 def test_explicit_levels() -> None:
     table = plan(Schedule(), "dpmpp_2m", timesteps=[999, 850, 736, 24])
     assert [row.t for row in table.rows] == [999, 850, 736, 24]

@@ -90,6 +90,11 @@ def test_flow_matching_is_straight() -> None:
         ("steps_offset", -5),
         ("shift", 0.0),
         ("shift", math.nan),
+        ("lambda_min_clipped", 20.0),
+        ("lambda_min_clipped", math.nan),
+        ("original_inference_steps", 0),
+        ("timestep_scaling", 0.0),
+        ("timestep_scaling", math.inf),
     ],
 )
 def test_bad_schedule(field: str, value: object) -> None:
