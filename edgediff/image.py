@@ -95,7 +95,7 @@ def save(image: Image, path: str | Path) -> Path:
 
         exif = Exif()
         comment = b"UNICODE\0" + parameters.encode("utf-16-be")
-        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = comment[:EXIF_LIMIT]
+        exif[EXIF_IFD] = {USER_COMMENT: comment[:EXIF_LIMIT]}  # Pillow 10 and 11.0 forget what get_ifd() is told
         options |= {"exif": exif, "quality": 95}
     try:
         hidden, descriptor = _hidden(path)

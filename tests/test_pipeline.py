@@ -341,6 +341,93 @@ def test_a_pipeline_shows_what_is_the_users(pipe: edgediff.Pipeline) -> None:
         assert isinstance(caught.value, TypeError)  # what programs that try to pickle things catch
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("generator", "use seed"),
+        ("cfg_scale", "use guidance_scale"),
+        ("sampler_name", "use sampler"),
+        ("n_iter", "use num_images_per_prompt"),
+        ("strength", "this version starts from noise alone"),
+        ("init_images", "this version starts from noise alone"),
+        ("callback_on_step_end", r"loop over pipe\.stream\(\.\.\.\)"),
+        ("prompt_embeds", "give the text as prompt"),
+        ("cross_attention_kwargs", "edgediff export MODEL OUT --lora FILE:WEIGHT"),
+        ("return_dict", "the call gives a Result"),
+        ("denoising_end", "from its first step to its last"),
+        ("enable_hr", "give height and width"),
+        ("device", r'edgediff\.load\(\.\.\., device="cuda"\)'),
+    ],
+)
+def test_arguments_of_diffusers_and_a1111_name_our_way(pipe: edgediff.Pipeline, name: str, hint: str) -> None:
+    for call in (pipe, pipe.stream):
+        with pytest.raises(ArgumentError, match=f"no argument '{name}'; .*{hint}"):
+            call("a cat", **{name: 1})
+
+
+def test_every_argument_of_diffusers_is_ours_or_has_a_hint(diffusers: Any) -> None:
+    from edgediff.generation.elsewhere import ARGUMENTS
+
+    pipelines = ("StableDiffusion", "StableDiffusionXL", "StableDiffusionImg2Img", "StableDiffusionXLInpaint")
+    for name in (*pipelines, "StableDiffusionControlNet", "LatentConsistencyModel"):
+        taken = inspect.signature(getattr(diffusers, f"{name}Pipeline").__call__).parameters
+        assert set(taken) - {"self", "kwargs"} - set(NAMES) - set(ARGUMENTS) == set(), name
+    assert not set(ARGUMENTS) & set(NAMES)
+
+
+def test_what_hints_name_is_there(tiny_bundle: Path) -> None:
+    """Arguments, methods and options that a hint points at."""
+    from edgediff.generation.elsewhere import ARGUMENTS, ATTRIBUTES, SETTERS
+
+    said = " ".join([*ARGUMENTS.values(), *ATTRIBUTES.values(), *SETTERS.values()])
+    for name in re.findall(r"\bpipe\.(\w+)", said):
+        assert hasattr(edgediff.Pipeline, name) or name in edgediff.Pipeline.__slots__, name
+    for name in re.findall(r"\bedgediff\.(\w+)", said):
+        assert hasattr(edgediff, name), name
+    for name in re.findall(r"\buse (\w+)", said):
+        assert name in NAMES or name in ("edgediff", "pipe"), name
+    for name in re.findall(r"[( ](\w+)=", said):
+        assert name in (*NAMES, "device"), name
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("scheduler", 'pipe(..., sampler="dpmpp_2m"'),
+        ("to", 'edgediff.load(..., device="cuda")'),
+        ("enable_model_cpu_offload", "parts open when a call needs them"),
+        ("unet", 'pipe.engine("unet")'),
+        ("load_lora_weights", "edgediff export MODEL OUT --lora"),
+        ("set_progress_bar_config", "nothing is drawn"),
+        ("_interrupt", "leave the loop over pipe.stream(...)"),
+        ("strem", "did you mean stream?"),
+        ("frobnicate", "choose from build, build_engines, bundle"),
+    ],
+)
+def test_attributes_that_a_pipeline_does_not_have(pipe: edgediff.Pipeline, name: str, hint: str) -> None:
+    assert not hasattr(pipe, name)
+    for use in (lambda: getattr(pipe, name), lambda: setattr(pipe, name, 1)):
+        with pytest.raises(edgediff.MissingAttributeError) as caught:
+            use()
+        assert isinstance(caught.value, AttributeError)
+        assert str(caught.value).startswith(f"a pipeline has no {name!r}; ")
+        assert hint in str(caught.value)
+
+
+def test_attributes_that_cannot_be_set(pipe: edgediff.Pipeline) -> None:
+    before = pipe.bundle
+    for name, hint in (
+        ("device", "device="),
+        ("engine", r"pipe\.set_engine"),
+        ("bundle", "load"),
+        ("warm", "only be read"),
+    ):
+        with pytest.raises(edgediff.MissingAttributeError, match=rf"{name} of a pipeline cannot be set; .*{hint}"):
+            setattr(pipe, name, 1)
+    assert pipe.bundle is before
+    pipe("a cat", num_inference_steps=1)
+
+
 def test_one_argument_has_no_name(pipe: edgediff.Pipeline) -> None:
     with pytest.raises(ArgumentError, match="2 arguments have no name; only the prompt goes without one"):
         pipe("a cat", "a dog")
