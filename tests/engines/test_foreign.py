@@ -23,6 +23,7 @@ from edgediff.verify import cases_of, read_golden
 
 from ..support import foreign
 from ..support.foreign import edit_model, make_foreign
+from ..support.host_device import CountingDevice
 
 Folder = Callable[[], Path]
 
@@ -136,6 +137,14 @@ def test_streams_previews_and_weighs_as_bundles_do(made: Path, tiny_bundle: Path
     assert step.decode()[0].size == (32, 32)
     with pytest.raises(ArgumentError, match=r"has no preview matrix; use step\.decode\(\)"):
         step.preview()
+
+
+def test_on_a_device_the_loop_stays_on_the_host(made: Path) -> None:
+    call: dict[str, Any] = {"num_inference_steps": 3, "seed": 5, "output_type": "latent"}
+    device = CountingDevice()
+    with edgediff.Pipeline(read_bundle(made), device=device) as pipe:
+        np.testing.assert_array_equal(pipe("a tiger", **call).latents, edgediff.load(made)("a tiger", **call).latents)
+    assert device.calls["upload"] == 0
 
 
 def test_what_a_graph_cannot_do_is_refused_before_any_work(folder: Folder, tmp_path: Path) -> None:
