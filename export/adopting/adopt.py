@@ -17,7 +17,7 @@ from edgediff.engines.choose import check_foreign
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.errors import ArgumentError, BundleError, choices
 
-from ..manifest import file_entry, write_manifest
+from ..entries import file_entry, write_manifest
 from ..precision.precisions import PRECISIONS
 from ..progress import Progress
 from ..proof.golden import GOLDEN_FILE, flatten_cases, store_tensors
@@ -103,7 +103,7 @@ def _facts(source: Bundle, name: str, licence: str) -> dict[str, Any]:
         "format": FORMAT,
         "name": name,
         "kind": source.kind,
-        "schedule": asdict(source.schedule),
+        "schedule": {key: value for key, value in asdict(source.schedule).items() if value is not None},
         "latent": asdict(source.latent),
         "defaults": asdict(source.defaults),
         "zero_negative": source.zero_negative,
