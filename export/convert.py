@@ -17,10 +17,9 @@ from edgediff.engines.onnxruntime import INSTALL
 from edgediff.errors import ArgumentError, EngineError, choices
 from edgediff.sampling.names import from_config
 
-from .entries import file_entry, write_manifest
 from .job import ExportJob
 from .lora.file import read_lora
-from .manifest import model_facts, scheduler_of
+from .manifest import file_entry, model_facts, scheduler_of, write_manifest
 from .onnx_graph.recipes import PartRecipe, recipes_of
 from .onnx_graph.trace import OPSET
 from .precision.precisions import PRECISIONS

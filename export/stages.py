@@ -16,8 +16,8 @@ from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
 from edgediff.errors import EngineError
 
-from .entries import file_entry, graph_entries, tensor_entry, write_manifest
 from .job import PICTURES, ExportJob
+from .manifest import file_entry, graph_entries, tensor_entry, write_manifest
 from .onnx_graph.graph import WrittenFile, read_graph, write_graph
 from .onnx_graph.recipes import PartRecipe, run_example
 from .onnx_graph.trace import trace

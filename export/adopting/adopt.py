@@ -17,7 +17,7 @@ from edgediff.engines.choose import check_foreign
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.errors import ArgumentError, BundleError, choices
 
-from ..entries import file_entry, write_manifest
+from ..manifest import file_entry, write_manifest
 from ..precision.precisions import PRECISIONS
 from ..progress import Progress
 from ..proof.golden import GOLDEN_FILE, flatten_cases, store_tensors

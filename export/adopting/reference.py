@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -35,7 +34,7 @@ def draw_reference(source: Bundle, size: int) -> tuple[dict[str, list[Case]], Ar
     pipe, engines = pipeline_of(source, {part: partial(_open, source, part) for part in source.parts}, size)
     calls, pictures = _calls(source), {}
     for k, call in enumerate(calls):
-        arrays = arrays_of(source, call)
+        arrays = picture_arrays(source, call)
         arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
         pictures[f"picture.{k}"] = np.asarray(pipe(**arguments).images[0])
         pictures |= {f"picture.{k}.{name}": values for name, values in arrays.items()}
@@ -47,11 +46,6 @@ def draw_reference(source: Bundle, size: int) -> tuple[dict[str, list[Case]], Ar
         engine(**_example(source, part))
         cases[part] = [engine.calls[-1], *asked]
     return cases, pictures, calls
-
-
-def arrays_of(bundle: Bundle, call: Mapping[str, Any]) -> Arrays:
-    """What a golden picture's call takes besides: for inpainting models a picture and a mask."""
-    return dict(picture_arrays(bundle, call))
 
 
 def _open(source: Bundle, part: str) -> Engine:

@@ -20,15 +20,15 @@ from edgediff.errors import EngineError
 from edgediff.generation.autoencoder import Autoencoder
 from edgediff.prompts.tokenizer import Tokenizer
 
-from ..entries import file_entry, graph_entries
+from ..manifest import file_entry, graph_entries
 from ..onnx_graph.graph import Graph, read_graph, write_graph
 from ..precision.precisions import PRECISIONS, Case, prove_fp32, seen_graph, write_part
 from ..precision.session import open_session
 from ..progress import Progress
+from ..proof.golden import picture_arrays
 from ..proof.lazy_pipeline import EngineCall, pipeline_of
 from ..workspace import Workspace
 from .preview import fit_preview
-from .reference import arrays_of
 from .rewire import rewired
 from .widen import is_half, widened
 
@@ -138,7 +138,7 @@ def compare_pictures(
     pipe, _ = pipeline_of(bundle, {part: partial(_open, job, bundle, part) for part in bundle.parts}, job.size)
     psnrs = []
     for k, call in enumerate(calls):
-        arguments: dict[str, Any] = {**call, **arrays_of(bundle, call), "output_type": "np"}
+        arguments: dict[str, Any] = {**call, **picture_arrays(bundle, call), "output_type": "np"}
         picture = np.asarray(pipe(**arguments).images[0])
         psnrs.append(round(psnr(picture, references[f"picture.{k}"]), 2))
     job.progress.say(f"pictures: PSNR {', '.join(f'{v:.1f}' for v in psnrs)} dB, at least {job.floor:g}")

@@ -11,8 +11,19 @@ from ..support.imports import Package, check_circles, check_floor
 PACKAGE = Package(Path(__file__).parents[2] / "export", "edgediff_export")
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
-    *("__main__", "adopting", "reference_model", "optimum_layout", "convert", "stages", "job", "progress"),
-    *("workspace", "manifest", "entries", "preview", "proof", "precision", "onnx_graph", "sources", "lora"),
+    *(
+        "__main__",
+        "adopting",
+        "reference_model",
+        "optimum_layout",
+        "convert",
+        "stages",
+        "job",
+        "progress",
+        "workspace",
+        "manifest",
+    ),
+    *("preview", "proof", "precision", "onnx_graph", "sources", "lora"),
 )
 
 
