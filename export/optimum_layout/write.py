@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +67,37 @@ def export_optimum(
     for there, what in ((opened.has("vae"), "autoencoder"), (encoders_of(opened), "text encoder")):
         if not there:
             raise BundleError(f"{source} has no {what}; optimum has no pipeline without one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        work = Path(folder)
-        arguments: dict[str, Any] = {
-            "part_precision": part_precision,
-            "loras": loras,
-            "config": config,
-            "vae": vae,
-            "prediction_type": prediction_type,
-        }
-        export(source, work / "bundle", precision=precision, report=report, bar=bar, **arguments)
+    arguments: dict[str, Any] = {"loras": loras, "config": config, "vae": vae, "prediction_type": prediction_type}
+    with _beside(out) as work:
+        export(
+            source,
+            work / "bundle",
+            precision=precision,
+            part_precision=part_precision,
+            report=report,
+            bar=bar,
+            **arguments,
+        )
         report("optimum's layout")
         _write(opened, work / "bundle", work / "optimum")
         if out.exists():
             out.rmdir()
         (work / "optimum").rename(out)
     return out
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Make a folder to work in. What an interrupted export left there stays, so that the same command goes on."""
+    work = out.parent / f".{out.name}.optimum"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield work
+    finally:
+        for name in ("bundle", "optimum", "scratch"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            work.rmdir()
 
 
 def _write(source: Source, bundle_folder: Path, out: Path) -> None:

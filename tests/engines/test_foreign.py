@@ -19,10 +19,11 @@ from edgediff.compare import psnr
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.engines.operators import GPU_ONLY, cpu_kernels, why_no_kernel
 from edgediff.engines.providers import CPU, CUDA
-from edgediff.verify import read_golden
+from edgediff.verify import cases_of, read_golden
 
 from ..support import foreign
 from ..support.foreign import edit_model, make_foreign
+from ..support.host_device import CountingDevice
 
 Folder = Callable[[], Path]
 
@@ -55,6 +56,28 @@ def nearest(root: Path, torchs: list[tuple[dict[str, Any], Any]]) -> float:
 
 def test_draws_what_torch_drew(made: Path, torchs: Any) -> None:
     assert nearest(made, torchs) > 60
+
+
+def test_every_part_answers_what_torch_answered(made: Path, tiny_bundle: Path) -> None:
+    """On the golden inputs, but for further words and for several timesteps at once, which the graphs do not take."""
+    source, pipe = read_bundle(tiny_bundle), edgediff.load(made)
+    assert source.golden is not None
+    tensors = read_golden(source, source.golden)
+    compared = set()
+    for part in source.parts:
+        for case in cases_of(part, tensors).values():
+            inputs = {name: values for name, values in case["in"].items() if name != "extra_embeddings"}
+            if (inputs.get("input_ids", np.zeros(1)) < 0).any() or len(set(inputs.get("timestep", [0]))) > 1:
+                continue
+            found = pipe.engine(part)(**inputs)
+            for name, wanted in case["out"].items():
+                if name in found:
+                    np.testing.assert_allclose(found[name], wanted, atol=1e-4)
+                    compared.add((part, name))
+    assert compared == {
+        *(("text_encoder", "last_hidden_state"), ("unet", "out_sample"), ("vae_decoder", "sample")),
+        *(("vae_encoder", "latent_mean"), ("vae_encoder", "latent_logvar")),
+    }
 
 
 def rank_one(kind: str) -> foreign.Edit:
@@ -114,6 +137,14 @@ def test_streams_previews_and_weighs_as_bundles_do(made: Path, tiny_bundle: Path
     assert step.decode()[0].size == (32, 32)
     with pytest.raises(ArgumentError, match=r"has no preview matrix; use step\.decode\(\)"):
         step.preview()
+
+
+def test_on_a_device_the_loop_stays_on_the_host(made: Path) -> None:
+    call: dict[str, Any] = {"num_inference_steps": 3, "seed": 5, "output_type": "latent"}
+    device = CountingDevice()
+    with edgediff.Pipeline(read_bundle(made), device=device) as pipe:
+        np.testing.assert_array_equal(pipe("a tiger", **call).latents, edgediff.load(made)("a tiger", **call).latents)
+    assert device.calls["upload"] == 0
 
 
 def test_what_a_graph_cannot_do_is_refused_before_any_work(folder: Folder, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ OWN: dict[str, dict[str, Any]] = {
     "LCMScheduler": DISTILLED,
     "TCDScheduler": DISTILLED,
 }  # fmt: skip
+OWN |= {f"{name}ParallelScheduler": OWN[f"{name}Scheduler"] for name in ("DDIM", "DDPM")}
 DEFAULTS: dict[str, dict[str, Any]] = {name: COMMON | own for name, own in OWN.items()}
 
 
