@@ -46,7 +46,7 @@ def draw_reference(job: ExportJob, manifest: dict[str, Any]) -> dict[str, Any]:
     def do() -> tuple[Any, list[Path]]:
         twin = find_twin(job.source, job.facts)
         with draft_bundle(job, manifest) as bundle:
-            calls = [{**call, **twin.call} for call in picture_arguments(bundle)]
+            calls = [{**call, **twin.call} for call in picture_arguments(bundle, job.size)]
             arrays = [picture_arrays(bundle, call, "Img2Img" in job.source.pipeline) for call in calls]
             reference = draw_by_diffusers(job.source, job.facts, job.recipes, twin, calls, arrays)
             encoders = {r.name: partial(_traced, job, r) for r in job.recipes}

@@ -22,18 +22,20 @@ from ..precision.precisions import Case
 GOLDEN_FILE = "golden.safetensors"
 PROMPTS = ("a photograph of an astronaut riding a horse", "a red apple on a blue background")
 NEGATIVE = "a green pear"  # of the second picture; the first has none, which some models read as zeros
-MAX_STEPS = 8
+MAX_STEPS, FEW_STEPS = 8, 4  # few of a model of this many bytes in fp32
+LARGE = 8 << 30
 CELL = 8  # pixels; diffusers' pipelines of latents take multiples of it alone
 MAX_CELLS = 16  # latent cells a side; pixels where there is no autoencoder: 4 times as many
 
 
-def picture_arguments(bundle: Bundle) -> list[dict[str, Any]]:
+def picture_arguments(bundle: Bundle, size: int) -> list[dict[str, Any]]:
     """List the calls whose pictures are compared: a small size, the model's own sampler and guidance."""
     latent, defaults = bundle.latent, bundle.defaults
     most = MAX_CELLS * latent.factor * (4 if latent.factor == 1 else 1)
     multiple = math.lcm(latent.size_multiple, 1 if latent.factor == 1 else CELL)
     side = max(multiple, min(defaults.width, most) // multiple * multiple)
-    common = {"width": side, "height": side, "num_inference_steps": min(defaults.num_inference_steps, MAX_STEPS)}
+    most_steps = MAX_STEPS if size < LARGE else FEW_STEPS
+    common = {"width": side, "height": side, "num_inference_steps": min(defaults.num_inference_steps, most_steps)}
     calls: list[dict[str, Any]] = [{"prompt": "", "seed": seed, **common} for seed in range(len(PROMPTS))]
     if bundle.text:
         calls = [{**call, "prompt": prompt} for call, prompt in zip(calls, PROMPTS, strict=True)]
