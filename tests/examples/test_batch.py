@@ -51,7 +51,7 @@ def test_command(tmp_path: Path, emoji: edgediff.Pipeline) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (b"a cat\n\nBREAK\n", [], "prompts.txt, line 3: the prompt is 'BREAK'; it must hold a word"),
+        (b"a cat\n\na (cat\n", [], "prompts.txt, line 3: the ( at character 3 of the prompt is never closed"),
         (b"# nothing\n", [], "prompts are 0 and batch is 4; both must be at least 1"),
         (b"a cat\n", ["--batch", "0"], "prompts are 1 and batch is 0"),
         (b"a cat\n", ["--steps", "0"], "num_inference_steps is 0"),

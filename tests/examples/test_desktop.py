@@ -162,9 +162,9 @@ def test_closing_while_it_draws(window: Any, gated: Gated) -> None:
 
 
 def test_an_error_is_shown(window: Any) -> None:
-    window.prompt.delete(0, "end")
+    window.prompt.insert(0, "(")
     window.generate.invoke()
-    pump(window, lambda: "it must hold a word" in window.words["text"])
+    pump(window, lambda: "the ( at character 1 of the prompt is never closed" in window.words["text"])
     pump(window, lambda: buttons(window) == ("normal", "disabled"))
 
 

@@ -102,10 +102,11 @@ def test_leaving_the_steps_early(gated: Gated) -> None:
 
 
 def test_command_ends_a_bad_request_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edgediff.examples.service", "BREAK", *PROMPTS]
+    command = [sys.executable, "-m", "edgediff.examples.service", "a (cat", *PROMPTS]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr == "service-1.png: the prompt is 'BREAK'; it must hold a word\n"
+    assert run.stderr.startswith("service-1.png: the ( at character 3 of the prompt is never closed")
+    assert len(run.stderr.splitlines()) == 1
     said = run.stdout.splitlines()
     for name, prompt in zip(("service-2.png", "service-3.png"), PROMPTS, strict=True):
         assert [line for line in said if line.startswith(name)] == [f"{name}: step {k} of 20" for k in range(1, 21)]
