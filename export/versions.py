@@ -15,28 +15,32 @@ RANGES: dict[str, tuple[str, str | None]] = {
     "accelerate": ("1.0", None),
     "onnx": ("1.17", None),
 }
+WITH_TRANSFORMERS_5 = ("0.36", "0.43")  # diffusers before cannot be imported with it
 
 
 def check_versions() -> None:
     """Raise ``EngineError`` where an installed library is outside its range; one that is missing shows at import."""
-    wrong = {}
-    for name in RANGES:
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            continue
-        if not _within(found, *RANGES[name]):
-            wrong[name] = found
-    if wrong:
-        named = " and ".join(f"{name} is {found}" for name, found in wrong.items())
-        asked = " ".join(f"'{requirement(name)}'" for name in wrong)
-        raise EngineError(f"{named}, which the export stage does not run with; run: pip install {asked}")
+    found = {name: text for name in RANGES if (text := _installed(name))}
+    ranges = dict(RANGES)
+    if _numbers(found.get("transformers", "0")) >= (5,):
+        ranges["diffusers"] = WITH_TRANSFORMERS_5
+    if wrong := [name for name, text in found.items() if not _within(text, *ranges[name])]:
+        named = " and ".join(f"{name} is {found[name]}" for name in wrong)
+        beside = f" beside transformers {found['transformers']}" if ranges != RANGES and "diffusers" in wrong else ""
+        asked = " ".join(f"'{requirement(name, *ranges[name])}'" for name in wrong)
+        raise EngineError(f"{named}{beside}, which the export stage does not run with; run: pip install {asked}")
 
 
-def requirement(name: str) -> str:
+def requirement(name: str, first: str, end: str | None) -> str:
     """Write a library's range as pip takes it."""
-    first, end = RANGES[name]
     return f"{name}>={first}" + (f",<{end}" if end else "")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _within(found: str, first: str, end: str | None) -> bool:

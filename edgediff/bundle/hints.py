@@ -13,7 +13,7 @@ from ..looks import Look, look_at
 from .manifest import MANIFEST
 
 INDEX = "model_index.json"  # of a diffusers folder
-TORCH_WEIGHTS = (".safetensors", ".bin")
+TORCH_WEIGHTS = {".safetensors", ".bin"}
 HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 PARTIAL = re.compile(r"\.(.+)\.partial")  # the folder in which an export grows
 MANY = 500  # entries of a folder that are looked at
@@ -87,9 +87,13 @@ def _folder(root: Path, lacking: str) -> str:
     inside = _entries(root)
     folders = [p for p in inside if p.is_dir()]
     if (root / INDEX).is_file():
-        weights = [f for part in folders for f in _entries(part) if f.suffix in TORCH_WEIGHTS]
-        if weights:
+        kinds = {f.suffix for part in folders for f in _entries(part)}
+        if kinds & TORCH_WEIGHTS:
             return f"it is a diffusers folder; run: {export_command(root)}"
+        if ".onnx" in kinds:
+            return (
+                f"{missing}: its ONNX graphs are another program's; run edgediff export on the checkpoint they are of"
+            )
         return f"{missing}, and its {INDEX} names parts whose weights are not in it: fetch the whole folder"
     if bundles := [p.name for p in folders if (p / MANIFEST).is_file()]:
         return f"{missing}; there are bundles in it: {', '.join(bundles[:5])}"

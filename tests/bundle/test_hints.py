@@ -29,6 +29,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     for folder in ("empty", "one", ".out.partial/bundle", "parts/unet"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "parts" / "model_index.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "theirs" / "unet").mkdir(parents=True)
+    (tmp_path / "theirs" / "model_index.json").write_text("{}", encoding="utf-8")
+    shutil.copy(tiny_bundle / "unet.onnx", tmp_path / "theirs" / "unet" / "model.onnx")
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text(
         json.dumps({"_class_name": "UNet2DConditionModel"}), encoding="utf-8"
@@ -76,12 +79,15 @@ RUN = "run: edgediff export"
             "models--a--b",
             f"it is a hub's cache of a diffusers folder; {RUN} models--a--b/snapshots/c0ffee c0ffee-bundle",
         ),
+        ("theirs", "it has no bundle.json: its ONNX graphs are another program's"),
+        ("theirs/unet/model.onnx", "it is one ONNX graph of several: give the folder of them all, theirs"),
         ("bundles", "it has no bundle.json; there are bundles in it: tiny"),
         ("bundles/tiny/bundle.json", "it is a bundle's manifest: give its folder, bundles/tiny"),
         ("sd.safetensors", f"it is a checkpoint; {RUN} sd.safetensors sd-bundle"),
         (
             "one",
-            f"it has no bundle.json; it holds sd.safetensors, which is a checkpoint; {RUN} one/sd.safetensors sd-bun",
+            f"it has no bundle.json; it holds sd.safetensors, which is a checkpoint; {RUN} one/sd.safetensors"
+            " sd-bundle",
         ),
         ("lora.safetensors", "it is a LoRA: give it as --lora to the export of a checkpoint"),
         ("one.onnx", "it is one ONNX graph; a bundle is made of a whole checkpoint: edgediff export CHECKPOINT OUT"),

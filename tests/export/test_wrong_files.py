@@ -87,7 +87,7 @@ def test_wrong_things(tmp_path: Path, tiny_bundle: Path, tiny_source: Path, monk
         "runwayml/sd-v1.5": hub,
         "a.ckpt": "it is a file of torch.save, which could run code; convert it first: python",
         "lora.safetensors": "looks like a LoRA: give it as --lora",
-        "folder": "it holds sd.safetensors, which is a checkpoint; run: edgediff export folder/sd.safetensors sd-",
+        "folder": "it holds sd.safetensors, which is a checkpoint; run: edgediff export folder/sd.safet",
         str(tiny_bundle): "it is a bundle already; run: edgediff generate PROMPT --model",
         str(tiny_bundle / "unet.onnx"): "it is one ONNX graph",
         str(tiny_source / "unet"): f"a UNet2DConditionModel; run: edgediff export {tiny_source}",
