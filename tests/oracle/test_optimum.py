@@ -122,11 +122,11 @@ def test_optimum_opens_what_we_write_in_its_layout(name: str, source: Folder, tm
     assert pictures < 0.51
 
 
-def test_weights_beside_the_graph_and_fewer_bits_open_too(
+def test_weights_beside_the_graph_and_in_fp16_open_too(
     source: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgediff_export.onnx_graph.graph.DATA_LIMIT", 10_000)
-    out = export_optimum(source("sd15"), tmp_path / "sd15", precision="int8", part_precision={"text_encoder": "fp32"})
+    out = export_optimum(source("sd15"), tmp_path / "sd15", precision="fp16-weights")
     assert (out / "unet" / "model.onnx.data").is_file()
     assert difference("sd15", out)[0] < 1e-3
 
