@@ -32,7 +32,7 @@ def draw_reference(source: Bundle, size: int) -> tuple[dict[str, list[Case]], Ar
         call's arguments, by golden names; and those arguments.
     """
     pipe, engines = pipeline_of(source, {part: partial(_open, source, part) for part in source.parts}, size)
-    calls, pictures = _calls(source), {}
+    calls, pictures = _calls(source, size), {}
     for k, call in enumerate(calls):
         arrays = picture_arrays(source, call, from_picture=False)
         arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
@@ -53,11 +53,11 @@ def _open(source: Bundle, part: str) -> Engine:
     return BACKEND.open(source, part, EngineOptions(), None)
 
 
-def _calls(source: Bundle) -> list[dict[str, Any]]:
+def _calls(source: Bundle, bytes_: int) -> list[dict[str, Any]]:
     """The calls whose pictures are compared; of the one size that the graphs take, where they do."""
     width, height = source.fixed_size
     fixed = {side: size for side, size in (("width", width), ("height", height)) if size is not None}
-    return [{**call, **fixed} for call in picture_arguments(source)]
+    return [{**call, **fixed} for call in picture_arguments(source, bytes_)]
 
 
 def _example(source: Bundle, part: str) -> Arrays:

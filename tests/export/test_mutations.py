@@ -315,7 +315,7 @@ def drawn(sources: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
         manifest = facts | {"name": name, "licence": "", "provenance": {}, "parts": parts, "text": text}
         draw_reference(job, manifest)  # writes the golden calls
         with draft_bundle(job, manifest) as bundle:
-            calls = picture_arguments(bundle)
+            calls = picture_arguments(bundle, 0)
             arrays = [picture_arrays(bundle, call, False) for call in calls]
             reference = draw_by_diffusers(source, facts, recipes, find_twin(source, facts), calls, arrays)
         known[name] = Drawn(job, manifest, calls, arrays, reference)
