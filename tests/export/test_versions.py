@@ -46,6 +46,7 @@ def test_another_version_is_refused_before_any_work(
     from edgediff_export.convert import export
 
     installed("transformers", "4.57.6")
+    installed("diffusers", "0.42.1")
     installed(name, version)
     asked = requirement(name, *RANGES[name])
     with pytest.raises(EngineError) as caught:
