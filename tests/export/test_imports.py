@@ -11,19 +11,8 @@ from ..support.imports import Package, check_circles, check_floor
 PACKAGE = Package(Path(__file__).parents[2] / "export", "edgediff_export")
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
-    *(
-        "__main__",
-        "reference_model",
-        "convert",
-        "proving",
-        "stages",
-        "job",
-        "progress",
-        "workspace",
-        "manifest",
-        "latent_facts",
-    ),
-    *("preview", "proof", "precision", "onnx_graph", "sources", "lora"),
+    *("__main__", "reference_model", "convert", "proving", "stages", "job", "progress", "workspace"),
+    *("manifest", "latent_facts", "preview", "proof", "precision", "onnx_graph", "sources", "lora"),
 )
 
 
