@@ -51,7 +51,7 @@ def memory_of(pid: int) -> tuple[int, int]:
 
 def measure(source: Path, out: Path, precision: str) -> dict[str, Any]:
     """Export once, and look at it while it runs."""
-    command = [sys.executable, "-m", "edgediff", "export", str(source), str(out), "--precision", precision]
+    command = [sys.executable, "-m", "edgediff_export", str(source), str(out), "--precision", precision]
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     partial = out.parent / f".{out.name}.partial"

@@ -72,7 +72,8 @@ class Replay:
         """Raise ``EngineError`` that names the call."""
         raise EngineError(
             f"{self.part}, call {self.next} of picture {self.picture + 1}: it {what}; this version does not run this "
-            "model as diffusers does (please report it with the source's configs)"
+            "model as diffusers does. If its scheduler is the reason, another default sampler (--sampler) may do; "
+            "please report it with the source's configs"
         )
 
 

@@ -46,6 +46,8 @@ UNFIT_SPACING = {
     **dict.fromkeys(("deis", "deis_3"), ("karras", "exponential")),  # their last step stays where it is
     **dict.fromkeys(("dpm2", "dpm2_a"), ("karras",)),  # they round every second timestep
 }
+# With zero terminal SNR they start at sigma 4096 and draw noise there: float32 loses what the picture needs.
+UNFIT_ZERO_SNR = ("euler_a", "dpm2_a", "dpmpp_2m_sde", "dpmpp_sde")
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,13 @@ def find_twin(source: Source, facts: Mapping[str, Any]) -> Twin:
     prediction = schedule["prediction_type"]
     name = type(own).__name__
     twin = from_config({**own.config, "_class_name": name, "skip_prk_steps": True})
-    if twin and twin[0] == sampler and (twin[1] or spacing) == spacing and _fits(sampler, spacing, prediction, True):
+    zero = schedule["rescale_betas_zero_snr"]
+    same = twin is not None and twin[0] == sampler and (twin[1] or spacing) == spacing
+    if same and _fits(sampler, spacing, prediction, zero, True):
         return Twin(own)
-    for other, levels in ((sampler, spacing), ("euler", spacing), ("euler", "trailing"), ("ddim", "trailing")):
-        if _fits(other, levels, prediction):
+    exact = [("ddim", "trailing")] if zero else []  # its class takes the limit itself
+    for other, levels in ((sampler, spacing), *exact, ("euler", spacing), ("euler", "trailing"), ("ddim", "trailing")):
+        if _fits(other, levels, prediction, zero):
             call = {} if (other, levels) == (sampler, spacing) else {"sampler": other, "spacing": levels}
             made = _make(other, levels, own, schedule)
             why = f"the pictures are proved with diffusers' {type(made).__name__}, {levels}"
@@ -84,8 +89,10 @@ def find_twin(source: Source, facts: Mapping[str, Any]) -> Twin:
     raise AssertionError("ddim takes every prediction type")
 
 
-def _fits(sampler: str, spacing: str, prediction: str, own: bool = False) -> bool:
+def _fits(sampler: str, spacing: str, prediction: str, zero: bool, own: bool = False) -> bool:
     """Whether diffusers is a reference for a sampler on a spacing; ``own`` for the source's own scheduler."""
+    if zero and sampler in UNFIT_ZERO_SNR:
+        return False
     if prediction in UNFIT_PREDICTION.get(sampler, ()) or spacing in UNFIT_SPACING.get(sampler, ()):
         return False
     if own:

@@ -41,6 +41,12 @@ from ..support import families
 from ..support.original_layout import write_original
 from .test_mutations import against_diffusers
 
+ZERO_SNR: dict[str, Any] = {
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "prediction_type": "v_prediction",
+}
+
 
 def reference_of(root: Path) -> dict[str, Any]:
     return dict(read_bundle(root).parity["pictures"]["reference"])
@@ -92,6 +98,7 @@ def test_pipelines_that_start_from_a_picture(tmp_path: Path, cls: Any) -> None:
         ),
         (DPMSolverMultistepScheduler(**families.BETAS, solver_order=3), None, "EulerDiscreteScheduler", "linspace"),
         (DEISMultistepScheduler(**families.BETAS, use_karras_sigmas=True), None, "EulerDiscreteScheduler", "karras"),
+        (EulerAncestralDiscreteScheduler(**families.BETAS, **ZERO_SNR), None, "DDIMScheduler", "trailing"),
         (
             PNDMScheduler(**families.BETAS, skip_prk_steps=True, steps_offset=1, prediction_type="v_prediction"),
             None,
