@@ -71,8 +71,9 @@ def clip_backend(vocabulary: Path) -> Any:
     )
     backend.decoder = decoders.ByteLevel()
     begin, end = special["bos_token"], special["eos_token"]
+    # By place: tokenizers 0.23 calls the second argument otherwise.
     backend.post_processor = processors.RobertaProcessing(
-        sep=(end, ids[end]), cls=(begin, ids[begin]), add_prefix_space=False, trim_offsets=False
+        (end, ids[end]), (begin, ids[begin]), trim_offsets=False, add_prefix_space=False
     )
     tokens = dict.fromkeys(special.values())
     backend.add_special_tokens([AddedToken(token, normalized=token in (begin, end)) for token in tokens])

@@ -71,6 +71,21 @@ def test_a_header_is_what_onnx_reads(made: Path, part: str) -> None:
     assert weights <= header.weights["float32"] <= weights + 20_000  # those of constants besides
 
 
+@pytest.mark.parametrize("kind", [[], {}])
+def test_a_scheduler_of_no_class(folder: Folder, kind: Any) -> None:
+    root = folder()
+    edit_json(root / "scheduler" / "scheduler_config.json", _class_name=kind, beta_end=None)
+    with pytest.raises(BundleError, match=r"scheduler_config\.json: (\[\]|\{\}) is no scheduler"):
+        read_bundle(root)
+
+
+def test_added_tokens_that_are_no_list(folder: Folder) -> None:
+    root = folder()
+    edit_json(root / "tokenizer" / "tokenizer.json", added_tokens=1)
+    with pytest.raises(BundleError, match=r"tokenizer\.json: added_tokens is 1; it must be a list"):
+        read_bundle(root)
+
+
 def test_weights_are_not_read(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Megabytes inside the file cost no more than none."""
     model = onnx.load(str(made / "vae_decoder" / "model.onnx"))
@@ -108,6 +123,15 @@ def test_damaged_graphs_are_errors_and_end(made: Path, tmp_path: Path) -> None:
             said.append(str(error))
     assert len(said) > 20
     assert all(str(path) in message for message in said)
+
+
+def test_a_tensor_of_very_many_dimensions_ends_at_once(made: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(made / "vae_decoder" / "model.onnx"))
+    model.graph.initializer.append(onnx.TensorProto(name="deep", data_type=1, dims=[2**40] * 200_000))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="a tensor has more than 64 dimensions"):
+        read_header(path)
 
 
 @pytest.mark.parametrize(
