@@ -71,8 +71,8 @@ def clip_backend(vocabulary: Path) -> Any:
     )
     backend.decoder = decoders.ByteLevel()
     begin, end = special["bos_token"], special["eos_token"]
-    backend.post_processor = processors.RobertaProcessing(
-        sep=(end, ids[end]), cls=(begin, ids[begin]), add_prefix_space=False, trim_offsets=False
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=[(token, ids[token]) for token in dict.fromkeys((begin, end))]
     )
     tokens = dict.fromkeys(special.values())
     backend.add_special_tokens([AddedToken(token, normalized=token in (begin, end)) for token in tokens])
