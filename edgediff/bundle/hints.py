@@ -90,10 +90,6 @@ def _folder(root: Path, lacking: str) -> str:
         kinds = {f.suffix for part in folders for f in _entries(part)}
         if kinds & TORCH_WEIGHTS:
             return f"it is a diffusers folder; run: {export_command(root)}"
-        if ".onnx" in kinds:
-            return (
-                f"{missing}: its ONNX graphs are another program's; run edgediff export on the checkpoint they are of"
-            )
         return f"{missing}, and its {INDEX} names parts whose weights are not in it: fetch the whole folder"
     if bundles := [p.name for p in folders if (p / MANIFEST).is_file()]:
         return f"{missing}; there are bundles in it: {', '.join(bundles[:5])}"

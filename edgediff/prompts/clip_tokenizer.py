@@ -71,9 +71,8 @@ def clip_backend(vocabulary: Path) -> Any:
     )
     backend.decoder = decoders.ByteLevel()
     begin, end = special["bos_token"], special["eos_token"]
-    # By place: tokenizers 0.23 calls the second argument otherwise.
-    backend.post_processor = processors.RobertaProcessing(
-        (end, ids[end]), (begin, ids[begin]), trim_offsets=False, add_prefix_space=False
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=[(token, ids[token]) for token in dict.fromkeys((begin, end))]
     )
     tokens = dict.fromkeys(special.values())
     backend.add_special_tokens([AddedToken(token, normalized=token in (begin, end)) for token in tokens])

@@ -167,7 +167,7 @@ def write_graph(graph: Graph, path: Path, others: dict[Path, Graph] | None = Non
             if name in places:
                 model.graph.initializer.append(_external(name, weight, data.name, places[name]))
             else:
-                model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.read()), name))
+                model.graph.initializer.append(numpy_helper.from_array(np.asarray(weight.read(), order="C"), name))
         whole = model.SerializeToString(deterministic=True)
         place.write_bytes(whole)
         out.append(WrittenFile(place, len(whole), hashlib.sha256(whole).hexdigest()))

@@ -60,7 +60,9 @@ class OpenGraph:
         early: list[onnx.NodeProto] = []
         for name, weight in graph.weights.items():
             if weight.size < INLINE or weight.constant:
-                graph.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.read()), name))
+                graph.model.graph.initializer.append(
+                    numpy_helper.from_array(np.asarray(weight.read(), order="C"), name)
+                )
                 continue
             values, label, nodes = _fed(name, weight)
             self._fed[label] = values

@@ -61,17 +61,17 @@ def _without_place(component: str, model: Any, originals: Tensors, weights: Tens
     if component not in ("unet", "vae"):  # text encoders: converted by their names, whatever these are
         known, last = dict(model.named_parameters()), f".layers.{model.config.num_hidden_layers}."
         # Stable Diffusion 2's files hold one layer more than its text encoder reads.
-        return [name for name in weights if name not in known and last not in name and not HARMLESS.match(_bare(name))]
+        return [
+            name
+            for name in renamed(weights, known)
+            if name not in known and last not in name and not HARMLESS.match(name.removeprefix(INNER))
+        ]
     placed = {id(t) for t in weights.values()}
     return [
         name
         for name, t in originals.items()
         if t.numel() and id(t) not in placed and not any(mark in name for mark in PASSED[component])
     ]
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix(INNER[0])
 
 
 def fitting_weights(component: str, model: Any, weights: Tensors, path: Path) -> Tensors:

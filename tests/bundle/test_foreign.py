@@ -79,6 +79,14 @@ def test_a_scheduler_of_no_class(folder: Folder, kind: Any) -> None:
         read_bundle(root)
 
 
+@pytest.mark.parametrize("sizes", [(-1,), (None, 4, -1, -1)])
+def test_a_size_below_0_is_any(folder: Folder, sizes: tuple[int | None, ...]) -> None:
+    bundle = read_bundle(edit_model(folder(), "unet", foreign.fix_sizes(*sizes)))
+    assert bundle.foreign is not None
+    shape = bundle.foreign.parts["unet"].inputs["sample"].shape
+    assert [shape[k] for k, size in enumerate(sizes) if size == -1] == ["?"] * sizes.count(-1)
+
+
 def test_added_tokens_that_are_no_list(folder: Folder) -> None:
     root = folder()
     edit_json(root / "tokenizer" / "tokenizer.json", added_tokens=1)

@@ -79,7 +79,6 @@ RUN = "run: edgediff export"
             "models--a--b",
             f"it is a hub's cache of a diffusers folder; {RUN} models--a--b/snapshots/c0ffee c0ffee-bundle",
         ),
-        ("theirs", "it has no bundle.json: its ONNX graphs are another program's"),
         ("theirs/unet/model.onnx", "it is one ONNX graph of several: give the folder of them all, theirs"),
         ("bundles", "it has no bundle.json; there are bundles in it: tiny"),
         ("bundles/tiny/bundle.json", "it is a bundle's manifest: give its folder, bundles/tiny"),

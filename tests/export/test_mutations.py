@@ -12,6 +12,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from edgediff_export.job import ExportJob
 from edgediff_export.manifest import model_facts
 from edgediff_export.onnx_graph.recipes import PartRecipe, recipes_of
 from edgediff_export.precision.precisions import prove_fp32
+from edgediff_export.precision.session import OpenGraph
 from edgediff_export.progress import Progress
 from edgediff_export.proof.golden import picture_arguments, picture_arrays
 from edgediff_export.proof.reference import Reference, draw_by_diffusers
 from edgediff_export.proof.replay import replay
 from edgediff_export.proof.twins import find_twin
-from edgediff_export.proving import _session, draft_bundle, draw_reference
+from edgediff_export.proving import draft_bundle, draw_reference
 from edgediff_export.sources.folder import Folder
 from edgediff_export.stages import trace_part, write_tokenizers
 from edgediff_export.workspace import Workspace
@@ -285,8 +287,12 @@ class Drawn:
     arrays: list[dict[str, Any]]
     reference: Reference
 
+    def traced(self, recipe: PartRecipe) -> Any:
+        graph = OpenGraph(self.job.graph(recipe))
+        return lambda **inputs: graph.run(inputs)
+
     def replay(self, manifest: dict[str, Any]) -> float:
-        encoders = {r.name: lambda name=r.name: _session(bundle, name, self.job.path(name)) for r in self.job.recipes}
+        encoders = {r.name: partial(self.traced, r) for r in self.job.recipes}
         with draft_bundle(self.job, manifest) as bundle:
             return replay(bundle, self.reference, self.calls, self.arrays, encoders, 0)
 

@@ -23,7 +23,7 @@ TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64"
 STANDARD = ("", "ai.onnx")  # ONNX's own operator domain
 MAX_DEPTH = 16  # of graphs inside nodes
 MAX_RANK = 64  # dimensions of a tensor; NumPy has no more
-MAX_ENTRIES = 2_000_000  # fields in all; SDXL's U-Net has 150,000
+MAX_ENTRIES = 2_000_000  # fields in all; the U-Net of SD 1.5 has 43,659 as optimum-onnx 0.1.0 writes it
 
 
 @dataclass(frozen=True)
