@@ -169,6 +169,17 @@ def test_weights_stay_inside_the_folder(location: str, folder: Folder) -> None:
         read_bundle(root)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git-LFS pointer"), (b"", "empty")],
+)
+def test_weights_that_are_not_there_yet(content: bytes, said: str, folder: Folder) -> None:
+    root = edit_model(folder(), "vae_decoder", foreign.external("w.pb"))
+    (root / "vae_decoder" / "w.pb").write_bytes(content)
+    with pytest.raises(BundleError, match=rf"keeps weights in w\.pb, which is {said}"):
+        read_bundle(root)
+
+
 def test_weights_beside_a_graph_are_files_of_the_bundle(folder: Folder) -> None:
     root = edit_model(folder(), "vae_decoder", foreign.external("weights.pb"))
     with pytest.raises(BundleError, match=r"keeps weights in weights\.pb, which is missing"):
