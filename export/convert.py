@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from edgediff.bundle.reading import read_bundle
 from edgediff.bundle.scheduler_config import remarks
 from edgediff.checks import is_number
 from edgediff.engines.onnxruntime import INSTALL
-from edgediff.errors import ArgumentError, EngineError, choices
+from edgediff.errors import ArgumentError, BundleError, EngineError, choices
 
 from .job import ExportJob
 from .latent_facts import unused_shift
@@ -138,8 +139,40 @@ def export(
     }
     with Progress(_costs(sizes, by_part), report, bar) as progress, workspace.open():
         job = ExportJob(opened, facts, recipes, by_part, workspace, progress, pictures, sum(sizes.values()), floor)
-        _build(job, facts | about, carried)
+        with _unchanged(opened):
+            _build(job, facts | about, carried)
         return workspace.publish()
+
+
+@contextlib.contextmanager
+def _unchanged(source: Source) -> Iterator[None]:
+    """Raise ``BundleError`` where files of the source change meanwhile, whatever came of it.
+
+    Weights are read when they are needed, so a file that changes would be half in the bundle.
+    """
+
+    def seen() -> str | None:
+        try:
+            return source.fingerprint()
+        except OSError:
+            return None
+
+    before = seen()
+    try:
+        yield
+    except Exception as error:
+        if seen() != before:
+            raise _changed(source) from error
+        raise
+    if seen() != before:
+        raise _changed(source)
+
+
+def _changed(source: Source) -> BundleError:
+    return BundleError(
+        f"{source.path}: its files, or those merged into it, changed during the export, so nothing was made of them; "
+        "export it when they are whole"
+    )
 
 
 def _build(job: ExportJob, manifest: dict[str, Any], carried: Sequence[CarriedEmbedding]) -> None:

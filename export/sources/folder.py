@@ -155,7 +155,9 @@ class Folder:
             raise BundleError(f"{self.path}: {component} cannot be loaded: {error}") from error
 
     def fingerprint(self) -> str:
-        folders = [p for p in sorted(self.path.iterdir()) if p.is_dir()]  # components, which may be links
-        files = [p for folder in (self.path, *folders) for p in sorted(folder.iterdir()) if p.is_file()]
+        # Components alone, which may be links: the bundle may grow in the folder, and a log beside them.
+        folders = [self.path / name for name, listed in sorted(self._index.items()) if isinstance(listed, list)]
+        own = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if p.is_file()]
+        files = [self.path / "model_index.json", *own]
         seen = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
         return json.dumps([str(self.path.resolve()), seen])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from edgediff import OutputError
+from edgediff import BundleError, OutputError
 from edgediff.bundle.reading import read_bundle
 from edgediff_export.convert import export
 from edgediff_export.workspace import Workspace
@@ -41,6 +42,39 @@ def test_goes_on_where_it_stopped(tiny_source: Path, tmp_path: Path, at: str) ->
     assert "text_encoder: tracing: finished before" in said
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert hashes(out) == hashes(export(tiny_source, tmp_path / "whole", precision="int8"))
+
+
+def test_a_bundle_inside_its_source_goes_on(tiny_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    with pytest.raises(KeyboardInterrupt):
+        export(source, source / "out", precision="int8", report=Cut("unet: tracing"))
+    said: list[str] = []
+    with (source / "log.txt").open("w") as log:
+
+        def say(line: str) -> None:
+            print(line, file=log, flush=True)
+            said.append(line)
+
+        export(source, source / "out", precision="int8", report=say)
+    assert "text_encoder: tracing: finished before" in said
+
+
+@pytest.mark.parametrize("how", ["changed", "cut", "gone"])
+def test_a_source_that_changes_meanwhile(tiny_source: Path, tmp_path: Path, how: str) -> None:
+    """A small change passes every ceiling of a coarse precision."""
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    path = source / "unet" / "diffusion_pytorch_model.safetensors"
+    raw = path.read_bytes()
+
+    def change(line: str) -> None:
+        if line.startswith("the loop asks"):
+            path.unlink()  # what is mapped stays whole
+            if how != "gone":
+                path.write_bytes(raw[: len(raw) // 9] if how == "cut" else raw[:-4] + bytes(4))
+
+    with pytest.raises(BundleError, match=f"{source}: its files, or those merged into it, changed during the export"):
+        export(source, tmp_path / "out", precision="int8", report=change)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
 def test_other_arguments_start_anew(tiny_source: Path, tmp_path: Path) -> None:
