@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 from ..looks import Look, look_at
+from .foreign.description import is_foreign
 from .manifest import MANIFEST
 
 INDEX = "model_index.json"  # of a diffusers folder
@@ -65,6 +66,8 @@ def _file(path: Path, look: Look) -> str:
     """Say what a file is, and what to do."""
     if path.name == MANIFEST:
         return f"a bundle's manifest: give its folder, {path.parent}"
+    if path.name == INDEX and is_foreign(path.parent):
+        return f"the index of a folder of ONNX graphs: give the folder, {path.parent}"
     if path.name == INDEX:
         return f"the index of a diffusers folder; run: {export_command(path.parent)}"
     if look.kind == "checkpoint":

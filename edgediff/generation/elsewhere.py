@@ -58,7 +58,7 @@ ARGUMENTS: dict[str, str] = {
     ),
     **_each("ip_adapter_image ip_adapter_image_embeds", NO_ADAPTER),
     **_each("control_image controlnet_conditioning_scale control_guidance_start control_guidance_end", NO_CONTROL),
-    **_each("guess_mode alwayson_scripts", NO_CONTROL),
+    **_each("controlnet guess_mode alwayson_scripts", NO_CONTROL),
     **_each("padding_mask_crop inpaint_full_res inpaint_full_res_padding", "cut image and mask_image yourself"),
     **_each("mask_blur inpainting_mask_invert", "draw mask_image so; white is drawn anew"),
     **_each("subseed subseed_strength seed_resize_from_h seed_resize_from_w", "use latents, noise of your own"),
@@ -69,7 +69,6 @@ ARGUMENTS: dict[str, str] = {
 }
 # Attributes and methods of diffusers' pipelines.
 ATTRIBUTES: dict[str, str] = {
-    "scheduler": 'name it in the call: pipe(..., sampler="dpmpp_2m", spacing="karras")',
     "config": "pipe.bundle says what the model is",
     "safety_checker": "pictures are not checked",
     "encode_prompt": TEXT_ALONE,
@@ -78,6 +77,7 @@ ATTRIBUTES: dict[str, str] = {
     "_interrupt": "leave the loop over pipe.stream(...), which cancels",
     "guidance_scale": "give it to the call: pipe(..., guidance_scale=7.5)",
     "num_timesteps": "step.total of pipe.stream(...) is their number",
+    **_each("scheduler sampler spacing", 'name it in the call: pipe(..., sampler="dpmpp_2m", spacing="karras")'),
     **_each("to cuda cpu", DEVICE),
     **_each("dtype half float", PRECISION),
     **_each("unet vae text_encoder text_encoder_2 components", ENGINE),

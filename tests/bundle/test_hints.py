@@ -139,3 +139,14 @@ def test_files_of_a_bundle_that_stand_for_others(damaged: Callable[[], Path]) ->
     (root / "bundle.json").write_bytes(POINTER)
     with pytest.raises(BundleError, match=r"bundle\.json is a Git-LFS pointer"):
         edgediff.load(root)
+
+
+def test_graphs_beside_torch(place: Path, tmp_path: Path) -> None:
+    """A folder with a graph of one part, and a U-Net of torch, is diffusers'."""
+    folder = Path(shutil.copytree(PIPELINE, tmp_path / "model"))
+    (folder / "safety_checker").mkdir()
+    shutil.copy(place / "one.onnx", folder / "safety_checker" / "model.onnx")
+    with pytest.raises(BundleNotFoundError, match="model: it is a diffusers folder; run: edgediff export"):
+        edgediff.load(folder)
+    with pytest.raises(BundleError, match=r"it is the index of a folder of ONNX graphs: give the folder, .*theirs"):
+        edgediff.load(place / "theirs" / "model_index.json")

@@ -20,11 +20,15 @@ from .tokenizers import text_facts, tokenizer_file
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 ENCODERS = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
 OURS = ("text_encoder", "text_encoder_2")  # a model with one text encoder calls it the first, whatever its folder
+TORCH = ("*.safetensors", "*.bin")  # files of torch's weights
 PREFIXES = ("ORT", "Onnx")  # of diffusers' class names in the copies that are published
 
 
 def is_foreign(root: Path) -> bool:
-    """Whether a folder holds parts as other exporters lay them out: ``PART/model.onnx``."""
+    """Whether a folder holds parts as other exporters lay them out: ``PART/model.onnx``, and no torch U-Net instead."""
+    unet = root / "unet"
+    if not (unet / signatures.MODEL).is_file() and any(p for kind in TORCH for p in unet.glob(kind)):
+        return False
     return any(root.glob(f"*/{signatures.MODEL}"))
 
 
