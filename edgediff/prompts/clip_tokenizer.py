@@ -57,8 +57,9 @@ def clip_backend(vocabulary: Path) -> Any:
     pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     if bad := [pair for pair in pairs if len(pair) != 2]:
         raise ValueError(f"{MERGES} has a line {' '.join(bad[0])!r}; each holds two pieces")
+    merges = [(pair[0], pair[1]) for pair in pairs]
     backend: Any = Tokenizer(
-        BPE(ids, pairs, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=special["unk_token"])
+        BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=special["unk_token"])
     )
     backend.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

@@ -64,7 +64,7 @@ def draw_by_diffusers(
         warnings.simplefilter("ignore")  # of pipelines without all of their parts
         texts = _encode(source, recipes, twin, calls, guidance)
         unet, vae = source.reference("unet"), source.reference("vae") if source.has("vae") else None
-        pipe = make_pipeline(source, twin.scheduler, unet=unet, vae=vae)
+        pipe = make_pipeline(source, twin, unet=unet, vae=vae)
         pictures, traces = [], []
         for k, (call, extra) in enumerate(zip(calls, arrays, strict=True)):
             picture, trace = _draw(pipe, source, facts, call, extra, texts.kwargs[k] if texts else {}, guidance)
@@ -73,9 +73,9 @@ def draw_by_diffusers(
     return Reference(pictures, traces, texts.cases if texts else {})
 
 
-def make_pipeline(source: Source, scheduler: Any, **parts: Any) -> Any:
+def make_pipeline(source: Source, twin: Twin, **parts: Any) -> Any:
     """Make the source's pipeline of diffusers with these parts, and None for all others."""
-    cls = model_class(source.pipeline)
+    cls, scheduler = model_class(source.pipeline), twin.scheduler
     settings: dict[str, Any] = {"requires_safety_checker": False, "add_watermarker": False}
     known = inspect.signature(cls.__init__).parameters
     for name in known:
@@ -90,8 +90,10 @@ def make_pipeline(source: Source, scheduler: Any, **parts: Any) -> Any:
         "scheduler": type(scheduler).from_config(scheduler.config),
     }
     pipe = cls(**{name: value for name, value in given.items() if name in known and name != "self"})
-    if parts.get("unet") is not None and parts.get("vae") is None:
-        pipe.scheduler = type(scheduler).from_config(scheduler.config)  # a model of pixels clips if its folder says so
+    # Pipelines of latents change settings of the scheduler that they are given. A model of pixels clips if its folder
+    # says so, and a scheduler that was made for the proof is as it must be.
+    if twin.note or (parts.get("unet") is not None and parts.get("vae") is None):
+        pipe.scheduler = type(scheduler).from_config(scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -105,7 +107,7 @@ def _encode(
     parts: dict[str, Any] = {}
     for encoder, tokenizer in pairs:
         parts[encoder], parts[tokenizer] = source.reference(encoder), source.reference_tokenizer(tokenizer)
-    pipe = make_pipeline(source, twin.scheduler, **parts)
+    pipe = make_pipeline(source, twin, **parts)
     embedded = source.hollow("unet").config.get("time_cond_proj_dim") is not None
     guided = guidance > 1 and not embedded and source.pipeline != "LatentConsistencyModelPipeline"
     texts = encode_texts(pipe, [r for r in recipes if r.component in dict(pairs)], calls, guided)

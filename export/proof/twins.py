@@ -77,11 +77,13 @@ def find_twin(source: Source, facts: Mapping[str, Any]) -> Twin:
     twin = from_config({**own.config, "_class_name": name, "skip_prk_steps": True})
     zero = schedule["rescale_betas_zero_snr"]
     same = twin is not None and twin[0] == sampler and (twin[1] or spacing) == spacing
-    if same and _fits(sampler, spacing, prediction, zero, True):
+    # diffusers' UniPC of full order divides by 0 at the last step.
+    broken = ("unipc", "unipc_3") if own.config.get("lower_order_final") is False else ()
+    if same and sampler not in broken and _fits(sampler, spacing, prediction, zero, True):
         return Twin(own)
     exact = [("ddim", "trailing")] if zero else []  # its class takes the limit itself
     for other, levels in ((sampler, spacing), *exact, ("euler", spacing), ("euler", "trailing"), ("ddim", "trailing")):
-        if _fits(other, levels, prediction, zero):
+        if other not in broken and _fits(other, levels, prediction, zero):
             call = {} if (other, levels) == (sampler, spacing) else {"sampler": other, "spacing": levels}
             made = _make(other, levels, own, schedule)
             why = f"the pictures are proved with diffusers' {type(made).__name__}, {levels}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -16,11 +17,13 @@ from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     DPMSolverSDEScheduler,
+    DPMSolverSinglestepScheduler,
     EulerAncestralDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from safetensors.torch import load_file, save_file
 
@@ -132,6 +135,28 @@ def test_a_scheduler_that_is_no_reference_is_said(
     assert found.get("notes", []) == ([twin.note] if note else [])
     assert [line for line in said if line == twin.note] == found.get("notes", [])
     assert found["asked"] <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "drawn"),
+    [
+        (DPMSolverSinglestepScheduler(**families.BETAS), "DDIMScheduler"),  # StableDiffusionPipeline sets its offset
+        (UniPCMultistepScheduler(**families.BETAS, lower_order_final=False), "EulerDiscreteScheduler"),  # NaN there
+    ],
+)
+def test_schedulers_that_diffusers_runs_otherwise(
+    tiny_source: Path, tmp_path: Path, scheduler: Any, drawn: str
+) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    scheduler.save_pretrained(source / "scheduler")
+    index = source / "model_index.json"
+    text = json.loads(index.read_text(encoding="utf-8")) | {"scheduler": ["diffusers", type(scheduler).__name__]}
+    index.write_text(json.dumps(text), encoding="utf-8")
+    bundle = export(source, tmp_path / "out", precision="fp32")
+    found = reference_of(bundle)
+    assert found["scheduler"] == drawn
+    assert found["asked"] <= LIMIT
+    assert np.isfinite(edgediff.load(bundle, threads=1)("a", num_inference_steps=4, seed=1).latents).all()
 
 
 def test_half_precision_computes_in_float32(tmp_path: Path) -> None:
