@@ -26,6 +26,11 @@ def check_unet(source: Source, unet: Any) -> None:
             f"unet: it gives {unet.out_channels} channels for {unet.in_channels}; learned variances are not supported"
         )
     blocks = [*unet.down_block_types, unet.get("mid_block_type") or "", *unet.up_block_types]
+    if simple := [block for block in blocks if "SimpleCrossAttn" in block]:
+        raise BundleError(
+            f"unet: it has blocks {simple[0]}, whose attention reads picture and text at once, which this version "
+            "cannot run; it takes CrossAttn blocks"
+        )
     if encoders_of(source) and not any("CrossAttn" in block for block in blocks):
         raise BundleError(
             f"unet: none of its blocks reads the text ({choices(dict.fromkeys(filter(None, blocks)))}), and the "
@@ -51,6 +56,9 @@ def latent_facts(source: Source, unet: Any, vae_shift: bool) -> dict[str, Any]:
             f"vae: block_out_channels is {list(vae.block_out_channels)}, one level: its latents are as large as the "
             "picture, which this version takes for a model of pixels; it runs autoencoders of two levels and more"
         )
+    for key in ("in_channels", "out_channels"):
+        if vae.get(key) != 3:
+            raise BundleError(f"vae: {key} is {vae.get(key)}, which this version cannot run; pictures have 3 channels")
     if vae_shift and not vae.get("shift_factor"):
         raise ArgumentError(f"vae_shift is True, and the autoencoder's shift_factor is {vae.get('shift_factor')!r}")
     for key in ("latents_mean", "latents_std"):

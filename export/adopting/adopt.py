@@ -71,11 +71,11 @@ def adopt(
 
 
 def _precisions(bundle: Bundle, precision: str, by_part: Mapping[str, str]) -> dict[str, str]:
-    """The precision of each part.
+    """Choose the precision of each part, and refuse parts that cannot be adopted before any work.
 
     Raises:
         ArgumentError: one that there is not.
-        BundleError: one that cannot be made of this source.
+        BundleError: one that cannot be made of this source; a graph that takes one batch size alone.
     """
     for asked in (precision, *by_part.values()):
         if asked not in PRECISIONS:
@@ -85,7 +85,13 @@ def _precisions(bundle: Bundle, precision: str, by_part: Mapping[str, str]) -> d
     chosen = {part: by_part.get(part, precision) for part in bundle.parts}
     assert bundle.foreign is not None
     for part, asked in chosen.items():
-        header = bundle.foreign.parts[part].header
+        adaptation = bundle.foreign.parts[part]
+        if adaptation.batch is not None:
+            raise BundleError(
+                f"{part}: its graph takes {adaptation.batch} at once and no other number, and a bundle's parts take "
+                "any; the folder runs as it is, without being adopted"
+            )
+        header = adaptation.header
         if (opset := max(header.opsets.get("", 0), header.opsets.get("ai.onnx", 0))) < MIN_OPSET:
             raise BundleError(f"{part}: its graph is of opset {opset}; adopting needs {MIN_OPSET} or later")
         if asked == "fp32" and "float16" in header.weights:

@@ -32,13 +32,8 @@ def rewired(graph: Graph, name: str, part: Part, adaptation: Adaptation) -> Grap
         adaptation: which of the graph's tensors is which of the part's.
 
     Raises:
-        BundleError: a graph that takes one batch size alone, or whole timesteps in a way that is not known.
+        BundleError: a graph that takes whole timesteps in a way that is not known.
     """
-    if adaptation.batch is not None:
-        raise BundleError(
-            f"{name}: its graph takes {adaptation.batch} at once and no other number, and a bundle's parts take any; "
-            "the folder runs as it is, without being adopted"
-        )
     out = graph.copy()
     _name_nodes(out)
     _fold(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,10 +55,24 @@ def find_files(folder: Path) -> WeightFiles | None:
     for variant in ("", ".fp16"):
         for ending in ("safetensors", "bin"):
             fitting = [m for m in found if (m[2] or "") == variant and m[4] == ending]
-            whole = [m for m in fitting if not m[3]] or fitting
-            if whole:
-                return WeightFiles([folder / m[0] for m in whole], variant[1:] or None)
+            whole = [m for m in fitting if not m[3]]
+            if fitting:
+                paths = [folder / m[0] for m in whole] or _pieces(folder, fitting[0], [m[0] for m in fitting])
+                return WeightFiles(paths, variant[1:] or None)
     return None
+
+
+def _pieces(folder: Path, first: re.Match[str], names: list[str]) -> list[Path]:
+    """List the pieces that the index names; those of another save may lie beside them. Without one, all of them."""
+    index = folder / f"{first[1]}.{first[4]}.index{first[2] or ''}.json"
+    if index.is_file():
+        try:
+            names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise BundleError(f"{index} cannot be read as an index of weights: {error!r}") from error
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise BundleError(f"{index} names {missing[0]}, which is not there; save the component again")
+    return [folder / name for name in names]
 
 
 def file_dtypes(path: Path) -> set[torch.dtype]:

@@ -71,6 +71,29 @@ def test_a_header_is_what_onnx_reads(made: Path, part: str) -> None:
     assert weights <= header.weights["float32"] <= weights + 20_000  # those of constants besides
 
 
+@pytest.mark.parametrize("kind", [[], {}])
+def test_a_scheduler_of_no_class(folder: Folder, kind: Any) -> None:
+    root = folder()
+    edit_json(root / "scheduler" / "scheduler_config.json", _class_name=kind, beta_end=None)
+    with pytest.raises(BundleError, match=r"scheduler_config\.json: (\[\]|\{\}) is no scheduler"):
+        read_bundle(root)
+
+
+@pytest.mark.parametrize("sizes", [(-1,), (None, 4, -1, -1)])
+def test_a_size_below_0_is_any(folder: Folder, sizes: tuple[int | None, ...]) -> None:
+    bundle = read_bundle(edit_model(folder(), "unet", foreign.fix_sizes(*sizes)))
+    assert bundle.foreign is not None
+    shape = bundle.foreign.parts["unet"].inputs["sample"].shape
+    assert [shape[k] for k, size in enumerate(sizes) if size == -1] == ["?"] * sizes.count(-1)
+
+
+def test_added_tokens_that_are_no_list(folder: Folder) -> None:
+    root = folder()
+    edit_json(root / "tokenizer" / "tokenizer.json", added_tokens=1)
+    with pytest.raises(BundleError, match=r"tokenizer\.json: added_tokens is 1; it must be a list"):
+        read_bundle(root)
+
+
 def test_weights_are_not_read(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Megabytes inside the file cost no more than none."""
     model = onnx.load(str(made / "vae_decoder" / "model.onnx"))
@@ -110,6 +133,15 @@ def test_damaged_graphs_are_errors_and_end(made: Path, tmp_path: Path) -> None:
     assert all(str(path) in message for message in said)
 
 
+def test_a_tensor_of_very_many_dimensions_ends_at_once(made: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(made / "vae_decoder" / "model.onnx"))
+    model.graph.initializer.append(onnx.TensorProto(name="deep", data_type=1, dims=[2**40] * 200_000))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="a tensor has more than 64 dimensions"):
+        read_header(path)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -134,6 +166,17 @@ def test_what_is_no_graph_is_named(content: bytes, said: str, folder: Folder) ->
 def test_weights_stay_inside_the_folder(location: str, folder: Folder) -> None:
     root = edit_model(folder(), "vae_decoder", foreign.external(location))
     with pytest.raises(BundleError, match="which leaves its folder"):
+        read_bundle(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git-LFS pointer"), (b"", "empty")],
+)
+def test_weights_that_are_not_there_yet(content: bytes, said: str, folder: Folder) -> None:
+    root = edit_model(folder(), "vae_decoder", foreign.external("w.pb"))
+    (root / "vae_decoder" / "w.pb").write_bytes(content)
+    with pytest.raises(BundleError, match=rf"keeps weights in w\.pb, which is {said}"):
         read_bundle(root)
 
 

@@ -135,8 +135,10 @@ def test_what_cannot_be_adopted(made: Path, folder: Folder, tiny_bundle: Path, t
     with pytest.raises(OutputError, match="it exists and is not an empty folder"):
         adopt(made, tmp_path / "full")
     root = edit_model(folder(), "unet", foreign.fix_sizes(2))
+    said: list[str] = []
     with pytest.raises(BundleError, match="unet: its graph takes 2 at once and no other number"):
-        adopt(root, out)
+        adopt(root, out, report=said.append)
+    assert said == []
     assert not out.exists()
     assert not list(tmp_path.glob(".bundle*"))
 

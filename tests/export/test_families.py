@@ -175,6 +175,13 @@ def test_embeddings_that_do_not_fit_sdxl(
         ("sd15", "vae", {"latents_mean": [0.0] * 4}, "vae: latents_mean is"),
         ("pixel", "unet", {"in_channels": 1, "out_channels": 1}, "1 channels and no vae"),
         ("pixel", "unet", {"out_channels": 6}, "learned variances"),
+        ("sd15", "vae", {"in_channels": 4, "out_channels": 4}, "vae: in_channels is 4, .* pictures have 3 channels"),
+        (
+            "sd15",
+            "unet",
+            {"down_block_types": ["DownBlock2D", "SimpleCrossAttnDownBlock2D"]},
+            "unet: it has blocks SimpleCrossAttnDownBlock2D",
+        ),
     ],
 )
 def test_checkpoints_that_cannot_run(

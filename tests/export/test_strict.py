@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -102,6 +104,43 @@ def test_bin_files(tiny_source: Path, tmp_path: Path) -> None:
     Folder(source).check()
     found = Folder(source).reference("unet").state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+
+
+def test_bin_files_of_early_torch(tiny_source: Path, tmp_path: Path) -> None:
+    """Those from before torch 1.6 are no archives, which could be mapped."""
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    path = source / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    torch.save(weights, path.with_suffix(".bin"), _use_new_zipfile_serialization=False)
+    Folder(source).check()
+    found = Folder(source).weights("unet")
+    assert all(np.array_equal(found[name].read(), tensor) for name, tensor in weights.items())
+
+
+def test_the_index_names_the_pieces(tiny_source: Path, tmp_path: Path) -> None:
+    """Pieces of an earlier save lie beside those that the index names."""
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    path = source / "unet" / "diffusion_pytorch_model.safetensors"
+    weights, pieces = load_file(path), {}
+    path.unlink()
+    for count in (3, 2):
+        for k, name in enumerate(weights):
+            pieces[name] = f"{path.stem}-{k % count + 1:05d}-of-{count:05d}.safetensors"
+        for piece in set(pieces.values()):
+            own = {name: weights[name] * (count == 2) for name in weights if pieces[name] == piece}
+            save_file(own, path.with_name(piece), {"format": "pt"})
+    index = path.with_name(f"{path.name}.index.json")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": pieces}), encoding="utf-8")
+    found = Folder(source).weights("unet")
+    assert all(np.array_equal(found[name].read(), tensor) for name, tensor in weights.items())
+    assert torch.equal(Folder(source).reference("unet").state_dict()["conv_in.bias"], weights["conv_in.bias"])
+    path.with_name(pieces["conv_in.bias"]).unlink()
+    with pytest.raises(BundleError, match=rf"index\.json names {pieces['conv_in.bias']}, which is not there"):
+        Folder(source).check()
+    index.write_text("[]", encoding="utf-8")
+    with pytest.raises(BundleError, match=r"index\.json cannot be read as an index of weights"):
+        Folder(source).check()
 
 
 def test_an_exchanged_autoencoder_is_not_looked_at(tiny_source: Path, tmp_path: Path) -> None:

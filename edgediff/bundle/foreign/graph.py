@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import BinaryIO
 
 from ...errors import BundleError, BundleNotFoundError
 from ...looks import look_at
-from .protobuf import BYTES, Field, WireError, fields, text
+from .protobuf import BYTES, MAX_VARINT, Field, WireError, fields, text
 
 # Field numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 MODEL_PRODUCER, MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTION = 2, 7, 8, 25
@@ -21,6 +22,7 @@ TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64"
          11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}  # fmt: skip
 STANDARD = ("", "ai.onnx")  # ONNX's own operator domain
 MAX_DEPTH = 16  # of graphs inside nodes
+MAX_RANK = 64  # dimensions of a tensor; NumPy has no more
 MAX_ENTRIES = 2_000_000  # fields in all; the U-Net of SD 1.5 has 43,659 as optimum-onnx 0.1.0 writes it
 
 
@@ -176,15 +178,17 @@ class _Reader:
 
     def tensor(self, message: Field) -> str:
         """Note where a tensor's values lie, and return its name. The values themselves are skipped."""
-        name, kind, count = "", 0, 1
+        name, kind, count, rank = "", 0, 1, 0
         for one in self.inner(message):
             if one.number == TENSOR_NAME:
                 name = text(self.file, one)
             elif one.number == TENSOR_TYPE:
                 kind = one.value
             elif one.number == TENSOR_DIM:
-                for dim in [one.value] if one.wire != BYTES else self.packed(one):
-                    count *= dim
+                dims = [one.value] if one.wire != BYTES else self.packed(one)
+                if (rank := rank + len(dims)) > MAX_RANK:
+                    raise WireError(f"a tensor has more than {MAX_RANK} dimensions")
+                count *= math.prod(dims)
             elif one.number == TENSOR_EXTERNAL:
                 self.external(one)
         if kind in TYPES:
@@ -193,8 +197,8 @@ class _Reader:
 
     def packed(self, one: Field) -> list[int]:
         """Read the dimensions of a writer that packs them."""
-        if one.end - one.start > 128:
-            raise WireError("a tensor has more than 128 dimensions")
+        if one.end - one.start > MAX_RANK * MAX_VARINT:
+            raise WireError(f"a tensor has more than {MAX_RANK} dimensions")
         self.file.seek(one.start)
         out, value, shift = [], 0, 0
         for byte in self.file.read(one.end - one.start):
@@ -235,6 +239,9 @@ class _Reader:
                 for dim in self.inner(one):
                     size: int | str = "?"
                     for part in self.inner(dim):
-                        size = part.value if part.number == 1 else text(self.file, part) if part.number == 2 else size
+                        if part.number == 1:
+                            size = part.value if part.value < 1 << 63 else "?"  # below 0 stands for any
+                        elif part.number == 2:
+                            size = text(self.file, part)
                     shape.append(size)
         return dtype, tuple(shape)

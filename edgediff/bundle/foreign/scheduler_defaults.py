@@ -78,8 +78,8 @@ def completed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         BundleError: a class whose defaults are not known, and that leaves one out that the schedule needs.
     """
     name = config.get("_class_name")
-    if name in DEFAULTS:
-        return DEFAULTS[str(name)] | dict(config)
+    if isinstance(name, str) and name in DEFAULTS:
+        return DEFAULTS[name] | dict(config)
     if missing := [key for key in COMMON if key not in config and key != "trained_betas"]:
         raise BundleError(
             f"{path}: {name!r} is no scheduler that this version knows, and leaves {missing[0]} out; it knows "

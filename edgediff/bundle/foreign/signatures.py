@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import BundleError, choices
+from ...looks import stand_in
 from .adaptation import Adaptation, Given
 from .graph import GraphHeader, Port, read_header
 
@@ -121,6 +122,8 @@ def header_of(root: Path, folder: str) -> GraphHeader:
             raise BundleError(f"{place / MODEL} keeps weights in {name!r}, which leaves its folder")
         if not (place / name).is_file():
             raise BundleError(f"{place / MODEL} keeps weights in {name}, which is missing")
+        if wrong := stand_in(place / name):
+            raise BundleError(f"{place / MODEL} keeps weights in {name}, which is {wrong}")
     return header
 
 

@@ -68,5 +68,7 @@ def _ids(file: Path) -> dict[str, int]:
     if not isinstance(model, dict) or kind != "BPE" or not isinstance(model.get("vocab"), dict):
         raise BundleError(f"{file} is of the kind {kind!r}; this version reads CLIP's byte-pair encoding (BPE) alone")
     added = data.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise BundleError(f"{file}: added_tokens is {str(added)[:60]}; it must be a list")
     more = {t["content"]: t["id"] for t in added if isinstance(t, dict) and {"content", "id"} <= set(t)}
     return {**model["vocab"], **more}
