@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=list(PRECISIONS))
-    parser.add_argument("--work", type=Path, help="a folder whose checkpoints are used again")
+    parser.add_argument("--work", type=Path, help="a folder whose checkpoints are used again, and that keeps bundles")
     parser.add_argument("--no-write", action="store_true", help="print only")
     args = parser.parse_args()
     rows = []
@@ -103,12 +103,13 @@ def main() -> None:
             if not (source / "model_index.json").is_file():
                 write_source(size, source)
             for precision in args.precisions:
-                with tempfile.TemporaryDirectory(dir=work) as folder:
-                    row = {"model": size, "source_gb": round(size_of(source) / GB, 2)}
-                    rows.append(row | measure(source, Path(folder) / "bundle", precision))
+                out = work / f"{size}-{precision}"
+                shutil.rmtree(out, ignore_errors=True)
+                row = {"model": size, "source_gb": round(size_of(source) / GB, 2)}
+                rows.append(row | measure(source, out, precision))
                 print(rows[-1], flush=True)
-            if args.work is None:
-                shutil.rmtree(source)
+                if args.work is None:
+                    shutil.rmtree(out)
     print(table(
         ["model", "precision", "minutes", "own memory", "with file pages", "bundle", "disk on the way"],
         [[r["model"], r["precision"], r["minutes"], r["own_memory_gb"], r["memory_with_pages_gb"], r["bundle_gb"],

@@ -61,7 +61,7 @@ def make(work: Path) -> None:
     from edgediff_export.onnx_graph.modules import Unet
     from edgediff_export.onnx_graph.trace import OPSET, trace
     from edgediff_export.precision.precisions import seen_graph
-    from edgediff_export.sources.file_weights import of_tensor
+    from edgediff_export.sources.mapped_weights import of_tensor
 
     torch.manual_seed(0)
     model = UNet2DConditionModel(**CONFIG).eval()

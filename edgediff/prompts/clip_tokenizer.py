@@ -54,7 +54,7 @@ def clip_backend(vocabulary: Path) -> Any:
     if missing := [token for token in special.values() if token not in ids]:
         raise ValueError(f"the token {missing[0]!r} is not in it")
     lines = (folder / MERGES).read_text(encoding="utf-8").split("\n")
-    pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+    pairs: Any = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     if bad := [pair for pair in pairs if len(pair) != 2]:
         raise ValueError(f"{MERGES} has a line {' '.join(bad[0])!r}; each holds two pieces")
     merges = [(pair[0], pair[1]) for pair in pairs]

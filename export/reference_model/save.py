@@ -15,7 +15,7 @@ from ..onnx_graph.graph import write_graph
 from ..onnx_graph.trace import trace
 from ..precision.quantize import store_fp16
 from ..sources.clip_names import renamed
-from ..sources.file_weights import of_tensor
+from ..sources.mapped_weights import of_tensor
 from .config import Config
 from .glyphs import Glyph, sized
 from .models import build_scheduler, build_unet

@@ -35,9 +35,6 @@ class Source(Protocol):
     def weights(self, component: str) -> dict[str, Weight]:
         """Find the float32 weights by the names of the module's parameters; none is read."""
 
-    def load(self, component: str) -> Any:
-        """Load the module in float32 on the CPU, in eval mode, every weight finite."""
-
     def check(self, exchanged: Collection[str] = ()) -> None:
         """Raise ``BundleError`` unless every component's files hold what its config asks for; no weight is read.
 

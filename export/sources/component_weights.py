@@ -10,7 +10,7 @@ import torch
 
 from ..weight import Weight
 from .clip_names import renamed
-from .file_weights import float_tensors, folder_weights, of_file, of_tensor
+from .mapped_weights import float_tensors, folder_weights, of_file, of_tensor
 from .original_layout import Tensors
 from .safetensors_header import Shapes, hollow_tensors, map_tensors
 

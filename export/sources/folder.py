@@ -111,9 +111,6 @@ class Folder:
     def weights(self, component: str) -> dict[str, Weight]:
         return component_weights(self.path / component, self.hollow(component))
 
-    def load(self, component: str) -> Any:
-        return load_module(self.path / component, self._class(component), component)
-
     def reference(self, component: str, wide: bool = False) -> Any:
         wide = wide or component in SMALL  # small, and their code looks at their weights' type
         return load_module(self.path / component, self._class(component), component, wide)

@@ -66,16 +66,6 @@ class ModifiedSource:
             return merged_weights(self._loras, component, self.hollow(component), weights)
         return weights
 
-    def load(self, component: str) -> Any:
-        if folder := self._others.get(component):
-            if folder.is_file():
-                return load_vae(folder, self._source.hollow(component).config)
-            return load_module(folder, _class_of(folder), component)
-        model = self._source.load(component)
-        if component in MERGED:
-            merge(self._loras, component, model)
-        return model
-
     def reference(self, component: str, wide: bool = False) -> Any:
         if folder := self._others.get(component):
             if folder.is_file():

@@ -155,6 +155,7 @@ class SingleFile:
         return converted(self.path, self._shapes_of(component), lambda t: self._convert(component, model, t))
 
     def load(self, component: str) -> Any:
+        """Load the module in float32, in eval mode, with the weights as they are converted here."""
         model = self._make(component)
         weights = self._convert(component, model, read_tensors(self.path, self._shapes_of(component)))
         return fill_module(component, model, weights, self.path)

@@ -148,10 +148,10 @@ def test_a_tensor_of_very_many_dimensions_ends_at_once(made: Path, tmp_path: Pat
         (b"", "it is empty"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-            "it is a pointer of Git LFS; .* git lfs pull",
+            "it is a Git-LFS pointer.* git lfs pull",
         ),
         (b"<!DOCTYPE html><html></html>", "it is a web page"),
-        (b"PK\x03\x04 and more", "it is a zip file"),
+        (b"PK\x03\x04 and more", "it is a zip archive"),
         (b"\x0a\x03abc", "it holds no graph"),
     ],
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import json
 import shutil
 import warnings
@@ -370,7 +369,7 @@ def test_what_is_right_passes(drawn: Callable[[str], Drawn], family: str) -> Non
     found = drawn(family)
     assert found.replay(found.manifest) < 2e-5
     for recipe in found.job.recipes:
-        assert prove_fp32(recipe.name, found.job.path(recipe.name), found.job.cases(recipe.name)).relative < 1e-5
+        assert prove_fp32(recipe.name, found.job.graph(recipe), found.job.cases(recipe.name)).relative < 1e-5
 
 
 @pytest.mark.parametrize("name", MANIFEST)
@@ -387,13 +386,8 @@ def fed(**changes: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], An
     """Changes inputs of a part."""
 
     def apply(part: Any) -> Any:
-        names = list(inspect.signature(part.forward).parameters)
-
-        def hook(_: Any, args: tuple[Any, ...], kwargs: Config) -> tuple[tuple[Any, ...], Config]:
-            told = dict(zip(names, args, strict=False)) | kwargs
-            return (), {name: changes[name](v) if name in changes else v for name, v in told.items()}
-
-        part.register_forward_pre_hook(hook, with_kwargs=True)
+        forward = part.forward
+        part.forward = lambda **told: forward(**{k: changes[k](v) if k in changes else v for k, v in told.items()})
         return part
 
     return apply
@@ -403,7 +397,8 @@ def given(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Changes the outputs of a part."""
 
     def apply(part: Any) -> Any:
-        part.register_forward_hook(lambda _, args, out: change(out))
+        forward = part.forward
+        part.forward = lambda **told: change(forward(**told))
         return part
 
     return apply
@@ -459,7 +454,7 @@ def test_a_wrong_part(drawn: Callable[[str], Drawn], tmp_path: Path, name: str) 
     cases = found.job.cases(part)
     assert len(cases) > 1
     with pytest.raises(EngineError, match=f"{part}: fp32 differs from torch by"):
-        prove_fp32(part, job.path(part), cases[1:])
+        prove_fp32(part, job.graph(recipe), cases[1:])
 
 
 def dark(x: Any) -> Any:

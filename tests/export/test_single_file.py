@@ -57,6 +57,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def weights_of(source: Any, component: str) -> dict[str, Any]:
+    """The weights that graphs are bound to, read; but for those that no parameter has."""
+    known = dict(source.hollow(component).named_parameters())
+    return {name: weight.read() for name, weight in source.weights(component).items() if name in known}
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_weights_are_the_folders(sources: Path, name: str) -> None:
     folder = Folder(sources / name)
@@ -64,10 +70,16 @@ def test_weights_are_the_folders(sources: Path, name: str) -> None:
     assert file.pipeline == folder.pipeline
     components = [c for c in ("text_encoder", "text_encoder_2", "unet", "vae") if folder.has(c)]
     for component in components:
-        wanted, found = (dict(s.load(component).state_dict()) for s in (folder, file))
+        wanted, found = folder.reference(component, wide=True).state_dict(), file.load(component).state_dict()
         assert wanted.keys() == found.keys()
         for key, value in wanted.items():
             assert torch.equal(found[key], value), (component, key)
+        for source in (folder, file):  # as tracing reads them
+            assert weights_of(source, component).keys() >= {
+                name for name, _ in file.hollow(component).named_parameters()
+            }
+            for key, value in weights_of(source, component).items():
+                assert np.array_equal(value, wanted[key].numpy()), (component, key)
         assert not [p for p in file.load(component).buffers() if p.is_meta]
     assert {c: file.has(c) for c in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")} == {
         c: folder.has(c) for c in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -87,8 +99,12 @@ def test_the_bundle_is_the_folders(sources: Path, tmp_path: Path, name: str) -> 
 def test_half_files_load_in_float32(sources: Path, tmp_path: Path) -> None:
     path = write_original(families.pipeline("sd15"), tmp_path / "half.safetensors", "sd1", dtype=torch.float16)
     unet = SingleFile(path, sources / "sd15").load("unet")
-    wanted = Folder(sources / "sd15").load("unet").state_dict()
+    wanted = Folder(sources / "sd15").reference("unet", wide=True).state_dict()
     assert all(torch.equal(v, wanted[k].half().float()) for k, v in unet.state_dict().items())
+    for name in ("unet", "vae", "text_encoder"):
+        loaded = SingleFile(path, sources / "sd15").load(name).state_dict()
+        for key, values in weights_of(SingleFile(path, sources / "sd15"), name).items():
+            assert np.array_equal(values, loaded[key].numpy()), key
 
 
 def header_only(
@@ -254,7 +270,7 @@ def test_a_vae_in_a_file(sources: Path, tmp_path: Path) -> None:
 def test_vaes_of_other_files(sources: Path, tmp_path: Path) -> None:
     """A whole checkpoint; attention's names of before ``to_q``; files that hold none, found before any work."""
     folder = Folder(sources / "sd15")
-    config, wanted = folder.hollow("vae").config, folder.load("vae").state_dict()
+    config, wanted = folder.hollow("vae").config, folder.reference("vae", wide=True).state_dict()
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     renamed = {}
     for name, value in wanted.items():
@@ -294,7 +310,7 @@ def test_older_and_newer_names(sources: Path, tmp_path: Path) -> None:
     for path, name in (("early", "sd15"), ("turbo.safetensors", "sd21")):
         folder, file = Folder(sources / name), open_source(tmp_path / path, sources / name)
         for component in ("text_encoder", "unet", "vae"):
-            wanted, found = folder.load(component).state_dict(), file.load(component).state_dict()
+            wanted, found = folder.reference(component, wide=True).state_dict(), file.load(component).state_dict()
             assert wanted.keys() == found.keys()
             assert all(torch.equal(found[k], wanted[k]) for k in wanted), (path, component)
         assert model_facts(file, {}) == model_facts(folder, {})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import BundleError, BundleNotFoundError
-from .named_files import why_no_model
+from ...looks import look_at
 from .protobuf import BYTES, MAX_VARINT, Field, WireError, fields, text
 
 # Field numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
@@ -80,12 +80,17 @@ def read_header(path: Path) -> GraphHeader:
             try:
                 header = reader.model(path.stat().st_size)
             except WireError as error:
-                raise BundleError(f"{path} is not an ONNX file: {why_no_model(path) or error}") from error
+                raise BundleError(f"{path} is not an ONNX file: {_why(path) or error}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
     if not header.outputs:
-        raise BundleError(f"{path} is not an ONNX file: {why_no_model(path) or 'it holds no graph'}")
+        raise BundleError(f"{path} is not an ONNX file: {_why(path) or 'it holds no graph'}")
     return header
+
+
+def _why(path: Path) -> str:
+    look = look_at(path)
+    return "" if look is None or look.kind == "onnx" else f"it is {look.says}"
 
 
 class _Reader:

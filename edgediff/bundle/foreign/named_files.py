@@ -1,4 +1,4 @@
-"""Files that are something else than their name says: a pointer of Git LFS, a page of the web, nothing at all."""
+"""Configs of a folder are read within bounds, and named where they are something else."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, BundleNotFoundError
+from ...looks import stand_in
 
-LFS = b"version https://git-lfs"
 MAX_CONFIG = 64 << 20  # bytes; tokenizer.json of the largest vocabularies has 34 MB
-
-
-def why_no_model(path: Path) -> str:
-    """Tell what a file is that is no model, where its first bytes tell; an empty string elsewhere."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        return "it is empty"
-    if head.startswith(LFS):
-        return "it is a pointer of Git LFS; fetch the file itself: git lfs pull"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "it is a web page; download the file itself"
-    if head[:4] == b"PK\x03\x04":
-        return "it is a zip file"
-    return ""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -47,7 +32,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not JSON: {why_no_model(path) or error}") from error
+        wrong = stand_in(path)
+        raise BundleError(f"{path} is not JSON: {f'it is {wrong}' if wrong else error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{path} holds {type(data).__name__}, not an object")
     return data
