@@ -59,7 +59,7 @@ def measure(source: Path, out: Path, precision: str) -> dict[str, Any]:
     while process.poll() is None:
         try:
             now = memory_of(process.pid)
-        except OSError:
+        except (OSError, TypeError):  # it has ended
             break
         own, whole = max(own, now[0]), max(whole, now[1])
         disk = max(disk, size_of(partial))

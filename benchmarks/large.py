@@ -3,9 +3,9 @@
     python -m benchmarks.large [--precisions fp16-weights int8] [--work FOLDER]
 
 The checkpoint is benchmarks.true_size's, in fp16. Each row is a process of its own. Latents of a 256 px picture of two
-steps are compared with diffusers' in float32. A call is the U-Net's at 1024 px with guidance (two images), the last of
-two. Memory is the largest resident size, pages of mapped files included; with ``release_parts`` one part is held at a
-time.
+steps are compared with diffusers' in float32. A call is the U-Net's at 1024 px with guidance (two images), of a picture
+of one step. Memory is the largest resident size, pages of mapped files included; with ``release_parts`` one part is
+held at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.true_size import write_source
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "torch", "diffusers", "transformers")
 PROMPT, SEED, SCALE = "a red apple on a blue background", 7, 5.0
 SMALL = {"height": 256, "width": 256, "num_inference_steps": 2, "guidance_scale": SCALE}
-LARGE = {"height": 1024, "width": 1024, "num_inference_steps": 2, "guidance_scale": SCALE}
+LARGE = {"height": 1024, "width": 1024, "num_inference_steps": 1, "guidance_scale": SCALE}
 
 
 def by_diffusers(source: Path, out: Path) -> dict[str, Any]:
@@ -53,17 +53,23 @@ def by_us(bundle: Path, out: Path) -> dict[str, Any]:
 
 
 def a_picture(bundle: Path, release: bool) -> dict[str, Any]:
-    """Draw the large picture; give the seconds of its last U-Net call, and of all."""
+    """Draw the large picture; give the seconds of its U-Net call, and of all."""
     import edgediff
+    from edgediff.engines.onnxruntime import OnnxRuntimeEngine
 
-    pipe = edgediff.load(bundle, release_parts=release)
-    began = last = time.monotonic()
-    call = 0.0
-    for step in pipe.stream(PROMPT, seed=SEED, **LARGE):
-        call, last = time.monotonic() - last, time.monotonic()
-        if step.last:
-            assert np.isfinite(step.result().latents).all()
-    return {"call_seconds": round(call, 1), "picture_seconds": round(time.monotonic() - began, 1)}
+    calls, ordinary = [0.0], OnnxRuntimeEngine.__call__
+
+    def timed(self: Any, **inputs: Any) -> Any:
+        began = time.monotonic()
+        out = ordinary(self, **inputs)
+        if "timestep" in inputs:
+            calls.append(time.monotonic() - began)
+        return out
+
+    OnnxRuntimeEngine.__call__ = timed  # type: ignore[method-assign]
+    began = time.monotonic()
+    assert np.isfinite(edgediff.load(bundle, release_parts=release)(PROMPT, seed=SEED, **LARGE).latents).all()
+    return {"call_seconds": round(calls[-1], 1), "picture_seconds": round(time.monotonic() - began, 1)}
 
 
 def child(*arguments: Any) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def main() -> None:
                 "latents": float(f"{np.abs(found - wanted).max():.1e}"),
                 "largest_latent": float(f"{np.abs(wanted).max():.3g}"),
             }
-            for release in (False, True):
+            for release in (True,) if precision == "int8" else (False, True):
                 rows.append(row | {"release_parts": release} | child("picture", bundle, release))
                 print(rows[-1], flush=True)
     print(table(

@@ -23,6 +23,7 @@ DOCUMENTS = ("README.md", "benchmarks/README.md")
 SECTION = re.compile(r"(<!-- begin: ([\w-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 MARKER = re.compile(r"<!-- (?:begin|end): [\w-]+ -->")
 SHOWN_STEPS = (4, 8, 16, 32)
+PRECISIONS = ("fp32", "fp16", "fp16-weights", "int8", "int8-dynamic")
 NAMES = {"numpy": "NumPy", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "python": "Python"}
 
 
@@ -223,6 +224,37 @@ def section(
     return "\n".join([make(facts["results"]), *([] if told is None else ["", told(facts)])])
 
 
+MODELS = {"sd15": "SD 1.5", "sdxl": "SDXL"}
+
+
+def exports(results: dict[str, Any]) -> str:
+    """What an export takes."""
+    return table(
+        ["model", "precision", "minutes", "memory of its own", "with pages of files", "bundle", "disk on the way",
+         "U-Net's relative error"],
+        [
+            [MODELS[r["model"]], f"`{r['precision']}`", f"{r['minutes']:.1f}", f"{r['own_memory_gb']:.1f} GB",
+             f"{r['memory_with_pages_gb']:.1f} GB", f"{r['bundle_gb']:.1f} GB", f"{r['disk_gb']:.1f} GB",
+             f"{r['unet_relative']:.0e}"]
+            for r in sorted(results["rows"], key=lambda r: (r["model"], list(PRECISIONS).index(r["precision"])))
+        ],
+    )  # fmt: skip
+
+
+def large(results: dict[str, Any]) -> str:
+    """SDXL at its true size."""
+    return table(
+        ["precision", "latents beside diffusers', 256 px", "`release_parts`", "U-Net call, 1024 px",
+         "memory of its own", "with pages of files"],
+        [
+            [f"`{r['precision']}`", f"{r['latents']:.0e} of {r['largest_latent']:g}",
+             "yes" if r["release_parts"] else "no", f"{r['call_seconds']:.0f} s", f"{r['own_memory_gb']:.1f} GB",
+             f"{r['memory_with_pages_gb']:.1f} GB"]
+            for r in results["rows"]
+        ],
+    )  # fmt: skip
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rivals-short": partial(section, "rivals", partial(rivals, rows=4), rival_versions),
     "rivals": partial(section, "rivals", rivals, rival_versions),
@@ -233,6 +265,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "oracle": partial(section, "oracle", oracle),
     "families": partial(section, "families", families),
     "precisions": partial(section, "precisions", precisions),
+    "exports": partial(section, "exports", exports),
+    "large": partial(section, "large", large),
     "unet-512": partial(section, "unet", partial(unet, size="512 px"), None),
     "unet-256": partial(section, "unet", partial(unet, size="256 px")),
     "samplers": partial(section, "samplers", samplers),
