@@ -12,7 +12,7 @@ from .onnx_graph.attention import use_fused
 from .onnx_graph.graph import write_graph
 from .onnx_graph.recipes import PartRecipe, run_example
 from .onnx_graph.trace import trace
-from .precision.precisions import PRECISIONS, write_part
+from .precision.precisions import parity_entry, write_part
 from .preview import fit_preview
 from .proof.golden import GOLDEN_FILE, flatten_cases, store_tensors
 from .sources.base import encoders_of
@@ -82,14 +82,7 @@ def make_part(job: ExportJob, recipe: PartRecipe, described: dict[str, Any]) -> 
         path, cases = job.workspace.bundle / f"{name}.onnx", job.cases(name)
         files, proof, kept = write_part(name, job.graph(recipe), precision, cases, path)
         part = {**described, "files": graph_entries(files, precision)}
-        parity: dict[str, Any] = {
-            "precision": precision,
-            "max_abs": float(f"{proof.max_abs:.3e}"),
-            "relative": float(f"{proof.relative:.3e}"),
-            "ceiling": PRECISIONS[precision].ceiling,
-        }
-        if kept:
-            parity["kept_fp32"] = kept
+        parity = parity_entry(precision, proof, kept)
         job.progress.say(
             f"{name}: {precision} is {proof.relative:.1e} from torch (relative)"
             + (f"; {len(kept)} nodes stay in fp32" if kept else "")

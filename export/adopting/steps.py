@@ -21,7 +21,7 @@ from edgediff.prompts.tokenizer import Tokenizer
 
 from ..manifest import file_entry, graph_entries
 from ..onnx_graph.graph import Graph, read_graph
-from ..precision.precisions import PRECISIONS, Case, seen_graph, write_part
+from ..precision.precisions import PRECISIONS, Case, parity_entry, seen_graph, write_part
 from ..precision.session import OpenGraph, open_session
 from ..progress import Progress
 from ..proof.golden import picture_arrays
@@ -69,14 +69,7 @@ def make_part(job: Adoption, part: str, cases: list[Case]) -> tuple[dict[str, An
     job.progress.start(f"{part}: {precision}")
     files, proof, kept = write_part(part, job.graph(part), precision, cases, job.workspace.bundle / f"{part}.onnx")
     job.kept[part] = kept
-    parity: dict[str, Any] = {
-        "precision": precision,
-        "max_abs": float(f"{proof.max_abs:.3e}"),
-        "relative": float(f"{proof.relative:.3e}"),
-        "ceiling": PRECISIONS[precision].ceiling,
-    }
-    if kept:
-        parity["kept_fp32"] = kept
+    parity = parity_entry(precision, proof, kept)
     more = f"; {len(kept)} nodes stay in fp32" if kept else ""
     job.progress.say(f"{part}: {precision} is {proof.relative:.1e} from its source (relative){more}")
     shown = job.source.parts[part]

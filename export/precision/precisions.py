@@ -72,6 +72,17 @@ class Proof:
     worst: int
 
 
+def parity_entry(precision: str, proof: Proof, kept: dict[str, str]) -> dict[str, Any]:
+    """Describe a part's proof as the manifest lists it: how near it is, and the nodes left in fp32."""
+    entry: dict[str, Any] = {
+        "precision": precision,
+        "max_abs": float(f"{proof.max_abs:.3e}"),
+        "relative": float(f"{proof.relative:.3e}"),
+        "ceiling": PRECISIONS[precision].ceiling,
+    }
+    return entry | ({"kept_fp32": kept} if kept else {})
+
+
 def write_part(
     name: str, graph: Graph, precision: str, cases: Sequence[Case], path: Path
 ) -> tuple[list[WrittenFile], Proof, dict[str, str]]:
