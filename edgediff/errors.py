@@ -35,6 +35,14 @@ class EngineError(EdgediffError, RuntimeError):
     """An engine is not installed, cannot open a part, failed in it, or gave values that are not finite."""
 
 
+class MemoryLimitError(EdgediffError, MemoryError):
+    """A call, or a bundle, would take more memory than there is or than it was allowed."""
+
+
+class DeadlineError(EdgediffError, TimeoutError):
+    """A call was not done when its time was over."""
+
+
 class OutputError(EdgediffError, OSError):
     """A picture cannot be written where it was asked for."""
 
@@ -45,6 +53,31 @@ class CopyError(EdgediffError, TypeError):
 
 class MissingAttributeError(EdgediffError, AttributeError):
     """A pipeline has no such attribute, or it cannot be set."""
+
+
+SHOWN = 200  # characters of a value that a message repeats
+
+
+def shown(value: object, limit: int = SHOWN) -> str:
+    """A value as a message can repeat it: its repr, on one line, cut after ``limit`` characters, with nothing in it
+    that a terminal would obey. It does not fail.
+
+    A repr may raise, a number may have more digits than Python prints, and a text may be a megabyte long.
+    """
+    if isinstance(value, (str, bytes)) and len(value) > limit:
+        return f"{printable(repr(value[:limit]))}... ({len(value)} in all)"
+    try:
+        text = repr(value)
+    except Exception as error:  # a stranger's object, or an int of over 4,300 digits
+        text = f"<{type(value).__name__} that cannot be shown ({type(error).__name__})>"
+    return printable(text if len(text) <= limit else f"{text[:limit]}...")
+
+
+def printable(text: str) -> str:
+    """A text on one line, with escapes in place of what does not print: control characters, lone surrogates, and marks
+    that turn the direction of writing.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def choices(names: Iterable[str]) -> str:
