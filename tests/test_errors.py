@@ -17,7 +17,7 @@ class Mute:
 @pytest.mark.parametrize(
     "value",
     ["x" * 10**6, b"x" * 10**6, [0] * 10**5, Mute(), [Mute()], 10**5000, "\ud800", "\x1b]0;owned\x07", "a\nb"],
-    ids="text bytes list object holder number surrogate escape newline".split(),
+    ids=["text", "bytes", "list", "object", "holder", "number", "surrogate", "escape", "newline"],
 )
 def test_any_value_is_shown(value: object) -> None:
     text = shown(value)
