@@ -98,13 +98,21 @@ SOUND: dict[str, Mapping[str, tuple[Any, ...]]] = {
         "isolated": (False,),
     },
     "save": {
-        "image": (Image.new("RGB", (8, 8)), Image.new("RGBA", (8, 8)), Image.new("F", (8, 8)), Image.new("RGB", (0, 0))),
+        "image": (
+            Image.new("RGB", (8, 8)),
+            Image.new("RGBA", (8, 8)),
+            Image.new("F", (8, 8)),
+            Image.new("RGB", (0, 0)),
+        ),
         "path": ("out.png", "out.webp", Path("out.jpg"), "out.bmp", ".", "/nowhere/out.png", "x" * 300 + ".png"),
         "parameters": ("red\nSteps: 3", "", "\ud800", "é" * 40_000, 5, b"x", None),
     },
     "Apg": {"momentum": (-0.5, 0.0), "eta": (0.0, 1.0), "norm_threshold": (2.5, 0.0)},
     "preview": {"how": ("matrix", "decoder", None)},
-    "engine": {"part": ("unet", "vae_decoder", "text_encoder"), "engine": (lambda **inputs: {}, lambda **inputs: 1 / 0)},
+    "engine": {
+        "part": ("unet", "vae_decoder", "text_encoder"),
+        "engine": (lambda **inputs: {}, lambda **inputs: 1 / 0),
+    },
     "embedding": {"path": (DATA / "tiny" / "golden.safetensors", DATA, "/dev/zero"), "token": ("a", None)},
 }
 ALWAYS = {

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,16 +20,25 @@ from .shown import command
 from .values import damage, written
 
 DATA = Path(__file__).parents[1] / "data"
-SECRET = "secret.bin"  # lies beside every bundle; nothing may read it
-LINKS = (f"../{SECRET}", "/etc/passwd", "/dev/zero", "/dev/stdin", "/proc/self/pagemap", "/proc/kmsg", "/proc/self/mem")
+SECRET = "secret.bin"  # lies above every case; nothing may read it
+SHARES = (25, 35, 18, 8, 8, 6)  # of a hundred cases
+LINKS = (
+    *[f"../../{SECRET}"] * 4,
+    "/etc/passwd",
+    "/dev/zero",
+    "/dev/stdin",
+    "/proc/self/pagemap",
+    "/proc/kmsg",
+    "/proc/self/mem",
+)
 
 
-def sign(root: Path, name: str) -> None:
-    """Give the manifest a file's new size and hash, as somebody who means harm would."""
+def sign(root: Path, name: str, size: int | None = None) -> None:
+    """Give the manifest a file's new size and hash, as somebody who means harm would; or a size that is not its own."""
     manifest = root / "bundle.json"
     try:
         data = json.loads(manifest.read_bytes())
-        content = (root / name).read_bytes()
+        content = (root / name).read_bytes() if size is None else b""
     except (OSError, ValueError):
         return
 
@@ -95,10 +105,10 @@ def change_place(root: Path, random: Random) -> str:
     if how == "link":
         target = random.choice(LINKS)
         path.symlink_to(target)
-        if path.name != "bundle.json":
-            data = json.loads((root / "bundle.json").read_bytes())
-            text = json.dumps(data).replace(f'"path": "{path.name}", "size": ', f'"path": "{path.name}", "size": 0, "old": ')
-            (root / "bundle.json").write_text(text, encoding="utf-8")
+        if path.name != "bundle.json" and path.resolve().name == SECRET:
+            sign(root, path.name)
+        elif path.name != "bundle.json":
+            sign(root, path.name, size=0)
         return f"{path.name} -> {target}"
     if how == "inside":
         path.symlink_to(random.choice(sorted(root.iterdir())).name)
@@ -119,14 +129,35 @@ def change_location(root: Path, random: Random) -> str:
     if old not in data:
         return change_file(root, name, random)
     size = len(old)
-    options = [f"../{SECRET}", f"/{SECRET}", ".", "..", "bundle.json", "tokenizer.json", "./././unet", "link/x", "\x00x"]
+    options = [
+        f"../../{SECRET}",
+        f"/{SECRET}",
+        ".",
+        "..",
+        "bundle.json",
+        "tokenizer.json",
+        "./././unet",
+        "link/x",
+        "\x00x",
+    ]
     new = random.choice(options).encode()
-    new = new + b"/" * (size - len(new)) if random.random() < 0.2 else (b"./" * size)[: (size - len(new)) // 2 * 2] + new
+    new = (
+        new + b"/" * (size - len(new)) if random.random() < 0.2 else (b"./" * size)[: (size - len(new)) // 2 * 2] + new
+    )
     if len(new) != size:
         new = new[:1] * (size - len(new)) + new if len(new) < size else new[:size]
     (root / name).write_bytes(data.replace(old, new))
     sign(root, name)
     return f"{name}: weights at {new!r}"
+
+
+def change(root: Path, random: Random) -> str:
+    """Damage a bundle in one way; tells what was done."""
+    kind = random.choices(("manifest", "graph", "tokenizer.json", "golden.safetensors", "place", "location"), SHARES)[0]
+    if kind == "graph":
+        kind = random.choice(sorted(path.name for path in root.glob("*.onnx")))
+    changes = {"manifest": change_manifest, "place": change_place, "location": change_location}
+    return changes[kind](root, random) if kind in changes else change_file(root, kind, random)
 
 
 class Bundles:
@@ -145,35 +176,24 @@ class Bundles:
         for number in numbers:
             random = dice(self.name, seed, number)
             root = Path(shutil.copytree(DATA / random.choice(("tiny", "tiny", "half")), folder / "bundle"))
-            (folder / SECRET).write_bytes(os.urandom(4096))
-            graphs = sorted(p.name for p in root.glob("*.onnx"))
-            changes = {
-                "manifest": lambda root=root, random=random: change_manifest(root, random),
-                "graph": lambda root=root, random=random: change_file(root, random.choice(graphs), random),
-                "tokenizer": lambda root=root, random=random: change_file(root, "tokenizer.json", random),
-                "golden": lambda root=root, random=random: change_file(root, "golden.safetensors", random),
-                "place": lambda root=root, random=random: change_place(root, random),
-                "location": lambda root=root, random=random: change_location(root, random),
-            }
-            kind = random.choices(list(changes), (25, 35, 18, 8, 8, 6))[0]
-            said = changes[kind]()
-            report(judged(said, lambda root=root, random=random: self._use(root, random)))
+            said = change(root, random)
+            how = random.choices(("info", "verify", ""), (25, 15, 60))[0]
+            report(judged(said, partial(use, root, how)))
 
-    def _use(self, root: Path, random: Random) -> None:
-        how = random.random()
-        if how < 0.25:
-            command("info", str(root))
-        elif how < 0.4:
-            command("verify", str(root))
-        with edgediff.load(root, threads=1) as pipe:
-            for step in pipe.stream("a red (apple:1.2)", seed=1, num_inference_steps=2, negative_prompt="blue"):
-                if step.index == 0:
-                    step.preview()
-                if step.last:
-                    result = step.result()
-        picture = root.parent / "picture.png"
-        edgediff.save(result.images[0], picture)
-        picture.unlink()
+
+def use(root: Path, how: str) -> None:
+    """Look at a bundle (``info``), verify it, or neither; then draw with it, and save the picture."""
+    if how:
+        command(how, str(root))
+    with edgediff.load(root, threads=1) as pipe:
+        for step in pipe.stream("a red (apple:1.2)", seed=1, num_inference_steps=2, negative_prompt="blue"):
+            if step.index == 0:
+                step.preview()
+            if step.last:
+                result = step.result()
+    picture = root.parent / "picture.png"
+    edgediff.save(result.images[0], picture)
+    picture.unlink()
 
 
 KIND = Bundles()

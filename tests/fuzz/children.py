@@ -1,4 +1,4 @@
-"""A case runs in a child, with limits of memory and time. It may raise ``EdgediffError``, or work; all else is found."""
+"""A case runs in a child, with limits of memory and time. It raises ``EdgediffError``, or works; all else is found."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def in_child(do: Callable[[Report], None], roots: list[Path]) -> list[Outcome]:
         roots: folders that it may read besides Python's own; all else that it touches is found.
     """
     read, write = os.pipe()
-    output = tempfile.TemporaryFile()  # noqa: SIM115: outlives the child
+    output = tempfile.TemporaryFile()  # noqa: SIM115
     child = os.fork()
     if child == 0:
         os.close(read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -94,7 +95,7 @@ class Loras:
             path.write_bytes(data)
             embedding = kind >= len(self.files) - 2
             use = self._embed if embedding else self._merge
-            report(judged(f"layout {kind}: {said}", lambda use=use: use(path, pipe, random)))
+            report(judged(f"layout {kind}: {said}", partial(use, path, pipe, random)))
 
     def _embed(self, path: Path, pipe: edgediff.Pipeline, random: Random) -> None:
         word = pipe.load_textual_inversion(path)

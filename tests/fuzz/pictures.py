@@ -17,7 +17,25 @@ from .inpainting import make_inpainting
 from .kinds import dice
 from .raw import battered
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F", "La")
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+    "I",
+    "I;16",
+    "I;16B",
+    "F",
+    "La",
+)
 FORMATS = ("png", "jpeg", "webp", "bmp", "gif", "tiff", "ppm", "tga", "ico", "jpeg2000", "sgi", "pcx")
 SIZES = (0, 1, 2, 3, 31, 32, 33, 64, 500)
 TYPES = ("uint8", "bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64", "U1", "O")
@@ -65,7 +83,9 @@ def given(random: Random, folder: Path) -> Any:
             return Image.open(stored(random, folder))
         except Exception:
             return folder / "missing.png"
-    shape = random.choice(((32, 32, 3), (32, 32), (32, 32, 1), (32, 32, 4), (1, 32, 32), (0, 0), (0, 5, 3), (), (7,), (2, 2, 2, 3)))
+    shape = random.choice(
+        ((32, 32, 3), (32, 32), (32, 32, 1), (32, 32, 4), (1, 32, 32), (0, 0), (0, 5, 3), (), (7,), (2, 2, 2, 3))
+    )
     kind = random.choice(TYPES)
     array = np.frombuffer(random.randbytes(int(np.prod(shape))), np.uint8).reshape(shape)
     return (array / 255 if "float" in kind and random.random() < 0.5 else array).astype(kind)

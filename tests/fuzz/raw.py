@@ -8,7 +8,19 @@ from random import Random
 
 from .values import NUMBERS, TEXTS, damage, written
 
-PIECES = (b"", b"\x00", b"\xff" * 8, b"{", b"[" * 3000, b'"', b"\xef\xbb\xbf", b"NaN", b"1e999", b"\\ud800", b"\x80" * 12)
+PIECES = (
+    b"",
+    b"\x00",
+    b"\xff" * 8,
+    b"{",
+    b"[" * 3000,
+    b'"',
+    b"\xef\xbb\xbf",
+    b"NaN",
+    b"1e999",
+    b"\\ud800",
+    b"\x80" * 12,
+)
 VARINTS = (0, 1, 2, 7, 127, 128, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 
 

@@ -23,7 +23,18 @@ NUMBERS += (2**64, -(2**31), -(2**63), 0.5, -0.5, 1e-30, 1e-9, 1e9, 1e30, 3.0, 1
 TEXTS = (
     *("", " ", "x", "None", "null", "true", "0", "1", "-1", "nan", "cpu", "cuda", "float32", "int8", "bool", "string"),
     *("../secret.bin", "/etc/passwd", "/dev/zero", "C:\\x", "a/../../b", "./unet.onnx", "unet.onnx", "bundle.json"),
-    *("\ud800", "\x00", "a\x00b", "\x1b]0;owned\x07\x1b[2J", "line\nline", "\u202e", "é", "😀", "x" * 300, "x" * 100_000),
+    *(
+        "\ud800",
+        "\x00",
+        "a\x00b",
+        "\x1b]0;owned\x07\x1b[2J",
+        "line\nline",
+        "\u202e",
+        "é",
+        "😀",
+        "x" * 300,
+        "x" * 100_000,
+    ),
     *("ddim", "dpmpp_2m", "plms", "unipc", "deis_3", "heun", "batch", "latent_height", "{}", "%s", "$(id)", "`id`"),
 )
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"": None}, [0] * 5, {"a": {"b": {}}}, *LITERALS)
@@ -34,25 +45,24 @@ def nasty(random: Random) -> Any:
     return copy.deepcopy(random.choice(random.choice((NUMBERS, TEXTS, OTHERS))))
 
 
-def places(tree: Any) -> list[tuple[Any, Any]]:
-    """Every ``(container, key)`` in a tree."""
-    out, todo = [], [tree]
-    while todo:
-        node = todo.pop()
-        keys = list(node) if isinstance(node, dict) else range(len(node))
-        for key in keys:
-            out.append((node, key))
-            if isinstance(node[key], (dict, list)):
-                todo.append(node[key])
-    return out
+def place(tree: Any, random: Random) -> tuple[Any, Any] | None:
+    """A ``(container, key)``, found by walking down: a small object is as likely as a vocabulary of thousands."""
+    node = tree
+    while node:
+        key = random.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        inside = node[key]
+        if not isinstance(inside, (dict, list)) or not inside or random.random() < 0.2:
+            return node, key
+        node = inside
+    return None
 
 
 def damage(tree: Any, random: Random) -> str:
     """Change one place of a tree; tells what was done."""
-    found = places(tree)
-    if not found:
+    found = place(tree, random)
+    if found is None:
         return "nothing to change"
-    node, key = random.choice(found)
+    node, key = found
     old = node[key]
     how = random.choice(("nasty", "nasty", "nasty", "nudge", "delete", "swap", "wrap", "twin", "rename", "grow"))
     if how == "nudge" and isinstance(old, (int, float)) and not isinstance(old, bool):
@@ -60,8 +70,8 @@ def damage(tree: Any, random: Random) -> str:
     elif how == "delete":
         del node[key]
     elif how == "swap":
-        other, place = random.choice(found)
-        node[key], other[place] = copy.deepcopy(other[place]), copy.deepcopy(old)
+        other, there = place(tree, random) or found
+        node[key], other[there] = copy.deepcopy(other[there]), copy.deepcopy(old)
     elif how == "wrap":
         node[key] = random.choice(([old], {"a": old}, [old, old]))
     elif how == "twin" and isinstance(node, list):
@@ -72,7 +82,8 @@ def damage(tree: Any, random: Random) -> str:
         node[key] = old + random.choice(("x", "\n", "\ud800", "/..", "é" * 50))
     else:
         how, node[key] = "nasty", nasty(random)
-    return f"{how} at {key!r}, which was {repr(old)[:60]}, now {repr(node.get(key) if isinstance(node, dict) else '')[:60]}"
+    new = node.get(key) if isinstance(node, dict) else ""
+    return f"{how} at {key!r}, which was {repr(old)[:60]}, now {repr(new)[:60]}"
 
 
 def written(tree: Any) -> bytes:
