@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.common import REPOSITORY, RESULTS, table
 
-DOCUMENTS = ("README.md", "benchmarks/README.md")
+DOCUMENTS = ("README.md", "benchmarks/README.md", "edgediff/README.md")
 SECTION = re.compile(r"(<!-- begin: ([\w-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 MARKER = re.compile(r"<!-- (?:begin|end): [\w-]+ -->")
 SHOWN_STEPS = (4, 8, 16, 32)
@@ -255,6 +255,48 @@ def large(results: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
+TRIED = {  # label of each run, and the names of its figures
+    "bundles": "damaged bundles",
+    "manifests": "damaged manifests",
+    "arguments": "sets of arguments",
+    "lines": "command lines",
+    "pictures": "pictures and masks",
+    "loras": "LoRAs and textual inversions",
+    "traced": "bundles under strace",
+    "threads": "requests by 8 threads",
+    "cancels": "cancelled calls",
+    "soak": "requests to one pipeline",
+    "kill-generate": "kills of `generate`",
+    "kill-export": "kills of `export`",
+    "kill-build": "kills of `build` (over a stand-in for TensorRT)",
+}
+
+
+def trust(results: dict[str, Any]) -> str:
+    """What was tried at length, and what was found."""
+    return table(["tried", "", "found"], [trust_row(name, results[name]) for name in TRIED if name in results])
+
+
+def trust_row(name: str, facts: dict[str, Any]) -> list[Any]:
+    """One line: how many of what, and what became of them."""
+    if name in ("threads", "cancels", "soak"):
+        count = facts.get("requests", facts.get("cancels"))
+        found = f"{facts['differ']} pictures differ"
+        grown = f"; memory grew by {facts['growth_mb']} MB" if "growth_mb" in facts else ""
+        return [TRIED[name], f"{count:,}", found + grown]
+    if name == "traced":
+        return [
+            TRIED[name],
+            f"{facts['cases']:,}",
+            f"{facts['outside']} of {facts['calls']:,} calls outside the folder",
+        ]
+    if name.startswith("kill-"):
+        return [TRIED[name], f"{facts['hit']:,}", f"{facts['bad']} half files, leftovers or other results"]
+    bad = sum(facts.get(verdict, 0) for verdict in ("untyped", "crashed", "hung", "memory", "outside", "printed"))
+    found = f"{facts['worked']:,} worked, {facts['refused']:,} refused, **{bad}** anything else"
+    return [TRIED[name], f"{facts['cases']:,}", f"{found}; the longest took {facts['longest_cpu_s']} s"]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rivals-short": partial(section, "rivals", partial(rivals, rows=4), rival_versions),
     "rivals": partial(section, "rivals", rivals, rival_versions),
@@ -271,6 +313,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "unet-256": partial(section, "unet", partial(unet, size="256 px")),
     "samplers": partial(section, "samplers", samplers),
     "guidance": partial(section, "guidance", guidance),
+    "trust": partial(section, "trust", trust),
     "kernels": partial(section, "kernel-cpu", twin),
 }
 

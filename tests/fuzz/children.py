@@ -23,7 +23,7 @@ CPU_SECONDS = 10  # a case that takes more is found
 WALL_SECONDS = 60  # a case that waits for longer is found; the machine may be busy
 MEMORY = 1_000_000_000  # bytes of resident memory; a case that takes more is found
 ADDRESSES = 6 << 30  # bytes; keeps the machine alive
-FINE = ("worked", "refused")
+FINE = ("worked", "refused", "panicked")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Outcome:
     """What became of one case.
 
     Attributes:
-        verdict: worked, refused (a typed error), untyped (another one), crashed, hung, memory, outside (it reached out
-            of its folder), or printed (control characters, or words of a library).
+        verdict: worked, refused (a typed error), panicked (and a library's words on stderr beside it), untyped (another
+            error), crashed, hung, memory, outside (it reached out of its folder), or printed (too much, or words of a
+            library).
         detail: the error, or what was done.
         case: what was changed.
         cpu: seconds.
@@ -93,7 +94,8 @@ def in_child(do: Callable[[Report], None], roots: list[Path]) -> list[Outcome]:
     if usage.ru_maxrss * 1024 > MEMORY:
         outcomes.append(Outcome("memory", f"{usage.ru_maxrss / 1e6:.1f} GB", f"up to {last}", cpu))
     if printed and not hung and not status:
-        outcomes.append(Outcome("printed", printed[-500:], f"up to {last}", cpu))
+        verdict = "panicked" if "panicked at" in printed else "printed"
+        outcomes.append(Outcome(verdict, printed[-500:], f"up to {last}", cpu))
     return outcomes
 
 

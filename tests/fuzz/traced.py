@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -55,6 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.traced", description=__doc__)
     parser.add_argument("--cases", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="figures, as JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="traced-") as work:
         log = Path(work) / "strace.log"
@@ -68,6 +70,9 @@ def main() -> int:
         count, found = strangers(log, tuple(f"{os.path.realpath(path)}/" for path in known) + SYSTEM + STARTING)
         starts = [line for line in found if "execve(" in line]
         found = [line for line in found if line not in starts[:1]]
+    if args.out is not None:
+        figures = {"cases": args.cases, "calls": count, "outside": len(found)}
+        args.out.write_text(json.dumps(figures) + "\n", encoding="utf-8")
     print(f"{args.cases} cases, {count} calls, {len(found)} outside")
     for line in found[:20]:
         print(f"  {line[:300]}")
