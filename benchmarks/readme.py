@@ -257,6 +257,7 @@ def large(results: dict[str, Any]) -> str:
 
 TRIED = {  # label of each run, and the names of its figures
     "bundles": "damaged bundles",
+    "foreign": "damaged folders of another exporter",
     "manifests": "damaged manifests",
     "arguments": "sets of arguments",
     "lines": "command lines",

@@ -18,8 +18,13 @@ from typing import Any
 
 from benchmarks.common import REPOSITORY, RESULTS, table, write
 
-FEWER = {"lines": 10, "pictures": 10, "loras": 10}  # a tenth of the cases: each takes longer, or there are fewer ways
-KINDS = ("bundles", "manifests", "arguments", "lines", "pictures", "loras")
+FEWER = {
+    "foreign": 5,
+    "lines": 10,
+    "pictures": 10,
+    "loras": 10,
+}  # each takes longer, or there are fewer ways
+KINDS = ("bundles", "foreign", "manifests", "arguments", "lines", "pictures", "loras")
 KILLED = ("generate", "export", "build")
 
 

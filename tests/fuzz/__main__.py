@@ -16,7 +16,7 @@ from pathlib import Path
 from .children import Outcome, in_child
 from .kinds import Kind
 
-KINDS = ("bundles", "manifests", "arguments", "lines", "pictures", "loras")
+KINDS = ("bundles", "foreign", "manifests", "arguments", "lines", "pictures", "loras")
 
 
 def kind_of(name: str) -> Kind:

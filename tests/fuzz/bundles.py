@@ -187,7 +187,7 @@ def use(root: Path, how: str) -> None:
         command(how, str(root))
     with edgediff.load(root, threads=1) as pipe:
         for step in pipe.stream("a red (apple:1.2)", seed=1, num_inference_steps=2, negative_prompt="blue"):
-            if step.index == 0:
+            if step.index == 0 and pipe.bundle.preview is not None:
                 step.preview()
             if step.last:
                 result = step.result()

@@ -8,8 +8,9 @@ import pytest
 
 from .__main__ import fuzz, kind_of
 
-CASES = {"bundles": 200, "manifests": 500, "arguments": 500, "lines": 100, "pictures": 100, "loras": 50}
+CASES = {"bundles": 200, "foreign": 50, "manifests": 500, "arguments": 500, "lines": 100, "pictures": 100, "loras": 50}
 NEEDS = {
+    "foreign": ("onnx",),
     "pictures": ("onnx", "PIL"),
     "loras": ("torch", "diffusers"),
     "arguments": ("hypothesis",),
