@@ -66,7 +66,9 @@ class WorkFolder:
             raise self._refused(f"holds no {STATE} of an export, so it is not known whose it is; move it away")
 
     def _refused(self, why: str) -> OutputError:
-        return OutputError(f"cannot write {self.out}: {self.root}, the folder in which it grows, {why}, or name another")
+        return OutputError(
+            f"cannot write {self.out}: {self.root}, the folder in which it grows, {why}, or name another"
+        )
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

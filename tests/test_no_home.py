@@ -49,7 +49,7 @@ def test_a_user_without_name_and_home(tiny_bundle: Path) -> None:
         assert run.stderr.splitlines()[0] == "(32, 32)", run.stderr
         assert "engines    of" in run.stdout
         assert run.stderr.splitlines()[-1] == "2", run.stderr  # engine files need a folder, or a GPU: it says so
-    assert (place / "out.png").is_file()
+        assert (place / "out.png").is_file()
 
 
 def test_no_home(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

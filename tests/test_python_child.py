@@ -12,6 +12,8 @@ import pytest
 from edgediff import python_child
 
 ROOT = Path(__file__).parents[1]
+
+
 def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 

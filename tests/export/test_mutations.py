@@ -5,8 +5,8 @@ Nothing is let through: every case here is one way to be wrong, at toy width.
 
 from __future__ import annotations
 
-import copy
 import contextlib
+import copy
 import dataclasses
 import json
 import shutil

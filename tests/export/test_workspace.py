@@ -45,7 +45,9 @@ def test_a_link_in_the_work_folders_place(tiny_source: Path, tmp_path: Path) -> 
     (home / "docs").mkdir(parents=True)
     (home / "docs" / "thesis.txt").write_text("years of work")
     (tmp_path / ".out.partial").symlink_to(home)
-    with pytest.raises(OutputError, match=r"\.out\.partial, the folder in which it grows, is a link, .* delete the link"):
+    with pytest.raises(
+        OutputError, match=r"\.out\.partial, the folder in which it grows, is a link, .* delete the link"
+    ):
         export(tiny_source, tmp_path / "out")
     assert seen(home) == {"docs/thesis.txt": b"years of work"}
 
@@ -53,7 +55,10 @@ def test_a_link_in_the_work_folders_place(tiny_source: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"thesis.txt": "years"}, r"holds 'thesis\.txt' and no \.edgediff-lock, so that no export made it; move it away"),
+        (
+            {"thesis.txt": "years"},
+            r"holds 'thesis\.txt' and no \.edgediff-lock, so that no export made it; move it away",
+        ),
         ({"state.json": '{"key": "k", "done": {}}'}, r"and no \.edgediff-lock"),
         ({".edgediff-lock": "", "bundle/unet.onnx": "mine"}, r"holds no state\.json of an export"),
         ({".edgediff-lock": "", "state.json": "{}", "bundle/unet.onnx": "mine"}, r"holds no state\.json of an export"),
@@ -71,7 +76,7 @@ def test_a_folder_of_somebody_else(tmp_path: Path, files: dict[str, str], said: 
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     before = seen(root)
-    with pytest.raises(OutputError, match=said):  # noqa: PT012, SIM117
+    with pytest.raises(OutputError, match=said):  # noqa: SIM117
         with Workspace(tmp_path / "out", "key").open():
             pass
     assert seen(root) == before
@@ -144,7 +149,10 @@ HOLD = """
 def holding(out: Path) -> subprocess.Popen[str]:
     """A process that works on an export to ``out`` until it is told to end, or is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLD), str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
@@ -208,7 +216,9 @@ def test_processes_that_start_at_once(tmp_path: Path) -> None:
     said = [process.communicate()[0].strip() for process in racers]
     (winner,) = [k for k, line in enumerate(said) if line == "published"]
     others = [line for line in said if line != "published"]
-    assert all("another export to it is running" in line or "exists and is not an empty" in line for line in others), said
+    assert all("another export to it is running" in line or "exists and is not an empty" in line for line in others), (
+        said
+    )
     assert seen(out) == {**{f"{k}.onnx": str(winner).encode() for k in range(20)}, "bundle.json": b"{}"}
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
