@@ -12,7 +12,7 @@ from .bundle.reading import read_bundle
 from .checks import positive
 from .device.base import Device
 from .device.cuda import CudaDevice
-from .engines.base import Engine, EngineOptions, Provider, check_device, default_engine_cache
+from .engines.base import Engine, EngineOptions, Provider, check_device
 from .engines.choose import Parts, check_engine, check_foreign
 from .engines.providers import check_providers
 from .errors import ArgumentError, BundleError, CopyError, EngineError, choices
@@ -310,7 +310,7 @@ def load(
     if release_parts and ordinal is not None:
         raise ArgumentError(f"release_parts is for device 'cpu'; device is {device!r}, which keeps what it loops over")
     bundle = read_bundle(path)
-    cache = Path(engine_cache) if engine_cache is not None else default_engine_cache()
+    cache = None if engine_cache is None else Path(engine_cache)
     options = EngineOptions(threads, providers, engine, cache, release_parts)
     check_foreign(bundle, options, ordinal)
     pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal))

@@ -22,7 +22,7 @@ from edgediff.errors import ArgumentError, BundleError, EngineError, choices
 from .job import ExportJob
 from .latent_facts import unused_shift
 from .lora.file import read_lora
-from .manifest import file_entry, model_facts, scheduler_of, write_manifest
+from .manifest import DRAFT_MANIFEST, file_entry, model_facts, scheduler_of, write_manifest
 from .onnx_graph.recipes import PartRecipe, recipes_of
 from .onnx_graph.trace import OPSET
 from .precision.precisions import PRECISIONS
@@ -64,6 +64,7 @@ def export(
     pictures: torch.Tensor | None = None,
     report: Callable[[str], None] = lambda _: None,
     bar: bool = False,
+    layout: Callable[[Path, Path], None] | None = None,
 ) -> Path:
     """Export a checkpoint of the Stable Diffusion family to a bundle; whole or not at all.
 
@@ -88,6 +89,7 @@ def export(
         pictures: float32 (N, 3, H, W) in [-1, 1] for the preview fit.
         report: called with lines of text: steps that start (unless a bar shows them), and what was found.
         bar: draw a progress bar on stderr where that is a terminal.
+        layout: called with the finished bundle and a folder to be made, which then stands for the bundle.
 
     Raises:
         ArgumentError, BundleNotFoundError, BundleError: a source that cannot be exported.
@@ -129,7 +131,8 @@ def export(
     shown = None if pictures is None else hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
     key = [opened.fingerprint(), shown, by_part, facts, edgediff.__version__, torch.__version__, OPSET]
     workspace = Workspace(out, key)
-    workspace.need(int(1.1 * sum(size * SHARES[by_part[part]] for part, size in sizes.items())))
+    share = 1.1 if layout is None else 2.2
+    workspace.need(int(share * sum(size * SHARES[by_part[part]] for part, size in sizes.items())))
     for remark in remarks(scheduler_of(opened)):
         report(f"{remark}; the bundle's default sampler is {facts['defaults']['sampler']}")
     about = {
@@ -138,10 +141,14 @@ def export(
         "provenance": (provenance or {}) | _versions(opened),
     }
     with Progress(_costs(sizes, by_part), report, bar) as progress, workspace.open():
+        if workspace.doubt:
+            report(workspace.doubt)
         job = ExportJob(opened, facts, recipes, by_part, workspace, progress, pictures, sum(sizes.values()), floor)
         with _unchanged(opened):
             _build(job, facts | about, carried)
-        return workspace.publish()
+            if layout is not None:
+                layout(workspace.bundle, workspace.layout)
+        return workspace.publish(workspace.bundle if layout is None else workspace.layout)
 
 
 @contextlib.contextmanager
@@ -200,7 +207,7 @@ def _build(job: ExportJob, manifest: dict[str, Any], carried: Sequence[CarriedEm
     manifest["golden"] = {**store_golden(job), "pictures": proof["calls"], "floor": job.floor}
     manifest["parity"]["pictures"] = compare_pictures(job, manifest) | {"reference": proof["reference"]}
     write_manifest(job.workspace.bundle, manifest)
-    read_bundle(job.workspace.bundle)  # what is published must open
+    read_bundle(job.workspace.bundle, DRAFT_MANIFEST)  # what is published must open
 
 
 def _bytes(source: Source, recipe: PartRecipe) -> int:

@@ -21,6 +21,7 @@ from .onnx_graph.graph import WrittenFile
 from .precision.precisions import PLAIN_NAME
 from .sources.base import Source, encoders_of
 
+DRAFT_MANIFEST = f"draft-{MANIFEST}"  # its name as long as its bundle is not whole
 ONNX_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT16: "float16"}
 
 
@@ -111,9 +112,11 @@ def _text(source: Source, encoder: str, tokenizer: str) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest as JSON into a bundle's folder."""
+    """Write the manifest as JSON into a bundle's folder. It is a draft until the bundle is whole: the folder does not
+    look like a bundle.
+    """
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / DRAFT_MANIFEST).write_text(text, encoding="utf-8")
 
 
 def graph_entries(files: list[WrittenFile], precision: str) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from edgediff.compare import psnr
 from edgediff.errors import EngineError
 
 from .job import PICTURES, ExportJob
-from .manifest import write_manifest
+from .manifest import DRAFT_MANIFEST, write_manifest
 from .onnx_graph.recipes import PartRecipe
 from .precision.precisions import PRECISIONS, prove_fp32, seen_graph
 from .precision.sensitive_nodes import Probe, worst_nodes
@@ -32,6 +31,7 @@ from .proof.lazy_pipeline import EngineCall, pipeline_of
 from .proof.reference import Reference, draw_by_diffusers
 from .proof.replay import replay
 from .proof.twins import find_twin
+from .work_folder import DRAFT
 
 BY_DIFFUSERS = "pictures by diffusers"
 
@@ -137,12 +137,16 @@ def _sensitive(job: ExportJob) -> str:
 @contextlib.contextmanager
 def draft_bundle(job: ExportJob, manifest: dict[str, Any]) -> Iterator[Bundle]:
     """Open the bundle so far, over a copy of its manifest and tokenizers: the workspace itself never looks like one."""
-    with tempfile.TemporaryDirectory(dir=job.workspace.root) as folder:
+    folder = job.workspace.root / DRAFT
+    folder.mkdir(exist_ok=True)
+    try:
         for text in manifest["text"]:
             shutil.copy(job.workspace.bundle / text["file"]["path"], folder)
         # Pictures are proved without the words that travel along: diffusers drew them without.
-        write_manifest(Path(folder), {k: v for k, v in manifest.items() if k != "embeddings"})
-        yield read_bundle(folder)
+        write_manifest(folder, {k: v for k, v in manifest.items() if k != "embeddings"})
+        yield read_bundle(folder, DRAFT_MANIFEST)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _worst_of_unet(job: ExportJob) -> str:

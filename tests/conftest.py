@@ -27,6 +27,8 @@ EXPORTING = ("export", "oracle", "engines/tensorrt/test_operators.py", "test_gpu
 EXPORTED = {"tiny_source", "wide_source", "family_bundle", "emoji_fp32"}
 WITH_TORCH = {"torch", "diffusers", *EXPORTED}
 SLOW = {"standin", "wheels", *EXPORTED}
+# What a child process would import from the current folder, were that searched: by itself, or by what it runs.
+PLANTED = ("torch", "json", "argparse", "runpy", "numpy", "onnx", "edgediff", "edgediff_export", "sitecustomize")
 NO_TORCH = find_spec("torch") is None or find_spec("diffusers") is None
 
 
@@ -159,3 +161,17 @@ def one_chunk(damaged: Callable[[], Path]) -> Path:
 @pytest.fixture(scope="session")
 def emoji() -> edgediff.Pipeline:
     return edgediff.load().warm()
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is one that a stranger filled. Tells where planted code leaves its mark."""
+    planted = "open({mark!r}, 'a').write(__name__); import os; os._exit(66)\n"
+    folder, mark = tmp_path / "model", tmp_path / "mark"
+    folder.mkdir()
+    for name in PLANTED:
+        (folder / f"{name}.py").write_text(planted.format(mark=str(mark)), encoding="utf-8")
+    (folder / "edgediff_export").mkdir()
+    (folder / "edgediff_export" / "__init__.py").write_text(planted.format(mark=str(mark)), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return mark

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.bundle.reading import read_bundle
-from edgediff.engines.base import EngineOptions, Provider, default_engine_cache
+from edgediff.engines.base import EngineOptions, Provider
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.kernels import require_package
@@ -57,7 +57,7 @@ class Testbed:
     ) -> Pipeline:
         """Open a bundle of the folder, or the built-in model without ``name``, on the device."""
         bundle = read_bundle(None if name is None else self.folder / name)
-        options = EngineOptions(None, providers, engine, engine_cache or default_engine_cache())
+        options = EngineOptions(None, providers, engine, engine_cache)
         return Pipeline(bundle, options, self.device)
 
     def request(self, pipe: Pipeline, **more: Any) -> dict[str, Any]:

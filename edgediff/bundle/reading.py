@@ -45,9 +45,10 @@ BUILT_IN = Path(__file__).parents[1] / "models" / "emoji"
 T = TypeVar("T")
 
 
-def read_bundle(path: str | Path | None = None) -> Bundle:
+def read_bundle(path: str | Path | None = None, name: str = MANIFEST) -> Bundle:
     """Read and check a bundle's manifest; the built-in model's when ``path`` is None. Parts are not opened.
 
+    A bundle that is being made has its manifest under another ``name``.
     A folder of ONNX graphs that another exporter wrote (optimum, Olive) has no manifest; its configs stand for one.
 
     Raises:
@@ -56,7 +57,7 @@ def read_bundle(path: str | Path | None = None) -> Bundle:
             cannot be run.
     """
     root = BUILT_IN if path is None else Path(path)
-    manifest = root / MANIFEST
+    manifest = root / name
     try:
         if not manifest.is_file():
             if is_foreign(root):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from ..errors import EngineError
+from ..python_child import command, environment
 
 
 def add(commands: Any) -> None:
@@ -29,4 +29,4 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
     """
     if importlib.util.find_spec("edgediff_export") is None:
         raise EngineError("the export stage is not installed; install edgediff with its extras export and cpu")
-    return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    return subprocess.run(command(module, *arguments), env=environment(), check=False).returncode

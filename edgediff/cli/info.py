@@ -8,7 +8,7 @@ from typing import Any
 
 from ..bundle.manifest import HASH_LIMIT, Bundle, File, Tensor
 from ..bundle.reading import read_bundle
-from ..engines.base import EngineOptions, check_device, default_engine_cache, why_not_file
+from ..engines.base import EngineOptions, check_device, why_not_file
 from ..engines.choose import survey, walk
 from ..errors import BundleError, EdgediffError
 from ..sampling.kernels import describe
@@ -43,7 +43,7 @@ def info(args: argparse.Namespace) -> None:
         f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}; sizes are multiples "
         f"of {latent.size_multiple}"
     )
-    options = EngineOptions(engine_cache=Path(args.engine_cache) if args.engine_cache else default_engine_cache())
+    options = EngineOptions(engine_cache=Path(args.engine_cache) if args.engine_cache else None)
     total = problems = 0
     for name, file in bundle.files():
         total += file.size

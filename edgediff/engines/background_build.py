@@ -102,7 +102,7 @@ def build_missing(
             part,
             build_options or BuildOptions(),
             building_platform(ordinal),
-            EngineCache(options.engine_cache),
+            EngineCache(options.cache_folder()),
             ordinal,
             progress=progress,
             cancel=cancel,

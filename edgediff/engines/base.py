@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import PLAIN, WEIGHTS, Bundle, File, Part, Tensor
 from ..device.base import Device, DeviceArray
-from ..errors import ArgumentError, choices
+from ..errors import ArgumentError, EngineError, choices
 
 DEVICES = ("cpu", "cuda", "cuda:N")
 CACHE_VARIABLE = "EDGEDIFF_CACHE"
@@ -48,14 +48,25 @@ class StreamEngine(Engine, Protocol):
 
 
 def default_engine_cache() -> Path:
-    """Return the folder of engine files: ``$EDGEDIFF_CACHE``, or edgediff's own in the user's cache folder."""
+    """Return the folder of engine files: ``$EDGEDIFF_CACHE``, or edgediff's own in the user's cache folder.
+
+    Raises:
+        EngineError: the user has no home.
+    """
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgediff"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edgediff"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgediff"
+    try:
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgediff"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "edgediff"
+        common = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one says nothing, by its specification
+        return (common if common.is_absolute() else Path.home() / ".cache") / "edgediff"
+    except RuntimeError as error:
+        raise EngineError(
+            f"there is no folder for engine files, since this user has no home; name one by {CACHE_VARIABLE}, "
+            "engine_cache= or --engine-cache"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,19 @@ class EngineOptions:
         threads: CPU threads an engine may use; all physical cores when None.
         providers: execution providers of ONNX Runtime, which then runs every part.
         engine: the word of one backend, or auto; every backend may run a part when None.
-        engine_cache: the folder of engine files that were built on this machine.
+        engine_cache: the folder of engine files that were built on this machine; the default one when None.
         release_parts: hold one part at a time.
     """
 
     threads: int | None = None
     providers: Sequence[Provider] | None = None
     engine: str | None = None
-    engine_cache: Path = field(default_factory=default_engine_cache)
+    engine_cache: Path | None = None
     release_parts: bool = False
+
+    def cache_folder(self) -> Path:
+        """Return the folder of engine files, for who wants one. Raises as ``default_engine_cache``."""
+        return default_engine_cache() if self.engine_cache is None else self.engine_cache
 
 
 class Backend(Protocol):

@@ -17,7 +17,7 @@ from edgediff.engines.choose import check_foreign
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.errors import ArgumentError, BundleError, choices
 
-from ..manifest import file_entry, write_manifest
+from ..manifest import DRAFT_MANIFEST, file_entry, write_manifest
 from ..precision.precisions import PRECISIONS
 from ..progress import Progress
 from ..proof.golden import GOLDEN_FILE, flatten_cases, store_tensors
@@ -66,6 +66,8 @@ def adopt(
     workspace = Workspace(Path(out), [str(source), bundle.id, chosen, edgediff.__version__])
     workspace.need(int(2.2 * size))
     with Progress(dict.fromkeys(steps, 1.0), report, bar) as progress, workspace.open():
+        if workspace.doubt:
+            report(workspace.doubt)
         _build(Adoption(bundle, chosen, workspace, progress, size), _facts(bundle, name or bundle.name, licence))
         return workspace.publish()
 
@@ -144,4 +146,4 @@ def _build(job: Adoption, manifest: dict[str, Any]) -> None:
     write_manifest(folder, manifest)
     manifest["parity"]["pictures"] = compare_pictures(job, pictures, calls)
     write_manifest(folder, manifest)
-    read_bundle(folder)  # what is published must open
+    read_bundle(folder, DRAFT_MANIFEST)  # what is published must open

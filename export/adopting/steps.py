@@ -19,7 +19,7 @@ from edgediff.errors import EngineError
 from edgediff.generation.autoencoder import Autoencoder
 from edgediff.prompts.tokenizer import Tokenizer
 
-from ..manifest import file_entry, graph_entries
+from ..manifest import DRAFT_MANIFEST, file_entry, graph_entries
 from ..onnx_graph.graph import Graph, read_graph
 from ..precision.precisions import PRECISIONS, Case, parity_entry, seen_graph, write_part
 from ..precision.session import OpenGraph, open_session
@@ -114,7 +114,7 @@ def compare_pictures(
         EngineError: below the floor.
     """
     job.progress.start("pictures compared")
-    bundle = read_bundle(job.workspace.bundle)
+    bundle = read_bundle(job.workspace.bundle, DRAFT_MANIFEST)
     pipe, _ = pipeline_of(bundle, {part: partial(_open, job, bundle, part) for part in bundle.parts}, job.size)
     psnrs = []
     for k, call in enumerate(calls):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+
+from edgediff.scratch import scratch_folder
 
 from ..weight import Array, Weight
 from .attention import has_fused
@@ -52,10 +52,10 @@ def trace(
         return out
 
     module.forward = with_weights
-    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), torch.no_grad(), scratch_folder() as folder:
         # Tracing warns about shape checks that the example satisfies; the parity check runs at another batch and size.
         warnings.simplefilter("ignore")
-        path = Path(folder) / "traced.onnx"
+        path = folder / "traced.onnx"
         torch.onnx.export(
             module,
             (*example.values(), *parameters.values()),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from edgediff.errors import ArgumentError, BundleError, choices
 
 from ..convert import DEFAULT, export
 from ..lora.file import read_lora
+from ..manifest import DRAFT_MANIFEST
 from ..onnx_graph.graph import Graph, read_graph, write_graph
 from ..sources.base import Source, encoders_of
 from ..sources.modified import ModifiedSource
@@ -67,42 +66,29 @@ def export_optimum(
     for there, what in ((opened.has("vae"), "autoencoder"), (encoders_of(opened), "text encoder")):
         if not there:
             raise BundleError(f"{source} has no {what}; optimum has no pipeline without one")
-    arguments: dict[str, Any] = {"loras": loras, "config": config, "vae": vae, "prediction_type": prediction_type}
-    with _beside(out) as work:
-        export(
-            source,
-            work / "bundle",
-            precision=precision,
-            part_precision=part_precision,
-            report=report,
-            bar=bar,
-            **arguments,
-        )
+
+    def layout(bundle: Path, folder: Path) -> None:
         report("optimum's layout")
-        _write(opened, work / "bundle", work / "optimum")
-        if out.exists():
-            out.rmdir()
-        (work / "optimum").rename(out)
-    return out
+        _write(opened, bundle, folder)
 
-
-@contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """Make a folder to work in. What an interrupted export left there stays, so that the same command goes on."""
-    work = out.parent / f".{out.name}.optimum"
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        yield work
-    finally:
-        for name in ("bundle", "optimum", "scratch"):
-            shutil.rmtree(work / name, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            work.rmdir()
+    return export(
+        source,
+        out,
+        precision=precision,
+        part_precision=part_precision,
+        loras=loras,
+        config=config,
+        vae=vae,
+        prediction_type=prediction_type,
+        report=report,
+        bar=bar,
+        layout=layout,
+    )
 
 
 def _write(source: Source, bundle_folder: Path, out: Path) -> None:
     """Write every component's folder, and the index."""
-    bundle = read_bundle(bundle_folder)
+    bundle = read_bundle(bundle_folder, DRAFT_MANIFEST)
     latent, large = bundle.latent, bundle.kind == "stable-diffusion-xl"
     hollow: Callable[[str], Any] = source.hollow
     for (encoder, tokenizer), text, part in zip(encoders_of(source), bundle.text, bundle.text_encoders, strict=True):

@@ -31,6 +31,8 @@ def read_by_diffusers(
     Raises:
         ValueError, KeyError and others of diffusers': it cannot read this file.
     """
+    if path.suffix != ".safetensors":  # diffusers goes by the name, and would unpickle what is inside
+        raise ValueError(f"{path.name} is not named .safetensors")
     cls, place = model_class(name), folder / component
     place.mkdir(parents=True, exist_ok=True)
     if name.startswith("CLIP"):

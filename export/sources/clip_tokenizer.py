@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from edgediff.scratch import scratch_folder
 
 MERGES = Path(__file__).parent / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 COUNT = 49152 - 256 - 2  # merges that CLIP uses of those in the file
@@ -28,9 +29,9 @@ def clip_tokenizer(pad: str) -> Any:
 
 def tokenizer_of(vocabulary: Mapping[str, int], merges: Sequence[str], length: int, pad: str = END) -> Any:
     """Make a fast CLIP tokenizer of these words and merges (``"a b"``) that reads ``length`` tokens at most."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.json").write_text(json.dumps(dict(vocabulary)), encoding="utf-8")
-        (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    with scratch_folder() as folder:
+        (folder / "vocab.json").write_text(json.dumps(dict(vocabulary)), encoding="utf-8")
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
         return load_tokenizer(
             folder, unk_token=END, bos_token=BEGIN, eos_token=END, pad_token=pad, model_max_length=length
         )

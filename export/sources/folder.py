@@ -46,6 +46,7 @@ ABSENT = {
 }
 
 DDIM = "DDIMScheduler"  # what DDIMPipeline makes of any scheduler
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")  # another class of transformers may read pickled weights
 SMALL = [encoder for encoder, _ in ENCODERS]
 
 
@@ -120,6 +121,8 @@ class Folder:
         return model_class(DDIM).from_config(own.config) if self.pipeline == "DDIMPipeline" else own
 
     def reference_tokenizer(self, component: str) -> Any:
+        if self._class(component) not in TOKENIZERS:
+            return self.tokenizer(component)
         try:
             cls = getattr(transformers, self._class(component))
             return cls.from_pretrained(str(self.path / component), local_files_only=True)

@@ -75,7 +75,12 @@ def load_module(folder: Path, name: str, component: str, wide: bool = True) -> A
     try:
         with no_bars():
             model, info = model_class(name).from_pretrained(
-                str(folder), local_files_only=True, torch_dtype=dtype, output_loading_info=True, **more
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,  # never what is pickled
+                torch_dtype=dtype,
+                output_loading_info=True,
+                **more,
             )
     except Exception as error:
         raise BundleError(f"{folder.parent}: {folder.name} cannot be loaded: {error}") from error

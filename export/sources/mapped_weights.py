@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +30,7 @@ def folder_weights(folder: Path) -> dict[str, Weight]:
 
 def file_weights(path: Path) -> dict[str, Weight]:
     """Find the weights of one file; only its header is read. Tensors that are not floats are left out."""
-    if path.suffix == ".safetensors":
-        return {name: of_file(path, *facts) for name, facts in float_tensors(path).items()}
-    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format, which is read whole
-    tensors: Mapping[str, torch.Tensor] = torch.load(path, "cpu", mmap=mapped, weights_only=True)
-    return {name: of_tensor(t) for name, t in tensors.items() if t.is_floating_point()}
+    return {name: of_file(path, *facts) for name, facts in float_tensors(path).items()}
 
 
 def float_tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 
 from edgediff.errors import ArgumentError, BundleError, choices
+from edgediff.scratch import scratch_folder
 
 from ..weight import Weight
 from .base import COMPONENT_CLASSES
@@ -166,11 +166,9 @@ class SingleFile:
     def reference(self, component: str, wide: bool = False) -> Any:
         config = self.hollow(component).config
         settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             try:
-                return read_by_diffusers(
-                    self.path, component, class_of_component(component), settings, Path(folder), wide
-                )
+                return read_by_diffusers(self.path, component, class_of_component(component), settings, folder, wide)
             except BundleError:
                 raise
             except Exception as error:  # diffusers knows fewer layouts, and says so in many ways

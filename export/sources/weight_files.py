@@ -14,7 +14,8 @@ from safetensors import safe_open
 from edgediff.errors import BundleError
 
 # What diffusers and transformers read; flax, onnx, non_ema and other programs' files may lie beside them.
-NAME = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)$")
+NAME = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.safetensors$")
+PICKLED = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.bin$")
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
@@ -26,7 +27,7 @@ class WeightFiles:
     variant: str | None
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], Path]]:
-        """Read the shape and the file of every tensor; of .safetensors files the headers alone."""
+        """Read the shape and the file of every tensor, of the files' headers alone."""
         return {name: (shape, path) for path in self.paths for name, (shape, _) in _entries(path).items()}
 
     def dtypes(self) -> set[torch.dtype]:
@@ -35,13 +36,18 @@ class WeightFiles:
 
 
 def find_weights(folder: Path) -> WeightFiles:
-    """Find the files of weights in a component's folder: full precision before half, .safetensors before .bin.
+    """Find the files of weights in a component's folder: .safetensors alone, full precision before half.
 
     Raises:
-        BundleError: there are none.
+        BundleError: there are none; there are pickled ones, which are programs, and are not read.
     """
     if files := find_files(folder):
         return files
+    if folder.is_dir() and (pickled := sorted(p.name for p in folder.iterdir() if PICKLED.match(p.name))):
+        raise BundleError(
+            f"{folder / pickled[0]} is pickled, and reading it may run what its author wrote; where you trust it, load "
+            "the pipeline with diffusers and save it again with save_pretrained, which writes .safetensors"
+        )
     raise BundleError(
         f"{folder.parent}: {folder.name} holds no weights (diffusion_pytorch_model.safetensors, or model.safetensors "
         "of a text encoder); save the whole pipeline with save_pretrained"
@@ -53,18 +59,17 @@ def find_files(folder: Path) -> WeightFiles | None:
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     found = [m for name in names if (m := NAME.match(name))]
     for variant in ("", ".fp16"):
-        for ending in ("safetensors", "bin"):
-            fitting = [m for m in found if (m[2] or "") == variant and m[4] == ending]
-            whole = [m for m in fitting if not m[3]]
-            if fitting:
-                paths = [folder / m[0] for m in whole] or _pieces(folder, fitting[0], [m[0] for m in fitting])
-                return WeightFiles(paths, variant[1:] or None)
+        fitting = [m for m in found if (m[2] or "") == variant]
+        whole = [m for m in fitting if not m[3]]
+        if fitting:
+            paths = [folder / m[0] for m in whole] or _pieces(folder, fitting[0], [m[0] for m in fitting])
+            return WeightFiles(paths, variant[1:] or None)
     return None
 
 
 def _pieces(folder: Path, first: re.Match[str], names: list[str]) -> list[Path]:
     """List the pieces that the index names; those of another save may lie beside them. Without one, all of them."""
-    index = folder / f"{first[1]}.{first[4]}.index{first[2] or ''}.json"
+    index = folder / f"{first[1]}.safetensors.index{first[2] or ''}.json"
     if index.is_file():
         try:
             names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
@@ -83,13 +88,8 @@ def file_dtypes(path: Path) -> set[torch.dtype]:
 def _entries(path: Path) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
     """Read the shape and type of every tensor in a file. Raises ``BundleError``."""
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as f:
-                slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
-                return {
-                    name: (tuple(s.get_shape()), DTYPES.get(s.get_dtype(), torch.int64)) for name, s in slices.items()
-                }
-        loaded = torch.load(path, map_location="meta", weights_only=True)
-        return {name: (tuple(t.shape), t.dtype) for name, t in loaded.items()}
-    except Exception as error:  # both libraries raise their own
+        with safe_open(path, "pt") as f:
+            slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
+            return {name: (tuple(s.get_shape()), DTYPES.get(s.get_dtype(), torch.int64)) for name, s in slices.items()}
+    except Exception as error:  # the library raises its own
         raise BundleError(f"{path} cannot be read: {error}") from error

@@ -12,8 +12,8 @@ PACKAGE = Package(Path(__file__).parents[2] / "export", "edgediff_export")
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
     *("__main__", "adopting", "reference_model", "optimum_layout", "convert", "proving", "stages", "job", "progress"),
-    *("workspace", "manifest", "latent_facts", "preview", "proof", "precision", "onnx_graph", "sources", "lora"),
-    *("weight", "versions"),
+    *("workspace", "work_folder", "manifest", "latent_facts", "preview", "proof", "precision", "onnx_graph", "sources"),
+    *("lora", "weight", "versions"),
 )
 
 

@@ -5,6 +5,7 @@ Nothing is let through: every case here is one way to be wrong, at toy width.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -307,7 +308,7 @@ def drawn(sources: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
         facts = model_facts(source, {})
         recipes = recipes_of(source, facts)
         workspace = Workspace(tmp_path_factory.mktemp(name) / "out", name)
-        workspace._open()
+        contextlib.ExitStack().enter_context(workspace.open())
         progress = Progress({}, lambda _: None)
         progress.start = lambda _: None  # type: ignore[method-assign]
         job = ExportJob(
@@ -448,13 +449,13 @@ def test_a_wrong_part(drawn: Callable[[str], Drawn], tmp_path: Path, name: str) 
     recipe: PartRecipe = next(r for r in found.job.recipes if r.name == part)
     wrong = dataclasses.replace(recipe, wrap=lambda model: change(recipe.wrap(model)))
     workspace = Workspace(tmp_path / "out", name)
-    workspace._open()
-    job = dataclasses.replace(found.job, workspace=workspace)
-    trace_part(job, wrong)
     cases = found.job.cases(part)
     assert len(cases) > 1
-    with pytest.raises(EngineError, match=f"{part}: fp32 differs from torch by"):
-        prove_fp32(part, job.graph(recipe), cases[1:])
+    with workspace.open():
+        job = dataclasses.replace(found.job, workspace=workspace)
+        trace_part(job, wrong)
+        with pytest.raises(EngineError, match=f"{part}: fp32 differs from torch by"):
+            prove_fp32(part, job.graph(recipe), cases[1:])
 
 
 def dark(x: Any) -> Any:

@@ -330,8 +330,8 @@ def test_an_error_that_will_come_again_does_not_advise_to_run_again(tmp_path: Pa
     workspace = Workspace(tmp_path / "out", "key")
     kind = OutputError if isinstance(error, OSError) else EngineError
     with pytest.raises(kind, match=str(error.args[-1])) as caught, workspace.open():  # noqa: PT012
-        (workspace.bundle / "a").write_bytes(b"a")
-        workspace.finish("a step", {}, [workspace.bundle / "a"])
+        (workspace.bundle / "a.onnx").write_bytes(b"a")
+        workspace.finish("a step", {}, [workspace.bundle / "a.onnx"])
         raise error
     assert "again" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -340,7 +340,7 @@ def test_an_error_that_will_come_again_does_not_advise_to_run_again(tmp_path: Pa
 def test_a_full_disk_does(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "out", "key")
     with pytest.raises(OutputError, match="run again to go on, or delete it"), workspace.open():  # noqa: PT012
-        (workspace.bundle / "a").write_bytes(b"a")
-        workspace.finish("a step", {}, [workspace.bundle / "a"])
+        (workspace.bundle / "a.onnx").write_bytes(b"a")
+        workspace.finish("a step", {}, [workspace.bundle / "a.onnx"])
         raise OSError(28, "No space left on device")
     assert [p.name for p in tmp_path.iterdir()] == [".out.partial"]

@@ -37,8 +37,11 @@ class TensorRT:
         except EdgediffError as error:
             reasons.append(str(error).removeprefix(f"{part}: "))
         if not any(reasons) and not any(reasons := [why_no_device(ordinal)]):
-            files, passed_over = engine_files(bundle, part, options, ordinal)
-            reasons = [] if files else passed_over or [NO_ENGINE_FILE]
+            try:
+                files, passed_over = engine_files(bundle, part, options, ordinal)
+                reasons = [] if files else passed_over or [NO_ENGINE_FILE]
+            except EngineError as error:
+                reasons = [str(error)]
         return tuple(dict.fromkeys(filter(None, reasons)))
 
     def describe(self, bundle: Bundle, part: str, options: EngineOptions, ordinal: int | None) -> str:
@@ -63,7 +66,7 @@ class TensorRT:
             except EngineError as error:
                 reasons.append(_without(part, error))
                 if isinstance(error, DamagedEngineFile):
-                    EngineCache(options.engine_cache).drop(built)
+                    EngineCache(options.cache_folder()).drop(built)
         raise EngineError(f"{part} cannot run by TensorRT: {'; '.join(reasons) or NO_ENGINE_FILE}")
 
 
@@ -84,7 +87,7 @@ def engine_files(
     from .source import source_of
 
     platform = this_platform(ordinal)
-    return EngineCache(options.engine_cache).find(source_of(bundle, part), part, platform)
+    return EngineCache(options.cache_folder()).find(source_of(bundle, part), part, platform)
 
 
 def _open_file(bundle: Bundle, part: str, built: BuiltEngine, device: Device) -> Engine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import threading
 import time
@@ -11,6 +10,7 @@ from dataclasses import replace
 
 from ...bundle.manifest import Bundle
 from ...errors import EngineError
+from ...python_child import command as command_of
 from .builder import BuildOrder
 from .cache import EngineCache
 from .child import BuildProcess, Progress, environment
@@ -20,7 +20,7 @@ from .options import BuildOptions
 from .profiles import profile
 from .source import EngineSource, source_of
 
-COMMAND = (sys.executable, "-m", "edgediff.engines.tensorrt.builder")
+COMMAND = tuple(command_of("edgediff.engines.tensorrt.builder"))
 ROOM = 1.2  # disk space for an engine file, in sizes of its graph with weights
 
 

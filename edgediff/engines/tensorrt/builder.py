@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files import read_regular
 from .options import BuildOptions, read_options
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Say = Callable[..., None]
 EVERY = 0.1  # seconds between two lines of progress
+TIMING_LIMIT = 1 << 30  # bytes
 ERRORS = 3  # of TensorRT's that are passed on
 
 
@@ -102,7 +104,7 @@ def build(order: BuildOrder, say: Say) -> None:
     with open(order.engine, "wb") as f:
         f.write(engine)
     if order.timing is not None and timing is not None:
-        _keep(Path(order.timing), timing.serialize())
+        _keep(Path(order.timing), timing.serialize(), Path(order.engine).with_name("timing"))
     del monitor  # the builder does not keep it alive
     say("done", tensorrt=trt.__version__, size=os.path.getsize(order.engine))
 
@@ -142,7 +144,7 @@ def _timing(order: BuildOrder, config: trt.IBuilderConfig) -> trt.ITimingCache |
         return None
     known = b""
     with contextlib.suppress(OSError):
-        known = Path(order.timing).read_bytes()
+        known = read_regular(order.timing, TIMING_LIMIT)
     for data in (known, b""):  # what another TensorRT wrote is refused
         cache: trt.ITimingCache | None = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
@@ -150,9 +152,9 @@ def _timing(order: BuildOrder, config: trt.IBuilderConfig) -> trt.ITimingCache |
     return None
 
 
-def _keep(path: Path, timing: trt.IHostMemory) -> None:
+def _keep(path: Path, timing: trt.IHostMemory, new: Path) -> None:
+    """Write timings whole or not at all, by way of a file that goes with the build's folder."""
     with contextlib.suppress(OSError):
-        new = path.with_name(f"{path.name}.{os.getpid()}")
         new.write_bytes(timing)
         new.replace(path)
 

@@ -7,21 +7,23 @@ not seen.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import time
+import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...bundle.manifest import sha256
-from ...errors import EngineError
+from ...errors import EngineError, printable
+from ...files import sync_file, sync_folder
+from ...scratch import clear_dead, scratch_folder
 from .engine_file import SUFFIX, BuiltEngine, Platform, read_description, to_json
 from .source import EngineSource
 
 NO_ENGINE_FILE = "no engine file was built; run: edgediff build"
-STALE = 86_400.0  # seconds after which what a killed build left is cleared away
+BUILDING = ".building-"  # begins the names of folders in which a build works
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,17 @@ class EngineCache:
         for file in sorted(self._of(source.graph).glob(f"{part}-*.json"), key=_age):
             try:
                 built = read_description(file)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                reasons.append(f"{file.name}: the description cannot be read ({type(error).__name__})")
+            except OSError as error:
+                reasons.append(f"{printable(file.name)}: the description cannot be read ({error.strerror})")
                 continue
-            if built.weights != source.weights:
+            except ValueError as error:
+                reasons.append(f"{printable(file.name)}: the description cannot be read ({printable(str(error))})")
+                continue
+            if reason := self._who_else_writes(file, built):
+                reasons.append(f"{file.stem}: {reason}")
+            elif (built.part, built.graph) != (part, source.graph):
+                reasons.append(f"{file.stem}: describes an engine file of another part")
+            elif built.weights != source.weights:
                 reasons.append(f"{file.stem}: was built from other weights")
             elif reason := built.why_not(platform) or built.damage():
                 reasons.append(f"{file.stem}: {reason}")
@@ -54,25 +63,21 @@ class EngineCache:
         Raises:
             EngineError: the cache cannot be written, or has no such room.
         """
-        import tempfile  # 3 ms that only a build needs
-
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for old in self.folder.glob(".building-*"):
-                if time.time() - old.stat().st_mtime > STALE:
-                    shutil.rmtree(old, ignore_errors=True)
-            free = shutil.disk_usage(self.folder).free
-            if free < room:
-                raise EngineError(
-                    f"{self.folder} has {free / 1e9:.1f} GB free; an engine file needs about {room / 1e9:.1f} GB"
-                )
-            folder = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
-        except OSError as error:
-            raise EngineError(f"the engine cache at {self.folder} cannot be written: {error}") from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if reason := _open_to_all(self.folder):
+                    raise EngineError(f"the engine cache: {reason}")
+                clear_dead(self.folder, BUILDING)  # as large as an engine file
+                free = shutil.disk_usage(self.folder).free
+                if free < room:
+                    raise EngineError(
+                        f"{self.folder} has {free / 1e9:.1f} GB free; an engine file needs about {room / 1e9:.1f} GB"
+                    )
+                folder = stack.enter_context(scratch_folder(self.folder, BUILDING))
+            except OSError as error:
+                raise EngineError(f"the engine cache at {self.folder} cannot be written: {error}") from error
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, file: Path, built: BuiltEngine) -> BuiltEngine:
         """Move a finished engine file to its place, durably; what was there is replaced.
@@ -86,17 +91,18 @@ class EngineCache:
         finished = replace(built, size=file.stat().st_size, sha256=sha256(file), path=None)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with file.open("rb") as f:
-                os.fsync(f.fileno())
             new = file.with_suffix(".json")
-            with new.open("w", encoding="utf-8") as out:
-                out.write(to_json(finished))
-                out.flush()
-                os.fsync(out.fileno())
+            new.write_text(to_json(finished), encoding="utf-8")
+            for path in (file, new, folder, folder.parent):  # what all may write is passed over when it is looked for
+                if _open_to_all(path):
+                    path.chmod(path.stat().st_mode & ~stat.S_IWOTH)
+            sync_file(file)
+            sync_file(new)
             with suppress(FileNotFoundError):
                 description.unlink()  # it would describe another file for a moment
             file.replace(place)
             new.replace(description)
+            sync_folder(folder)
         except OSError as error:
             raise EngineError(f"the engine file cannot be kept in {folder}: {error}") from error
         return read_description(description)
@@ -113,8 +119,32 @@ class EngineCache:
         text = "-".join([platform.gpu, *map(str, platform.capability), *map(str, platform.tensorrt), platform.machine])
         return self.folder / f"timing-{hashlib.sha256(text.encode()).hexdigest()[:16]}.bin"
 
+    def _who_else_writes(self, file: Path, built: BuiltEngine) -> str:
+        """Tell why an engine file may be a stranger's, or an empty string. Engine files carry code: what every user of
+        this machine may write is not opened. A group's and another user's are, which is how caches are shared.
+        """
+        assert built.path is not None
+        for path in (built.path, file, file.parent, file.parents[1], self.folder):
+            try:
+                if reason := _open_to_all(path):
+                    return reason
+            except OSError as error:
+                return f"cannot be read: {error}"
+        return ""
+
     def _of(self, graph: str) -> Path:
         return self.folder / "engines" / graph[:16]
+
+
+def _open_to_all(path: Path) -> str:
+    """Tell that all users of this machine may write a file or folder, or an empty string. Windows keeps that elsewhere.
+
+    Raises:
+        OSError: it is not there.
+    """
+    if sys.platform == "win32" or not path.stat().st_mode & stat.S_IWOTH:
+        return ""
+    return f"every user of this machine can write {path}, and engine files carry code; run: chmod o-w {path}"
 
 
 def _age(file: Path) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from ... import python_child
 from ...errors import EngineError
 from .builder import BuildOrder
 
@@ -31,14 +31,12 @@ class BuildCancelled(EngineError):
 
 
 def environment(ordinal: int) -> dict[str, str]:
-    """Return the environment of a child that sees one GPU alone, and finds edgediff where this process did."""
-    out = dict(os.environ)
+    """Return the environment of a child that sees one GPU alone."""
+    out = python_child.environment()
     seen = [name.strip() for name in out.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     out["CUDA_VISIBLE_DEVICES"] = seen[ordinal] if 0 <= ordinal < len(seen) else str(max(0, ordinal))
     if not seen:
         out.setdefault("CUDA_DEVICE_ORDER", "FASTEST_FIRST")  # as the driver numbers them without the variable
-    root = str(Path(__file__).parents[3])
-    out["PYTHONPATH"] = os.pathsep.join(filter(None, [out.get("PYTHONPATH", ""), root]))
     return out
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...bundle.manifest import HASH_LIMIT, sha256
-from ...errors import EngineError
+from ...checks import is_number
+from ...errors import EngineError, choices, shown
+from ...files import open_regular, read_regular
 from .options import BuildOptions, read_options
 from .profiles import Profile
 
 FORMAT = 1
+DESCRIPTION_LIMIT = 1 << 20  # bytes; one has about two thousand
+KINDS: dict[str, type] = {"part": str, "graph": str, "size": int, "sha256": str}
 SUFFIX = ".engine"
 
 
@@ -84,7 +88,8 @@ class BuiltEngine:
         """
         assert self.path is not None
         try:
-            size = self.path.stat().st_size
+            with open_regular(self.path) as file:  # a pipe has no bytes to hash, and no end
+                size = os.fstat(file.fileno()).st_size
             if size != self.size:
                 return f"has {size} bytes, and had {self.size} when it was built"
             if size <= HASH_LIMIT and sha256(self.path) != self.sha256:
@@ -101,21 +106,51 @@ def to_json(built: BuiltEngine) -> str:
 
 
 def read_description(file: Path) -> BuiltEngine:
-    """Return what a description tells. Raises what broken JSON raises: OSError, ValueError, TypeError or KeyError."""
-    data = json.loads(file.read_text(encoding="utf-8"))
-    if data.pop("format") != FORMAT:
-        raise ValueError("another format")
-    shapes: Mapping[str, Any] = data["profile"]
-    facts = data["platform"]
-    return BuiltEngine(
-        **{
-            **data,
-            "weights": tuple(data["weights"]),
-            "platform": Platform(
-                **{**facts, "capability": tuple(facts["capability"]), "tensorrt": tuple(facts["tensorrt"])}
-            ),
-            "profile": {name: tuple(tuple(map(int, shape)) for shape in three) for name, three in shapes.items()},
-            "options": read_options(data["options"]),
-        },
-        path=file.with_suffix(SUFFIX),
-    )
+    """Return what a description tells.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file, or a large one.
+        ValueError: it is no description, or of another format; the message says what is wrong.
+    """
+    try:
+        data = json.loads(read_regular(file, DESCRIPTION_LIMIT))
+        if data.pop("format") != FORMAT:
+            raise ValueError("another format")
+        shapes, facts, weights = data.pop("profile"), data.pop("platform"), data.pop("weights")
+        built = BuiltEngine(
+            **{name: _typed(name, data.pop(name), kind) for name, kind in KINDS.items()},
+            weights=tuple(_typed("weights", w, str) for w in weights),
+            platform=_platform(**facts),
+            profile={name: tuple(map(_whole, three)) for name, three in shapes.items()},  # type: ignore[misc]
+            options=read_options(data.pop("options")),
+            seconds=_seconds(data.pop("seconds")),
+            path=file.with_suffix(SUFFIX),
+        )
+    except (TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if data:
+        raise ValueError(f"unknown fields {choices(map(shown, data))}")
+    if built.size < 1 or any(len(three) != 3 for three in built.profile.values()):
+        raise ValueError("an empty engine file, or another number of shapes than three")
+    return built
+
+
+def _platform(gpu: Any, capability: Any, tensorrt: Any, machine: Any) -> Platform:
+    major, minor = _whole(capability)
+    return Platform(_typed("gpu", gpu, str), (major, minor), _whole(tensorrt), _typed("machine", machine, str))
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 1 << 63):
+        raise ValueError(f"{name} is {shown(value)}")
+    return value
+
+
+def _whole(values: Any) -> tuple[int, ...]:
+    return tuple(_typed("a size", value, int) for value in _typed("sizes", values, list))
+
+
+def _seconds(value: Any) -> float:
+    if not is_number(value, 0, 1e9):
+        raise ValueError(f"seconds is {shown(value)}")
+    return float(value)

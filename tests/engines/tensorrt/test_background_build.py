@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import edgediff
+from edgediff.bundle.reading import read_bundle
+from edgediff.engines.background_build import build_missing
+from edgediff.engines.base import EngineOptions
 from edgediff.engines.tensorrt import installed
 from edgediff.engines.tensorrt.cache import EngineCache
 from edgediff.engines.tensorrt.options import BuildOptions
@@ -114,3 +117,13 @@ def test_nothing_to_build_from(standin: Any, tiny_bundle: Path, cache: EngineCac
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         edgediff.load(**arguments)
+
+
+def test_nothing_runs_from_a_strangers_folder(standin: Any, half_bundle: Path, cache: EngineCache, trap: Path) -> None:
+    ready: list[str] = []
+    build = build_missing(read_bundle(half_bundle), 0, EngineOptions(engine_cache=cache.folder), ready.append)
+    assert build is not None
+    assert build.wait(120)
+    assert build.errors == {}
+    assert set(ready) == {"text_encoder", "unet", "vae_decoder"}
+    assert not trap.exists()

@@ -187,3 +187,22 @@ def test_generate_stays_for_engine_files_that_are_being_built(capsys: pytest.Cap
     assert not build.running
     assert ready == ["vae_decoder"]
     assert capsys.readouterr().err == "edgediff: warning: unet: no kernel for node 7\n"
+
+
+def test_no_home(
+    standin: Any, half_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the folder of engine files that is missing, and that is what is said where one is wanted."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("EDGEDIFF_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr("edgediff.engines.tensorrt.backend.why_no_device", lambda ordinal: "")
+    assert cli.main(["build", str(half_bundle)]) == 2
+    said = "there is no folder for engine files, since this user has no home; name one by EDGEDIFF_CACHE"
+    assert capsys.readouterr().err.startswith(f"edgediff: {said}")
+    assert cli.main(["info", str(half_bundle)]) == 0
+    assert said in capsys.readouterr().out

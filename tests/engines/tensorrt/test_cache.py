@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -144,6 +146,109 @@ def test_broken_engine_files_are_passed_over(cache: EngineCache, how: str) -> No
     assert len(reasons) == (how != "description")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", "null", "[]", "{}", "not JSON", "[" * 100_000, '{"a":' * 100_000, "\xff", '{"format": 1}'),
+        *('{"profile": []}', '{"format": 1, "profile": []}'),
+        *({"profile": {"sample": [[1], [2]]}}, {"profile": {"sample": [[1], [2], ["3"]]}}, {"profile": []}),
+        *({"size": 10**400}, {"size": "900"}, {"size": 0}, {"size": True}, {"seconds": math.inf}, {"seconds": None}),
+        *({"part": 5}, {"graph": []}, {"weights": 5}, {"weights": [5]}, {"sha256": None}, {"platform": []}),
+        *({"options": 5}, {"options": {"ranges": 5}}, {"options": {"ranges": {"images": math.inf}}}, {"more": 1}),
+        *({"profile": {"sample": [[math.inf], [1], [2]]}}, {"path": "/etc/passwd"}),
+    ],
+    ids=lambda text: str(text)[:40],
+)
+def test_descriptions_that_say_nothing_are_passed_over(cache: EngineCache, text: str | dict[str, Any]) -> None:
+    built = put(cache)
+    assert built.path is not None
+    file = built.path.with_suffix(".json")
+    if isinstance(text, dict):
+        text = json.dumps(json.loads(file.read_text()) | text)
+    file.write_text(text.replace("Infinity", "1e999"), encoding="latin-1")
+    good, (reason,) = find(cache, built)
+    assert good == []
+    assert "the description cannot be read" in reason
+    assert len(reason) < 1000
+
+
+@pytest.mark.parametrize("facts", [{"gpu": 5}, {"capability": [8]}, {"capability": "87"}, {"tensorrt": [1.5]}], ids=str)
+def test_a_platform_that_is_none(cache: EngineCache, facts: dict[str, Any]) -> None:
+    built = put(cache)
+    assert built.path is not None
+    file = built.path.with_suffix(".json")
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps(data | {"platform": data["platform"] | facts}))
+    assert "the description cannot be read" in find(cache, built)[1][0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and links as POSIX has them")
+@pytest.mark.parametrize("suffix", [".json", ".engine"])
+@pytest.mark.parametrize("how", ["pipe", "huge", "device", "dangling", "folder"])
+def test_what_is_no_file_is_passed_over(cache: EngineCache, suffix: str, how: str) -> None:
+    """At once: a pipe has no end."""
+    built = put(cache)
+    assert built.path is not None
+    file = built.path.with_suffix(suffix)
+    file.unlink()
+    if how == "pipe":
+        os.mkfifo(file)
+    elif how == "huge":
+        with file.open("wb") as f:
+            f.truncate(1 << 40)  # a hole
+    elif how == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to("/dev/zero" if how == "device" else "nowhere")
+    good, (reason,) = find(cache, built)
+    assert good == []
+    assert reason
+
+
+def test_a_description_of_another_part(cache: EngineCache) -> None:
+    built = put(cache)
+    assert built.path is not None
+    file = built.path.with_suffix(".json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"part": "vae_decoder"}))
+    assert find(cache, built) == ([], [f"{file.stem}: describes an engine file of another part"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes as POSIX has them")
+@pytest.mark.parametrize("which", ["engine", "description", "folder", "engines", "cache"])
+def test_what_everybody_may_write_is_not_run(cache: EngineCache, which: str) -> None:
+    """Engine files carry code."""
+    built = put(cache)
+    assert built.path is not None
+    path = {
+        "engine": built.path,
+        "description": built.path.with_suffix(".json"),
+        "folder": built.path.parent,
+        "engines": built.path.parents[1],
+        "cache": cache.folder,
+    }[which]
+    path.chmod(0o777)
+    good, (reason,) = find(cache, built)
+    assert good == []
+    assert f"every user of this machine can write {path}, and engine files carry code; run: chmod o-w {path}" in reason
+    path.chmod(0o775)  # a group shares its cache
+    assert find(cache, built)[0] == [built]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes as POSIX has them")
+def test_a_build_where_everybody_may_write(cache: EngineCache) -> None:
+    cache.folder.mkdir()
+    cache.folder.chmod(0o777)
+    with pytest.raises(EngineError, match="every user of this machine can write"), cache.scratch(1):
+        pass
+    cache.folder.chmod(0o700)
+    before = os.umask(0)
+    try:
+        built = put(cache)
+    finally:
+        os.umask(before)
+    assert find(cache, built)[0] == [built]
+
+
 def test_drop(cache: EngineCache) -> None:
     built = put(cache)
     cache.drop(built)
@@ -162,14 +267,41 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
             pass
 
 
+BUILD = """
+import sys
+from pathlib import Path
+from edgediff.engines.tensorrt.cache import EngineCache
+with EngineCache(Path(sys.argv[1])).scratch(1) as folder:
+    (folder / "engine").write_bytes(bytes(100))
+    print(folder.name, flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_what_a_killed_build_left_is_cleared_away(cache: EngineCache) -> None:
-    old, new = cache.folder / ".building-old", cache.folder / ".building-new"
-    for folder in (old, new):
-        folder.mkdir(parents=True)
-    os.utime(old, (1, 1))
+    """At once, and not what a build that lives is working in."""
+    builds = []
+    for _ in range(2):
+        command = [sys.executable, "-c", BUILD, str(cache.folder)]
+        build = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert build.stdout is not None
+        builds.append((build, cache.folder / build.stdout.readline().strip()))
+    (living, new), (dead, old) = builds
+    dead.kill()
+    dead.communicate()
+    mine = cache.folder / ".building-notes"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years")  # no build made it
+    link = cache.folder / ".building-link"
+    if sys.platform != "win32":
+        link.symlink_to(mine)
+    assert (old / "engine").is_file()
     with cache.scratch(1):
         assert not old.exists()
-        assert new.exists()
+        assert (new / "engine").is_file()
+    living.communicate("")
+    assert not new.exists()
+    assert (mine / "thesis.txt").read_text() == "years"
 
 
 def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
