@@ -17,8 +17,8 @@ pytest.importorskip("onnx", reason="onnx, which writes the graphs, is not instal
 import onnx
 
 from edgediff import BundleError, BundleNotFoundError
-from edgediff.bundle.foreign.graph import Port, read_header
 from edgediff.bundle.foreign.tokenizers import tokenizer_file
+from edgediff.bundle.onnx_file.header import Port, read_header
 from edgediff.bundle.reading import read_bundle
 from edgediff.cli.main import main
 
