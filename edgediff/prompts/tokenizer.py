@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import BundleError, EngineError, PromptError, shown
+from ..errors import BundleError, EngineError, PromptError, printable, shown
 from ..files import read_regular
 from ..rust import panics_caught
 from .clip_tokenizer import VOCABULARY, clip_backend
@@ -47,7 +47,7 @@ class Tokenizer:
         except MemoryError:
             raise
         except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"{path.name} is not a tokenizer that can be read: {error}") from error
+            raise BundleError(f"{path.name} is not a tokenizer that can be read: {_short(error)}") from error
         if len(around) != 2:
             raise BundleError(f"{path.name} puts {len(around)} tokens around a prompt; CLIP's puts 2, begin and end")
         if padding is None:
@@ -67,7 +67,7 @@ class Tokenizer:
         except MemoryError:
             raise
         except Exception as error:  # the library raises bare Exception
-            raise PromptError(f"the tokenizer cannot cut {shown(text)}: {error}") from error
+            raise PromptError(f"the tokenizer cannot cut {shown(text)}: {_short(error)}") from error
 
     def save(self, path: Path) -> None:
         """Write it as a tokenizer.json."""
@@ -90,3 +90,8 @@ def _read(path: Path) -> Any:
     raw = read_regular(path, MAX_TOKENIZER)
     check_tokenizer(raw)
     return Backend.from_buffer(raw)
+
+
+def _short(error: Exception) -> str:
+    """What a library says, which may be a whole file."""
+    return printable(str(error)[:300])
