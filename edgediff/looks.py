@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import printable
 from .files import open_regular
 
 HEAD = 1024  # bytes that are read of any file
@@ -102,7 +103,8 @@ def not_safetensors(path: Path, error: object) -> str:
     look = look_at(path)
     if look is not None and look.kind == "cut":
         return f"{path} is {look.says}"
-    return f"{path} is not a safetensors file: {f'it is {look.says}' if look else error}"
+    said = f"it is {look.says}" if look else printable(str(error)[:200])  # a library may repeat the whole file
+    return f"{path} is not a safetensors file: {said}"
 
 
 def looks_like(names: Any) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import is_number, is_whole
-from ..errors import BundleError, EngineError, choices, shown
+from ..errors import BundleError, EngineError, choices, printable, shown
 from ..files import read_regular
 from ..rust import panics_caught
 from .bounds import MAX_CALLS, MAX_GOLDEN, MAX_GOLDEN_VALUES, MAX_NAME
@@ -57,7 +57,7 @@ def read_golden(bundle: Bundle, golden: Golden) -> dict[str, NDArray[Any]]:
     except MemoryError:
         raise
     except Exception as error:  # the library raises its own
-        raise BundleError(f"{whose} cannot be read: {error}") from error
+        raise BundleError(f"{whose} cannot be read: {printable(str(error)[:200])}") from error
     for name, values in tensors.items():
         if len(name) > MAX_NAME or values.dtype.kind not in "biuf" or values.size > MAX_GOLDEN_VALUES:
             raise BundleError(

@@ -49,9 +49,12 @@ def parse_object(path: Path, raw: bytes, *, infinite: bool = False) -> dict[str,
         data = json.loads(raw, parse_constant=constant, parse_float=_float, parse_int=_whole)
         _check(data)
     except (ValueError, RecursionError) as error:
-        wrong = stand_in(path)
-        why = "it lies in itself too deep" if isinstance(error, RecursionError) else str(error)
-        raise BundleError(f"{path} {f'is {wrong}' if wrong else f'is not JSON: {why}'}") from error
+        if wrong := stand_in(path):
+            raise BundleError(f"{path} is {wrong}") from error
+        if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+            raise BundleError(f"{path} is not JSON: {error}") from error
+        deep = isinstance(error, RecursionError)
+        raise BundleError(f"{path}: {f'its objects lie more than {MAX_DEPTH} deep' if deep else error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{path} holds {type(data).__name__}, not an object")
     return data

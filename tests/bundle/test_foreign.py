@@ -75,7 +75,7 @@ def test_a_header_is_what_onnx_reads(made: Path, part: str) -> None:
 def test_a_scheduler_of_no_class(folder: Folder, kind: Any) -> None:
     root = folder()
     edit_json(root / "scheduler" / "scheduler_config.json", _class_name=kind, beta_end=None)
-    with pytest.raises(BundleError, match=r"scheduler_config\.json: (\[\]|\{\}) is no scheduler"):
+    with pytest.raises(BundleError, match=r"scheduler_config\.json: _class_name is (\[\]|\{\}); it must be"):
         read_bundle(root)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import BundleError, BundleNotFoundError, choices
+from ...errors import BundleError, BundleNotFoundError, choices, printable
 from ...sampling.names import from_config
 from ..scheduler_config import as_run, default_steps, schedule_of
 from ..strict_json import read_object
@@ -82,7 +82,7 @@ def describe(root: Path) -> tuple[dict[str, Any], Foreign]:
         "text": texts,
         "parts": _entries(root, configs, parts, [folder for folder, _ in encoders], latent["channels"], channels),
         "zero_negative": large and index.get("force_zeros_for_empty_prompt") is not False,  # what diffusers assumes
-        "provenance": {"source_class": str(index.get("_class_name")), "producer": unet.header.producer},
+        "provenance": {"source_class": str(index.get("_class_name"))[:80], "producer": unet.header.producer},
     }
     return data, Foreign(parts, tuple(configs.notes))
 
@@ -90,7 +90,7 @@ def describe(root: Path) -> tuple[dict[str, Any], Foreign]:
 def _encoders(root: Path, index: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The folders of the text encoders and their tokenizers."""
     here = {path.parent.name for path in root.glob(f"*/{signatures.MODEL}")}
-    what = index.get("_class_name", "a pipeline")
+    what = str(index.get("_class_name", "a pipeline"))[:80]
     if "transformer" in here:
         raise BundleError(f"{root} is {what} with a transformer; this version runs models with a U-Net")
     if "text_encoder_3" in here:
@@ -140,7 +140,8 @@ def _scheduler(root: Path, index: Mapping[str, Any], configs: Configs) -> dict[s
     if scheduler.get("clip_sample"):
         raise BundleError(f"{path}: clip_sample is True, which is for models of pixels")
     if from_config(scheduler) is None:
-        configs.notes.append(f"{scheduler['_class_name']} with its settings has no twin here: the default is ddim")
+        name = printable(scheduler["_class_name"][:80])
+        configs.notes.append(f"{name} with its settings has no twin here: the default is ddim")
     return scheduler
 
 
