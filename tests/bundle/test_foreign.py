@@ -18,7 +18,8 @@ import onnx
 
 from edgediff import BundleError, BundleNotFoundError
 from edgediff.bundle.foreign.tokenizers import tokenizer_file
-from edgediff.bundle.onnx_file.header import Port, read_header
+from edgediff.bundle.onnx_file.header import Port
+from edgediff.bundle.onnx_file.walk import read_header
 from edgediff.bundle.reading import read_bundle
 from edgediff.cli.main import main
 

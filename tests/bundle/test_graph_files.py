@@ -20,7 +20,7 @@ import edgediff
 from edgediff import BundleError
 from edgediff.bundle.graph_files import graph_path
 from edgediff.bundle.manifest import sha256
-from edgediff.bundle.onnx_file.header import read_header
+from edgediff.bundle.onnx_file.walk import read_header
 from edgediff.bundle.reading import read_bundle
 from edgediff.engines.tensorrt.source import source_of
 

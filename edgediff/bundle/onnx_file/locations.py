@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from ...confined import confined
 from ...errors import BundleError, shown
-from .header import GraphHeader, read_header
+from .header import GraphHeader
+from .walk import read_header
 
 NEVER = set("\\:\0")  # of a path inside a folder: other systems' folders and drives
 ADDRESS = "*"  # begins a name that ONNX Runtime takes for an address in memory
