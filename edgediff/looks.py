@@ -6,12 +6,16 @@ Nothing is trusted: reads are bounded, a safetensors header is parsed up to ``MA
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import printable
+from .files import open_regular
+
 HEAD = 1024  # bytes that are read of any file
-MAX_HEADER = 32 << 20  # bytes of a safetensors header; SDXL's is 0.3 MB
+MAX_HEADER = 8 << 20  # bytes of a safetensors header; SDXL's is 0.3 MB
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 POINTER = b"version https://git-lfs.github.com/spec/"
 NEXT_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")  # of an ONNX file, after its version
@@ -53,9 +57,10 @@ def look_at(path: Path) -> Look | None:
     try:
         if not path.is_file():
             return None
-        size = path.stat().st_size
-        with path.open("rb") as f:
-            head = f.read(HEAD)
+        with open_regular(path) as f:
+            size = os.fstat(f.fileno()).st_size
+            head = f.read(HEAD) or b""  # None where a special file has nothing yet
+        header = _header(path, size)
     except OSError:
         return None
     if not head:
@@ -67,8 +72,8 @@ def look_at(path: Path) -> Look | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(PAGES):
         return Look("page", "a web page, not the file: the download gave a page, perhaps to log in; fetch it again")
-    if (names := _header(path, size)) is not None:
-        return names
+    if header is not None:
+        return header
     for beginning, says in BEGINNINGS:
         if head.startswith(beginning):
             return Look("other", says)
@@ -98,7 +103,8 @@ def not_safetensors(path: Path, error: object) -> str:
     look = look_at(path)
     if look is not None and look.kind == "cut":
         return f"{path} is {look.says}"
-    return f"{path} is not a safetensors file: {f'it is {look.says}' if look else error}"
+    said = f"it is {look.says}" if look else printable(str(error)[:200])  # a library may repeat the whole file
+    return f"{path} is not a safetensors file: {said}"
 
 
 def looks_like(names: Any) -> str | None:
@@ -130,7 +136,7 @@ def _stands_for(head: bytes) -> str:
 
 def _header(path: Path, size: int) -> Look | None:
     """Look at a safetensors file: 8 bytes that say how long its header is, the header in JSON, the tensors."""
-    with path.open("rb") as f:
+    with open_regular(path) as f:
         length = int.from_bytes(f.read(8), "little")
         if size < 9 or length > max(MAX_HEADER, size) or f.read(1) != b"{":
             return None
@@ -142,10 +148,11 @@ def _header(path: Path, size: int) -> Look | None:
     try:
         tensors = {k: v for k, v in json.loads(raw).items() if k != "__metadata__"}
         end = 8 + length + max((int(t["data_offsets"][1]) for t in tensors.values()), default=0)
-    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
+        cut = end > size and f"its tensors end at byte {end:,}"  # which an int of any length may not be written as
+    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
         return None
-    if end > size:
-        return Look("cut", f"cut: its tensors end at byte {end:,}, the file at {size:,}; fetch or copy it again")
+    if cut:
+        return Look("cut", f"cut: {cut}, the file at {size:,}; fetch or copy it again")
     found = looks_like(tensors)
     if found in (None, BARE_UNET) and any(name.startswith(TEXT_ENCODERS) for name in tensors):
         return Look("checkpoint", "a checkpoint")

@@ -8,11 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .bundle.golden import Case, cases_of, check_case, golden_picture, read_golden
 from .bundle.manifest import Bundle, Golden
 from .compare import psnr, relative
-from .errors import BundleError, EdgediffError, EngineError
+from .errors import BundleError, EdgediffError, shown
 from .generation.arguments import Arguments
-from .generation.elsewhere import check_names
 from .pipeline import Pipeline
 from .prompts.textual_inversion import Embeddings
 
@@ -49,74 +49,42 @@ def prove(pipe: Pipeline) -> Iterator[Finding]:
     bundle = pipe.bundle
     check_provable(bundle)
     if bundle.golden is None:
-        raise BundleError(f"bundle {bundle.name!r} holds no golden tensors; export it again to have some")
+        raise BundleError(f"bundle {shown(bundle.name)} holds no golden tensors; export it again to have some")
     tensors = read_golden(bundle, bundle.golden)
-    without = Embeddings(bundle.embedding_widths or ())  # torch drew without the words that travel along
     for part in bundle.parts:
         cases = cases_of(part, tensors)
         if cases:
             yield _part(pipe, part, cases)
-    limit = bundle.golden.floor
-    for k, call in enumerate(bundle.golden.pictures):
-        arrays = {name.split(".")[2]: v for name, v in tensors.items() if name.startswith(f"picture.{k}.")}
-        try:
-            arguments: dict[str, Any] = {**call, **arrays, "output_type": "np"}
-            check_names(arguments)
-            for step in pipe._stream(Arguments(**arguments), without):
-                last = step
-            decibels = psnr(last.result().array[0], _tensor(bundle, tensors, f"picture.{k}"))
-        except EdgediffError as error:
-            yield Finding(f"picture {k + 1}", False, str(error))
-            continue
-        yield Finding(f"picture {k + 1}", decibels >= limit, f"PSNR {decibels:.1f} dB, at least {limit:g}")
+    for k in range(len(bundle.golden.pictures)):
+        yield _picture(pipe, bundle.golden, k, tensors)
 
 
-def read_golden(bundle: Bundle, golden: Golden) -> dict[str, NDArray[Any]]:
+def _picture(pipe: Pipeline, golden: Golden, k: int, tensors: Mapping[str, NDArray[Any]]) -> Finding:
+    without = Embeddings(pipe.bundle.embedding_widths or ())  # torch drew without the words that travel along
     try:
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise EngineError("the package safetensors is not installed; run: pip install safetensors") from error
-    path = bundle.path("golden", golden.file)
-    try:
-        tensors: dict[str, NDArray[Any]] = load_file(path)
-    except Exception as error:  # the library raises its own
-        raise BundleError(f"bundle {bundle.name!r}: {golden.file.path} cannot be read: {error}") from error
-    return tensors
+        stored = golden_picture(golden, k, tensors)
+        for step in pipe._stream(Arguments(**stored.arguments, output_type="np"), without):
+            last = step
+        decibels = psnr(last.result().array[0], stored.picture)
+    except EdgediffError as error:
+        return Finding(f"picture {k + 1}", False, str(error))
+    return Finding(f"picture {k + 1}", decibels >= golden.floor, f"PSNR {decibels:.1f} dB, at least {golden.floor:g}")
 
 
-def _tensor(bundle: Bundle, tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
-    if name not in tensors:
-        raise BundleError(f"bundle {bundle.name!r}: golden tensor {name!r} is missing")
-    return tensors[name]
-
-
-def cases_of(part: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, dict[str, NDArray[Any]]]]:
-    """A part's golden cases by number, from names PART.K.in.NAME and PART.K.out.NAME: the arrays ``in`` and ``out``."""
-    out: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
-    for name, value in sorted(tensors.items()):
-        if name.startswith(part + "."):
-            pieces = name.split(".", 3)
-            if len(pieces) != 4 or pieces[2] not in ("in", "out"):
-                raise BundleError(f"golden tensor {name!r} is none of PART.K.in.NAME and PART.K.out.NAME")
-            out.setdefault(pieces[1], {"in": {}, "out": {}})[pieces[2]][pieces[3]] = value
-    return out
-
-
-def _part(pipe: Pipeline, part: str, cases: Mapping[str, dict[str, dict[str, NDArray[Any]]]]) -> Finding:
+def _part(pipe: Pipeline, part: str, cases: Mapping[str, Case]) -> Finding:
     facts = pipe.bundle.parity.get(part)
     limit = facts.get("ceiling") if isinstance(facts, dict) else None
     if not isinstance(limit, (int, float)):
-        raise BundleError(f"bundle {pipe.bundle.name!r}: parity.{part}.ceiling is missing")
+        raise BundleError(f"bundle {shown(pipe.bundle.name)}: parity.{part}.ceiling is missing")
     try:
         worst, outside = 0.0, []
         for case in cases.values():
+            check_case(part, pipe.bundle.parts[part], case)
             shapes = {name: value.shape for name, value in case["in"].items()}
             if reason := pipe._open_parts().outside(part, shapes):
                 outside.append(reason)
                 continue
             outputs = pipe.engine(part, shapes)(**case["in"])
-            if missing := [name for name in case["out"] if name not in outputs]:
-                raise BundleError(f"golden output {missing[0]!r} is none of the part's: {list(outputs)}")
             worst = max([worst, *(relative(outputs[name], wanted) for name, wanted in case["out"].items())])
     except EdgediffError as error:
         return Finding(part, False, str(error))

@@ -8,6 +8,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from edgediff.errors import printable
+
 BAR = "{desc}: {percentage:3.0f}%|{bar:20}| {remaining} left"
 
 
@@ -57,7 +59,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Report a line."""
-        self._report(line)
+        self._report(printable(line))  # a stranger's model may be what it speaks of
 
 
 def print_line(line: str) -> None:

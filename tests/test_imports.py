@@ -15,8 +15,8 @@ PACKAGE = Package(ROOT / "edgediff", "edgediff")
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
     *("cli", "examples", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
-    *("image", "looks", "scratch", "file_lock", "python_child", "compare", "checks", "arrays", "files", "errors"),
-    "version",
+    *("image", "looks", "scratch", "file_lock", "python_child", "confined", "rust", "compare", "checks", "arrays"),
+    *("files", "errors", "version"),
 )
 LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda", "tqdm"}
 

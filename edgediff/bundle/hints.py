@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
+from ..confined import stays
+from ..files import read_regular
 from ..looks import Look, look_at
+from .bounds import MAX_CONFIG
 from .foreign.description import is_foreign
 from .manifest import MANIFEST
 
@@ -105,7 +108,8 @@ def _folder(root: Path, lacking: str) -> str:
         way = f"run: {export_command(above)}" if (above / INDEX).is_file() else f"give the folder with {INDEX}"
         return f"it is one part of a model, a {kind}; {way}"
     for path in inside:
-        if path.suffix in (".safetensors", ".ckpt", ".pt", ".onnx") and (look := look_at(path)):
+        weights = path.suffix in (".safetensors", ".ckpt", ".pt", ".onnx") and stays(root, path)
+        if weights and (look := look_at(path)):
             return f"{missing}; it holds {path.name}, which is {_file(path, look)}"
     return missing if inside else f"{missing}, it is empty"
 
@@ -114,9 +118,9 @@ def _component(root: Path) -> str | None:
     """Name the class that a folder's config.json is of; None where there is none."""
     config = root / "config.json"
     try:
-        if not config.is_file() or config.stat().st_size > 1 << 20:
+        if not stays(root, config) or not config.is_file():
             return None
-        data = json.loads(config.read_bytes())
+        data = json.loads(read_regular(config, MAX_CONFIG))
         name = data.get("_class_name") or (data.get("architectures") or [None])[0]
     except (OSError, ValueError, RecursionError, AttributeError, LookupError, TypeError):
         return None

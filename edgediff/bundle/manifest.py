@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ..errors import BundleError, BundleNotFoundError
+from ..confined import confined
+from ..errors import BundleError, BundleNotFoundError, shown
+from ..files import open_regular
 from ..looks import stand_in
 from ..sampling.schedule import Schedule
 from .foreign.adaptation import Foreign
@@ -44,7 +47,6 @@ HASH_LIMIT = 64 << 20  # bytes; larger files are hashed by `edgediff verify`, no
 WEIGHTS = "onnx-data"  # external weights, opened by the .onnx file beside which they lie
 FOREIGN = "onnx-foreign"  # a graph of another exporter, adapted as it runs
 PLAIN = "onnx-plain"  # a graph without fused attention, for building engines
-MAX_SIZE = 16_384  # pixels a side; beyond it a typing error is likelier than a wish
 
 
 @dataclass(frozen=True)
@@ -232,43 +234,54 @@ class Bundle:
         return out + ([("golden", self.golden.file)] if self.golden else [])
 
     def path(self, part: str, file: File, *, hashed: bool = True) -> Path:
-        """The file's path, after its size (and, when ``hashed``, its sha256) was found to be right.
+        """The file's path, after it was found to lie inside the bundle and its size (and, when ``hashed``, its sha256)
+        to be right.
 
         Raises:
             BundleNotFoundError: no such file.
-            BundleError: another size or checksum than the manifest's.
+            BundleError: a link out of the bundle, no regular file, another size or checksum than the manifest's.
         """
+        whose = f"bundle {shown(self.name)}: {part}"
         try:
-            return self._verified(part, file, hashed)
-        except BundleError:
+            path = confined(self.root, self.root / file.path)
+            if not path.is_file():
+                raise BundleNotFoundError(
+                    f"bundle {shown(self.name)}: {part} needs {file.path}, which is not in {self.root}"
+                )
+            with open_regular(path) as opened:
+                size = os.fstat(opened.fileno()).st_size
+                digest = _digest(opened, size) if hashed and self.foreign is None and size == file.size else ""
+        except BundleNotFoundError:
             raise
+        except BundleError as error:
+            raise BundleError(f"{whose}: {error}") from error
         except OSError as error:
-            raise BundleError(f"bundle {self.name!r}: {part}: {file.path} cannot be read: {error}") from error
-
-    def _verified(self, part: str, file: File, hashed: bool) -> Path:
-        path = self.root / file.path
-        if not path.is_file():
-            raise BundleNotFoundError(f"bundle {self.name!r}: {part} needs {file.path}, which is not in {self.root}")
-        size = path.stat().st_size
+            raise BundleError(f"{whose}: {file.path} cannot be read: {error}") from error
         if size != file.size:
             raise BundleError(
-                f"bundle {self.name!r}: {part}: {file.path} has {size} bytes, the manifest says {file.size}"
+                f"{whose}: {file.path} has {size} bytes, the manifest says {file.size}"
                 f"{f'; it is {wrong}' if (wrong := stand_in(path)) else ''}"
             )
-        if hashed and self.foreign is None and (digest := sha256(path)) != file.sha256:
+        if digest and digest != file.sha256:
             raise BundleError(
-                f"bundle {self.name!r}: {part}: {file.path} is damaged: its sha256 is {digest[:16]}..., "
-                f"the manifest says {file.sha256[:16]}..."
+                f"{whose}: {file.path} is damaged: its sha256 is {digest[:16]}..., the manifest says "
+                f"{file.sha256[:16]}..."
             )
         return path
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while piece := f.read(1 << 20):
-            digest.update(piece)
+    with open_regular(path) as file:
+        return _digest(file, os.fstat(file.fileno()).st_size)
+
+
+def _digest(file: BinaryIO, size: int) -> str:
+    """Of at most one byte more than ``size``: some special files have no end."""
+    digest, left = hashlib.sha256(), size + 1
+    while left and (piece := file.read(min(left, 1 << 20))):
+        digest.update(piece)
+        left -= len(piece)
     return digest.hexdigest()
 
 

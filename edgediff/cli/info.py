@@ -10,10 +10,11 @@ from ..bundle.manifest import HASH_LIMIT, Bundle, File, Tensor
 from ..bundle.reading import read_bundle
 from ..engines.base import EngineOptions, check_device, why_not_file
 from ..engines.choose import survey, walk
-from ..errors import BundleError, EdgediffError
+from ..errors import BundleError, EdgediffError, shown
 from ..sampling.kernels import describe
 from ..verify import reference
 from .options import add_engine_cache
+from .printing import say
 
 
 def add(commands: Any) -> None:
@@ -28,18 +29,18 @@ def add(commands: Any) -> None:
 def info(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.model)
     defaults = bundle.defaults
-    print(f"{bundle.name}  {bundle.id}  {bundle.kind}  ({bundle.root})")
+    say(f"{bundle.name}  {bundle.id}  {bundle.kind}  ({bundle.root})")
     print_foreign(bundle)
     if bundle.licence:
-        print(f"licence    {bundle.licence}")
-    print(
+        say(f"licence    {bundle.licence}")
+    say(
         f"defaults   {defaults.width}x{defaults.height}, {defaults.num_inference_steps} steps of {defaults.sampler}, "
         f"guidance {defaults.guidance_scale:g}"
     )
     schedule, latent = bundle.schedule, bundle.latent
     spacing = f"{schedule.sigma_spacing} in " * bool(schedule.sigma_spacing) + schedule.timestep_spacing
-    print(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {spacing}")
-    print(
+    say(f"schedule   {schedule.beta_schedule}, {schedule.prediction_type}, {spacing}")
+    say(
         f"latent     {latent.channels} channels, {latent.factor}x smaller, scale {latent.scale:g}; sizes are multiples "
         f"of {latent.size_multiple}"
     )
@@ -49,25 +50,25 @@ def info(args: argparse.Namespace) -> None:
         total += file.size
         state = _state(bundle, name, file, options)
         problems += state.startswith("PROBLEM")
-        print(f"{name:<16}{file.path:<23} {file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
-    print(f"{'total':<54}{total / 1e6:>9.2f} MB")
-    print(f"updates    {describe()}")
+        say(f"{name:<16}{file.path:<23} {file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
+    say(f"{'total':<54}{total / 1e6:>9.2f} MB")
+    say(f"updates    {describe()}")
     print_survey(bundle, options, check_device(args.device) or 0)
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:
                 declared = as_declared(bundle, name, t)
-                print(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]{declared}")
+                say(f"{name:<16}{arrow} {t.name} {t.dtype}[{', '.join(map(str, t.shape))}]{declared}")
     for name in bundle.parts:
         facts = bundle.parity.get(name)
-        if isinstance(facts, dict) and "relative" in facts:
+        if facts and "relative" in facts:
             kept = len(facts.get("kept_fp32", ()))
-            print(
+            say(
                 f"{name:<16}{facts['relative']:.1e} from {reference(bundle)} (relative)"
                 + f", {kept} nodes in fp32" * bool(kept)
             )
     if problems:
-        raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {bundle.name!r} cannot be used")
+        raise BundleError(f"{problems} of {len(bundle.files())} files of bundle {shown(bundle.name)} cannot be used")
 
 
 def print_foreign(bundle: Bundle) -> None:
@@ -75,14 +76,14 @@ def print_foreign(bundle: Bundle) -> None:
     if bundle.foreign is None:
         return
     producer = bundle.provenance["producer"] or "an exporter that does not say"
-    print(f"foreign    {bundle.provenance['source_class']}, graphs by {producer}: no checksums, no golden tensors")
+    say(f"foreign    {bundle.provenance['source_class']}, graphs by {producer}: no checksums, no golden tensors")
     for note in bundle.foreign.notes:
-        print(f"           {note}")
+        say(f"           {note}")
     for name, adaptation in bundle.foreign.parts.items():
         header = adaptation.header
         opsets = [f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()]
         operators = [f"{domain}.{operator}" for domain, operator in header.custom]
-        print(f"{name:<16}opset {', '.join(opsets)}{'; beside them ' * bool(operators)}{', '.join(operators)}")
+        say(f"{name:<16}opset {', '.join(opsets)}{'; beside them ' * bool(operators)}{', '.join(operators)}")
 
 
 def as_declared(bundle: Bundle, part: str, tensor: Tensor) -> str:
@@ -106,9 +107,9 @@ def print_survey(bundle: Bundle, options: EngineOptions, ordinal: int) -> None:
             lines += [f"{'':<22}{reason}" for reason in row.reasons]
         answers.setdefault(tuple(lines), []).append(name)
     for text, names in answers.items():
-        print("engines    of " + ("every part" if len(answers) == 1 else ", ".join(names)))
+        say("engines    of " + ("every part" if len(answers) == 1 else ", ".join(names)))
         for line in text:
-            print(f"           {line}")
+            say(f"           {line}")
 
 
 def _state(bundle: Bundle, name: str, file: File, options: EngineOptions) -> str:

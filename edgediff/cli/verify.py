@@ -6,10 +6,11 @@ import argparse
 from typing import Any
 
 from ..bundle.reading import read_bundle
-from ..errors import BundleError
+from ..errors import BundleError, shown
 from ..pipeline import load
 from ..verify import check_provable, prove, reference
 from .options import add_engine, engine_arguments
+from .printing import say
 
 
 def add(commands: Any) -> None:
@@ -29,22 +30,22 @@ def verify(args: argparse.Namespace) -> None:
     for name, file in bundle.files():
         try:
             bundle.path(name, file)
-            print(f"ok  {name:<16}{file.path}  {file.sha256}")
+            say(f"ok  {name:<16}{file.path}  {file.sha256}")
         except BundleError as error:
             broken += 1
-            print(f"BAD {name:<16}{file.path}  {error}")
+            say(f"BAD {name:<16}{file.path}  {error}")
     if broken:
         raise BundleError(
-            f"{broken} of {len(bundle.files())} files of bundle {bundle.name!r} are missing, damaged or unreadable"
+            f"{broken} of {len(bundle.files())} files of bundle {shown(bundle.name)} are missing, damaged or unreadable"
         )
     if args.files or bundle.golden is None:
         if not args.files:
-            print(f"not proved: bundle {bundle.name!r} holds no golden tensors")
+            say(f"not proved: bundle {shown(bundle.name)} holds no golden tensors")
         return
     failed = 0
     for finding in prove(load(args.bundle, **engine_arguments(args))):
         failed += not finding.ok
-        print(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<16}{finding.detail}", flush=True)
+        say(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<16}{finding.detail}")
     if failed:
         whose = f"{reference(bundle)}'s golden tensors"
-        raise BundleError(f"{failed} checks of bundle {bundle.name!r} against {whose} failed")
+        raise BundleError(f"{failed} checks of bundle {shown(bundle.name)} against {whose} failed")

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..arrays import finite
 from ..bundle.foreign.adaptation import Adaptation
-from ..bundle.foreign.graph import Port
 from ..bundle.manifest import Latent, Part, Tensor
+from ..bundle.onnx_file.header import Port
 from ..errors import EngineError
 from .base import Engine, Shapes
 

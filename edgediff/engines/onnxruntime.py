@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import FOREIGN, HASH_LIMIT, WEIGHTS, Bundle, Part
+from ..bundle.graph_files import graph_path
+from ..bundle.manifest import FOREIGN, Bundle, Part
 from ..device.base import Device, DeviceArray
 from ..device.cuda import why_no_device
 from ..errors import BundleError, EngineError
@@ -171,12 +172,9 @@ class OnnxRuntime:
         file, reasons = first_file(manifest, self.runs, _why_missing())
         if file is None:
             raise EngineError(f"{part} cannot run here: {'; '.join(reasons)}")
-        path = bundle.path(part, file, hashed=file.size <= HASH_LIMIT)
+        path = graph_path(bundle, part, file)
         if bundle.foreign is not None:
             return _open_foreign(bundle, part, path, options, device)
-        for data in manifest.files:
-            if data.engine == WEIGHTS and data.path.startswith(file.path):
-                bundle.path(part, data, hashed=data.size <= HASH_LIMIT)
         if device is not None and streams(device, options.providers):
             return OnnxRuntimeStreamEngine(part, path, manifest, options.threads, device, options.providers)
         return OnnxRuntimeEngine(part, path, manifest, options.threads, device, options.providers)
@@ -191,8 +189,6 @@ def _open_foreign(bundle: Bundle, part: str, path: Path, options: EngineOptions,
     ordinal = None if device is None else device.ordinal
     if reason := why_no_foreign(import_onnxruntime(), bundle, part, options, ordinal):
         raise EngineError(f"{part}: {reason}")
-    for file in bundle.parts[part].files[1:]:
-        bundle.path(part, file, hashed=False)
     adaptation, shown = bundle.foreign.parts[part], bundle.parts[part]
     graph = graph_part(adaptation)
     engine = OnnxRuntimeEngine(part, path, graph, options.threads, device, options.providers)

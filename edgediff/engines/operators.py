@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from ..bundle.foreign.graph import GraphHeader
 from ..bundle.manifest import Bundle
+from ..bundle.onnx_file.header import GraphHeader
 from ..errors import choices
 from .base import EngineOptions
 from .providers import CPU, CUDA, name_of

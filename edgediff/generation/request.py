@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Float32
-from ..bundle.manifest import MAX_SIZE, Bundle
+from ..bundle.bounds import MAX_SIZE
+from ..bundle.manifest import Bundle
 from ..checks import is_number, is_whole, number, positive
 from ..errors import ArgumentError, PromptError, choices
 from ..prompts.chunks import PromptChunks

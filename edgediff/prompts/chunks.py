@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32
-from ..errors import ArgumentError
+from ..errors import ArgumentError, PromptError
 from .textual_inversion import Embeddings
 from .tokenizer import Tokenizer
 from .weights import parse
@@ -81,6 +81,7 @@ def pack(chunk: Sequence[Token], size: int, begin: int, end: int, pad: int) -> t
 
 
 MAX_CHUNKS = 64  # beyond it a pasted file is likelier than a prompt
+MAX_CHARACTERS = 1_000_000  # of a prompt; 64 chunks of words are 30,000
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,11 @@ def tokenise(
     ``what``.
 
     Raises:
-        PromptError: bad syntax of weights.
+        PromptError: bad syntax of weights; more than ``MAX_CHARACTERS``; a text that the tokenizer cannot cut.
         ArgumentError: an unknown ``syntax``.
     """
+    if len(prompt) > MAX_CHARACTERS:
+        raise PromptError(f"the {what} has {len(prompt)} characters; it may have {MAX_CHARACTERS}")
     sections = []
     for spans in parse(prompt, syntax, what):
         tokens: list[Token] = []

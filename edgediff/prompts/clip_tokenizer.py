@@ -10,9 +10,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import shown
+from ..files import read_regular
+from .tokenizer_bounds import MAX_ID, MAX_TOKENIZER
+
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
+CONFIGS = ("special_tokens_map.json", "tokenizer_config.json")  # beside them
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+MAX_CONFIG = 2 << 20  # bytes; tokenizer_config.json has a few kB
 SPECIAL = {"bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": END}  # what transformers takes
 
 
@@ -23,10 +29,10 @@ def special_tokens(folder: Path) -> dict[str, str]:
         ValueError, OSError: a file that is there cannot be read, or is no JSON object.
     """
     found: dict[str, str] = dict(SPECIAL)
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in CONFIGS:
         if not (folder / name).is_file():
             continue
-        data = json.loads((folder / name).read_bytes())
+        data = json.loads(read_regular(folder / name, MAX_CONFIG))
         if not isinstance(data, dict):
             raise ValueError(f"{name} holds {type(data).__name__}, not an object")
         for key in SPECIAL:
@@ -47,16 +53,16 @@ def clip_backend(vocabulary: Path) -> Any:
     from tokenizers.models import BPE
 
     folder = vocabulary.parent
-    ids = json.loads(vocabulary.read_bytes())
-    if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
+    ids = json.loads(read_regular(vocabulary, MAX_TOKENIZER))
+    if not isinstance(ids, dict) or not all(type(i) is int and 0 <= i <= MAX_ID for i in ids.values()):
         raise ValueError("it is no object of tokens and their ids")
     special = special_tokens(folder)
     if missing := [token for token in special.values() if token not in ids]:
-        raise ValueError(f"the token {missing[0]!r} is not in it")
-    lines = (folder / MERGES).read_text(encoding="utf-8").split("\n")
+        raise ValueError(f"the token {shown(missing[0])} is not in it")
+    lines = read_regular(folder / MERGES, MAX_TOKENIZER).decode("utf-8").replace("\r\n", "\n").split("\n")
     pairs: Any = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     if bad := [pair for pair in pairs if len(pair) != 2]:
-        raise ValueError(f"{MERGES} has a line {' '.join(bad[0])!r}; each holds two pieces")
+        raise ValueError(f"{MERGES} has a line {shown(' '.join(bad[0]))}; each holds two pieces")
     merges = [(pair[0], pair[1]) for pair in pairs]
     backend: Any = Tokenizer(
         BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=special["unk_token"])

@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Float32
-from ..errors import ArgumentError, EngineError, choices
+from ..errors import ArgumentError, EngineError, choices, shown
+from ..files import read_regular
 from ..looks import not_safetensors
+from ..rust import panics_caught
 
+MAX_FILE = 64 << 20  # bytes; embeddings have some hundred kB
+MAX_ROWS = 1_024  # tokens that a word may stand for; published ones have 1 to 75
+MAX_WORD = 256  # characters
 A1111_KEY, SDXL_KEYS = "emb_params", ("clip_l", "clip_g")
 
 
@@ -48,20 +53,22 @@ class Embeddings:
         """With ``word`` standing for ``vectors``, (tokens, width) for each text encoder, in place of what it stood for
         before.
         """
-        if not isinstance(word, str) or not word or re.search(r"[\s()\[\]\\:]|\bBREAK\b", word):
+        written = isinstance(word, str) and 0 < len(word) <= MAX_WORD and word.isprintable()
+        if not written or re.search(r"[\s()\[\]\\:]|\bBREAK\b", word):
             raise ArgumentError(
-                f"token is {word!r}; it must be a word without blanks, brackets, colons, backslashes or BREAK"
+                f"token is {shown(word)}; it must be a word without blanks, brackets, colons, backslashes or BREAK, of "
+                f"at most {MAX_WORD} characters that print"
             )
         if (widths := tuple(v.shape[1] for v in vectors)) != self.widths:
             raise ArgumentError(
-                f"the embedding of {word!r} has width {_joined(widths)}; this model's text "
+                f"the embedding of {shown(word)} has width {_joined(widths)}; this model's text "
                 f"encoder{'s have' if len(self.widths) > 1 else ' has'} {_joined(self.widths)}"
             )
         return Embeddings(self.widths, {**self.vectors, word: vectors})
 
     def remove(self, word: str) -> Embeddings:
         if not isinstance(word, str) or word not in self.vectors:
-            raise ArgumentError(f"no embedding {word!r} is loaded; there are {choices(self.vectors) or 'none'}")
+            raise ArgumentError(f"no embedding {shown(word)} is loaded; there are {choices(self.vectors) or 'none'}")
         return Embeddings(self.widths, {k: v for k, v in self.vectors.items() if k != word})
 
     def hashes(self, text: str) -> str:
@@ -101,16 +108,21 @@ def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
         EngineError: the package safetensors is not installed.
     """
     if not isinstance(path, (str, Path)):
-        raise ArgumentError(f"path is {path!r}; it must be the path of a safetensors file")
+        raise ArgumentError(f"path is {shown(path)}; it must be the path of a safetensors file")
     path = Path(path)
     try:
         from safetensors.numpy import load
     except ImportError as error:
         raise EngineError("the package safetensors is not installed; run: pip install safetensors") from error
     try:
-        tensors: dict[str, Any] = load(path.read_bytes())
-    except OSError as error:
-        raise ArgumentError(f"the embedding {path} cannot be read: {error.strerror or error}") from error
+        raw = read_regular(path, MAX_FILE)
+    except (OSError, ValueError) as error:  # a NUL in the path
+        raise ArgumentError(f"the embedding {path} cannot be read: {getattr(error, 'strerror', 0) or error}") from error
+    try:
+        with panics_caught():
+            tensors: dict[str, Any] = load(raw)
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises its own, and KeyError for types that NumPy lacks
         raise ArgumentError(not_safetensors(path, error)) from error
     word = path.stem
@@ -124,8 +136,9 @@ def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
     elif len(tensors) == 1:
         word, vectors = next(iter(tensors.items()))
     else:
+        names = choices(name[:40] for name in sorted(tensors)[:5])
         raise ArgumentError(
-            f"{path} holds {choices(sorted(tensors)[:5]) or 'nothing'}; an embedding for one text encoder holds "
+            f"{path} holds {names or 'nothing'}; an embedding for one text encoder holds "
             f"{A1111_KEY}, or one tensor named by its word; for SDXL's two, {' and '.join(SDXL_KEYS)}"
         )
     return word, (_finite_vectors(path, word, vectors),)
@@ -134,9 +147,13 @@ def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
 def _finite_vectors(path: Path, word: str, vectors: Any) -> Float32:
     vectors = np.atleast_2d(vectors)
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind != "f":
-        raise ArgumentError(f"{path}: {word} has shape {vectors.shape} of {vectors.dtype}; it must be (tokens, width)")
+        raise ArgumentError(
+            f"{path}: {shown(word)} has shape {vectors.shape} of {vectors.dtype}; it must be (tokens, width)"
+        )
     with np.errstate(over="ignore"):  # seen below
         out: Float32 = vectors.astype(np.float32)
+    if len(out) > MAX_ROWS:
+        raise ArgumentError(f"{path}: {shown(word)} stands for {len(out)} tokens; it may stand for {MAX_ROWS}")
     if not np.isfinite(out).all():
-        raise ArgumentError(f"{path}: {word} holds values that are not finite")
+        raise ArgumentError(f"{path}: {shown(word)} holds values that are not finite")
     return out

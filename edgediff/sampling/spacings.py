@@ -14,6 +14,7 @@ from ..checks import is_whole
 from ..errors import ArgumentError, choices
 from .schedule import SPACINGS, Float64, Level, Schedule
 
+MAX_STEPS = 10_000  # of one run; the models train on 1,000 timesteps, and no run gains by more
 RHO = 7.0  # Karras et al. 2022, table 1
 # Align Your Steps (Sabour et al. 2024, https://arxiv.org/abs/2404.14507, table 4): ten steps, as noise levels.
 AYS = {
@@ -66,6 +67,7 @@ def spaced(
     last = schedule.clipped_timesteps if clipped and not schedule.flow else total
     extra_point = drop_last and spacing in ("leading", "linspace")
     limit = min(distilled if spacing == "lcm" else total, total if spacing in OF_SIGMAS else last - extra_point)
+    limit = min(limit, MAX_STEPS)
     if not 1 <= steps <= limit:
         raise ArgumentError(f"num_inference_steps is {steps}; it must be 1 .. {limit} for this model and sampler")
     if spacing in OF_SIGMAS:
@@ -204,6 +206,8 @@ def _falling(name: str, levels: Any) -> Float64:
         values = np.asarray(levels, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
+    if values.size > MAX_STEPS:
+        raise ArgumentError(f"{name} has {values.size} values; a run has at most {MAX_STEPS} steps")
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ArgumentError(f"{name} are {levels!r}; they must be a list of finite numbers")
     if (np.diff(values) >= 0).any():

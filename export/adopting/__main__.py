@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from edgediff.errors import ArgumentError, EdgediffError
+from edgediff.errors import ArgumentError, EdgediffError, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bar=True,
         )
     except EdgediffError as error:
-        print(f"edgediff: {error}", file=sys.stderr)
+        print(f"edgediff: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("edgediff: interrupted", file=sys.stderr)

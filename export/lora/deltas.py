@@ -85,6 +85,8 @@ def delta(tensors: Tensors, scale: Callable[[int], float], weight: Tensor, stren
     """
     names = frozenset(tensors) - BESIDE
     change, rank = FORMULAS[names](tensors)
+    if rank == 0:
+        raise ValueError("its rank is 0, so that it changes nothing")
     if rank is not None:
         change = change * scale(rank)
     change = strength * reshaped_to(change, weight)

@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from edgediff.bundle.hints import not_here
-from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError
-from edgediff.looks import not_safetensors
+from edgediff.errors import ArgumentError, BundleError, BundleNotFoundError, shown
+from edgediff.files import read_regular
 
 from .deltas import BESIDE, FORMULAS
 from .keys import parse_key, unsupported_algorithm
+from .opened import open_lora
 
 READABLE = "LoRA, LoCon, LoHa, LoKr, full differences and DoRA"
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+MAX_SETTINGS = 2 << 20  # bytes of adapter_config.json, which has some kB
+MAX_PATTERNS, MAX_PATTERN = 2_048, 256  # of layers with an alpha of their own, and of characters in one
+SLOW = re.compile(r"\)[*+?{]|\\\d|\(\?[^:]")  # a group that repeats, a reference back, a look around
 KOHYA_DOWN = "lora_down.weight"  # in kohya's files a layer without alpha has that of its rank
 # Families by the width of the text that the U-Net attends to.
 FAMILY_OF_WIDTH = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
@@ -70,16 +72,13 @@ def read_lora(path: Path | str, weight: float = 1.0) -> Lora:
         raise ArgumentError(f"the weight of {path} is {weight}; choose a finite number, such as 0.8")
     if not path.is_file():
         raise BundleNotFoundError(f"no LoRA file at {path}{not_here(path)}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-            metadata = file.metadata() or {}
-            layers = _layers(path, keys)
-            family = _family(layers, lambda key: list(file.get_slice(key).get_shape()))
-            configs = _configs(path, metadata)
-            doubt = _doubt(path, layers, configs, lambda key: list(file.get_slice(key).get_shape()))
-    except SafetensorError as error:
-        raise BundleError(not_safetensors(path, error)) from error
+    with open_lora(path) as file:
+        shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
+    layers = _layers(path, list(shapes))
+    family = _family(layers, shapes.__getitem__)
+    configs = _configs(path, metadata)
+    doubt = _doubt(path, layers, configs, shapes.__getitem__)
     return Lora(path, float(weight), layers, family, configs, doubt)
 
 
@@ -119,7 +118,7 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, 
     if not inside and not (path.name == "adapter_model.safetensors" and beside.is_file()):
         return {}
     try:
-        settings = json.loads(inside if inside else beside.read_text(encoding="utf-8"))
+        settings = json.loads(inside if inside else read_regular(beside, MAX_SETTINGS))
         if not any(key.startswith(f"{component}.") for key in settings for component in COMPONENTS):
             settings = {f"{component}.{k}": v for component in COMPONENTS for k, v in settings.items()}
         configs: dict[str, dict[str, Any]] = {component: {} for component in COMPONENTS}
@@ -130,11 +129,22 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, 
             for alpha in (config.get("lora_alpha") or 0, *(config.get("alpha_pattern") or {}).values()):
                 if not math.isfinite(alpha):
                     raise ValueError(f"alpha is {alpha}")
-            for pattern in config.get("alpha_pattern") or {}:
-                re.compile(pattern)
-    except (ValueError, TypeError, AttributeError, re.error) as error:
+            _check_patterns(config.get("alpha_pattern") or {})
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError, re.error) as error:
         raise BundleError(f"{source} is not PEFT's settings: {error}") from error
     return dict(configs)
+
+
+def _check_patterns(patterns: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for patterns that may take long to match: PEFT's name layers."""
+    if len(patterns) > MAX_PATTERNS:
+        raise ValueError(f"alpha_pattern has {len(patterns)} entries; it may have {MAX_PATTERNS}")
+    for pattern in patterns:
+        if len(pattern) > MAX_PATTERN or SLOW.search(pattern) or len(re.findall(r"[*+{]", pattern)) > 2:
+            raise ValueError(
+                f"alpha_pattern has {shown(pattern)}, which may take long to match; write the layer's name"
+            )
+        re.compile(pattern)
 
 
 def _doubt(
@@ -152,7 +162,7 @@ def _doubt(
             continue
         own = [layer.keys for layer in layers if layer.component == component and "alpha" not in layer.keys]
         downs = [keys["down"] for keys in own if "down" in keys]
-        ranks = sorted({shape(key)[0] for key in downs if not key.endswith(KOHYA_DOWN)})
+        ranks = sorted({size[0] for key in downs if not key.endswith(KOHYA_DOWN) and (size := shape(key))})
         if len(ranks) > 1:
             return (
                 f"{path}: its layers of {component} have ranks {', '.join(map(str, ranks))} and it says no alpha; each "

@@ -15,20 +15,20 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
-from edgediff.errors import ArgumentError
+from edgediff.errors import ArgumentError, printable, shown
 
 from ..weight import Array, Weight
 from .deltas import BESIDE, delta, reshaped_to
-from .file import FAMILY_OF_WIDTH, Layer, Lora
+from .file import FAMILY_OF_WIDTH, MAX_PATTERNS, Layer, Lora
 from .keys import layer_paths
+from .opened import open_lora
 
 
 def check(loras: Sequence[Lora], modules: Mapping[str, Any]) -> None:
@@ -139,8 +139,8 @@ def _sums(
     """Work out what all LoRAs together add to ``weight`` and ``bias`` of the layer ``target`` at ``path``."""
     sums: dict[str, torch.Tensor] = {}
     for lora, layer in items:
-        with safe_open(lora.path, framework="pt") as file:
-            tensors = {name: _tensor(file, key, target) for name, key in layer.keys.items()}
+        with open_lora(lora.path) as file:
+            tensors = {name: _tensor(lora, file, key, target) for name, key in layer.keys.items()}
             try:
                 parts = _parts(tensors, _scaling(lora, layer, path, file), target, lora.weight)
             except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
@@ -169,12 +169,17 @@ def _parts(
     return parts
 
 
-def _tensor(file: Any, key: str, target: Any) -> torch.Tensor:
+def _tensor(lora: Lora, file: Any, key: str, target: Any) -> torch.Tensor:
     """Read a tensor in float32; without data where the model has none."""
-    if target.weight.is_meta:
-        return torch.empty(file.get_slice(key).get_shape(), device="meta")
-    tensor: torch.Tensor = file.get_tensor(key).float()
-    return tensor
+    try:
+        if target.weight.is_meta:
+            return torch.empty(file.get_slice(key).get_shape(), device="meta")
+        tensor: torch.Tensor = file.get_tensor(key)
+    except Exception as error:  # the library raises its own, torch for types and sizes that it lacks
+        raise ArgumentError(f"{lora.path}: {shown(key)} cannot be read: {printable(str(error)[:200])}") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ArgumentError(f"{lora.path}: {shown(key)} is of type {tensor.dtype}; it must hold real numbers")
+    return tensor.float()
 
 
 def _scaling(lora: Lora, layer: Layer, path: str, file: Any) -> Callable[[int], float]:
@@ -197,7 +202,12 @@ def _scaling(lora: Lora, layer: Layer, path: str, file: Any) -> Callable[[int], 
 
 def _matches(pattern: str, path: str) -> bool:
     """Tell whether a pattern of PEFT's means the layer, with the inner module of a text encoder or without it."""
-    return any(re.match(rf"(.*\.)?({pattern})$", name) for name in (path, f"text_model.{path}"))
+    return any(_compiled(pattern).match(name) for name in (path, f"text_model.{path}"))
+
+
+@lru_cache(MAX_PATTERNS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def _hint(lora: Lora, unet: Any) -> str:

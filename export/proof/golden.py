@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgediff.bundle.golden import cases_of
 from edgediff.bundle.manifest import Bundle
 from edgediff.generation.arguments import Arguments
 from edgediff.generation.request import plan_for
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.rng import TorchCpuGenerator
-from edgediff.verify import cases_of
 
 from ..precision.precisions import Case
 

@@ -17,9 +17,10 @@ import pytest
 
 import edgediff
 from edgediff import ArgumentError, BundleError, OutputError
+from edgediff.bundle.golden import read_golden
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
-from edgediff.verify import prove, read_golden
+from edgediff.verify import prove
 from edgediff_export.adopting.adopt import adopt
 from edgediff_export.adopting.rewire import rewired
 from edgediff_export.onnx_graph.graph import read_graph

@@ -11,7 +11,7 @@ import torch
 
 import edgediff
 from edgediff import ArgumentError, BundleError, OutputError
-from edgediff.bundle.foreign.graph import read_header
+from edgediff.bundle.onnx_file.walk import read_header
 from edgediff_export.__main__ import main
 from edgediff_export.optimum_layout.write import export_optimum
 

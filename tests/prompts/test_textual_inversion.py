@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from safetensors.numpy import save_file
 
 import edgediff
 from edgediff import ArgumentError, BundleError
-from edgediff.prompts.textual_inversion import Embeddings, read_embedding
+from edgediff.prompts.textual_inversion import MAX_FILE, Embeddings, read_embedding
 
 
 def ones(rows: int, width: int = 4) -> np.ndarray:
@@ -127,3 +129,47 @@ def test_a_bundle_without_the_input(one_chunk: Path, tmp_path: Path) -> None:
         pipe.load_textual_inversion(tmp_path / "a.safetensors")
     with pytest.raises(ArgumentError, match="clip_skip is 1; the text encoder of bundle 'tiny' offers 0"):
         pipe.stream("a cat", clip_skip=1)
+
+
+@pytest.mark.parametrize("word", ["a\x1b", "a\x7f", "a\u202e", "\ud800", "a\0", "x" * 257])
+def test_words_that_a_terminal_would_obey(word: str) -> None:
+    with pytest.raises(ArgumentError, match="characters that print") as caught:
+        Embeddings([4]).add(word, [ones(1)])
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
+def test_files_without_an_end(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="it is no regular file"):
+        read_embedding("/dev/zero")
+    with (tmp_path / "long.safetensors").open("wb") as f:
+        f.truncate(1 << 40)
+    with pytest.raises(ArgumentError, match=f"it holds more than {MAX_FILE} bytes"):
+        read_embedding(tmp_path / "long.safetensors")
+    with pytest.raises(ArgumentError, match="cannot be read"):
+        read_embedding("a\0b")
+
+
+def test_a_word_of_more_tokens_than_anybody_trains(tmp_path: Path) -> None:
+    save_file({"emb_params": ones(1025)}, tmp_path / "a.safetensors")
+    with pytest.raises(ArgumentError, match="'a' stands for 1025 tokens; it may stand for 1024"):
+        read_embedding(tmp_path / "a.safetensors")
+
+
+def test_mutated_files(tmp_path: Path) -> None:
+    """500 files with bits and bytes changed, most in the header: vectors, or a typed error."""
+    path = tmp_path / "a.safetensors"
+    save_file({"emb_params": ones(2)}, path)
+    raw, chosen, read = path.read_bytes(), random.Random(0), 0
+    for _ in range(500):
+        data = bytearray(raw)
+        for _ in range(chosen.choice((1, 2, 4))):
+            at = chosen.randrange(len(data))
+            if chosen.random() < 0.5:
+                data[at] = chosen.randrange(256)
+            else:
+                del data[at : at + chosen.choice((1, 8))]
+        path.write_bytes(data)
+        with contextlib.suppress(ArgumentError):
+            read += np.isfinite(read_embedding(path)[1][0]).all()
+    assert 5 < read < 495

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from edgediff import ArgumentError, Schedule
+from edgediff.sampling.planning import plan
 from edgediff.sampling.schedule import SPACINGS
-from edgediff.sampling.spacings import from_sigmas, from_timesteps, spaced
+from edgediff.sampling.spacings import MAX_STEPS, from_sigmas, from_timesteps, spaced
 
 FLOW = Schedule(prediction_type="flow_prediction")
 
@@ -161,3 +162,14 @@ def test_bad_sigmas(values: object, said: str) -> None:
 def test_bad_timesteps(values: list[float]) -> None:
     with pytest.raises(ArgumentError, match=r"they must lie in 0 \.\. 999"):
         from_timesteps(Schedule(), values)
+
+
+def test_no_run_is_longer_than_anybody_waits() -> None:
+    """A table of 1,000,000 steps is seconds of work, and a gigabyte."""
+    long = Schedule(num_train_timesteps=1_000_000, beta_start=1e-6, beta_end=2e-5)
+    with pytest.raises(ArgumentError, match=rf"num_inference_steps is 100000; it must be 1 \.\. {MAX_STEPS}"):
+        plan(long, "deis_3", 100_000)
+    levels = [1_000_000 - k for k in range(1, MAX_STEPS + 2)]
+    with pytest.raises(ArgumentError, match=f"timesteps has {MAX_STEPS + 1} values; a run has at most {MAX_STEPS}"):
+        plan(long, "ddim", timesteps=levels)
+    assert plan(long, "ddim", MAX_STEPS).intervals == MAX_STEPS

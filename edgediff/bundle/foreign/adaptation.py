@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .graph import GraphHeader, Port
+from ..onnx_file.header import GraphHeader, Port
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import BundleError, BundleNotFoundError, choices
+from ...errors import BundleError, BundleNotFoundError, choices, printable
 from ...sampling.names import from_config
 from ..scheduler_config import as_run, default_steps, schedule_of
+from ..strict_json import read_object
 from . import signatures
 from .adaptation import Adaptation, Foreign
 from .facts import Configs, check_unet, default_size, latent_facts, whole
-from .named_files import read_config
 from .parts import file_entry, part_entry
 from .scheduler_defaults import completed
 from .tokenizers import text_facts, tokenizer_file
@@ -39,7 +39,7 @@ def describe(root: Path) -> tuple[dict[str, Any], Foreign]:
         BundleError, BundleNotFoundError: what cannot be run; the message names the file and the fact.
     """
     configs = Configs(root)
-    index = read_config(root / INDEX) if (root / INDEX).is_file() else {}
+    index = read_object(root, root / INDEX) if (root / INDEX).is_file() else {}
     encoders = _encoders(root, index)
     unet = signatures.unet(root)
     config = configs.of("unet")
@@ -53,9 +53,9 @@ def describe(root: Path) -> tuple[dict[str, Any], Foreign]:
         last = folder == encoders[-1][0]
         own = configs.of(folder)
         parts[ours] = signatures.text_encoder(root, folder, own, large, large and last)
-        file = tokenizer_file(root / tokenizer)
+        file = tokenizer_file(root, root / tokenizer)
         shape = parts[ours].inputs["input_ids"].shape
-        facts = text_facts(root / tokenizer, file, own, shape[-1])
+        facts = text_facts(root, root / tokenizer, file, own, shape[-1])
         texts.append({"file": file_entry(root, file, "tokenizers", "-"), **facts})
     parts |= {"unet": unet, "vae_decoder": decoder}
     channels = _channels(unet, config, latent["channels"])
@@ -70,7 +70,7 @@ def describe(root: Path) -> tuple[dict[str, Any], Foreign]:
     steps = default_steps(scheduler, {**config, **_embeds_guidance(unet)}, True, large)
     data = {
         "format": 1,
-        "name": root.resolve().name,
+        "name": root.resolve().name.encode("utf-8", "replace").decode(),  # a name on disk may be no text
         "kind": "stable-diffusion-xl" if large else "stable-diffusion",
         "schedule": schedule_of(scheduler),
         "latent": latent,
@@ -82,7 +82,7 @@ def describe(root: Path) -> tuple[dict[str, Any], Foreign]:
         "text": texts,
         "parts": _entries(root, configs, parts, [folder for folder, _ in encoders], latent["channels"], channels),
         "zero_negative": large and index.get("force_zeros_for_empty_prompt") is not False,  # what diffusers assumes
-        "provenance": {"source_class": str(index.get("_class_name")), "producer": unet.header.producer},
+        "provenance": {"source_class": str(index.get("_class_name"))[:80], "producer": unet.header.producer},
     }
     return data, Foreign(parts, tuple(configs.notes))
 
@@ -90,7 +90,7 @@ def describe(root: Path) -> tuple[dict[str, Any], Foreign]:
 def _encoders(root: Path, index: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The folders of the text encoders and their tokenizers."""
     here = {path.parent.name for path in root.glob(f"*/{signatures.MODEL}")}
-    what = index.get("_class_name", "a pipeline")
+    what = str(index.get("_class_name", "a pipeline"))[:80]
     if "transformer" in here:
         raise BundleError(f"{root} is {what} with a transformer; this version runs models with a U-Net")
     if "text_encoder_3" in here:
@@ -132,7 +132,7 @@ def _channels(unet: Adaptation, config: Mapping[str, Any], latent: int) -> int:
 def _scheduler(root: Path, index: Mapping[str, Any], configs: Configs) -> dict[str, Any]:
     """The scheduler's config with every setting, as diffusers' pipeline of that class runs it."""
     path = root / "scheduler" / SCHEDULER
-    config = completed(read_config(path), path)
+    config = completed(read_object(root, path), path)
     name = str(index.get("_class_name"))
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
@@ -140,7 +140,8 @@ def _scheduler(root: Path, index: Mapping[str, Any], configs: Configs) -> dict[s
     if scheduler.get("clip_sample"):
         raise BundleError(f"{path}: clip_sample is True, which is for models of pixels")
     if from_config(scheduler) is None:
-        configs.notes.append(f"{scheduler['_class_name']} with its settings has no twin here: the default is ddim")
+        name = printable(scheduler["_class_name"][:80])
+        configs.notes.append(f"{name} with its settings has no twin here: the default is ddim")
     return scheduler
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import BundleError
+from ...errors import BundleError, shown
+from ..strict_json import read_object
 from .adaptation import Adaptation
-from .named_files import read_config
 
 # diffusers' own default of AutoencoderKL, and what SDXL's says.
 SCALE, LARGE_SCALE = 0.18215, 0.13025
@@ -34,7 +34,7 @@ class Configs:
 
     def of(self, folder: str, name: str = "config.json") -> dict[str, Any]:
         path = self.root / folder / name
-        return read_config(path) if path.is_file() else {}
+        return read_object(self.root, path) if path.is_file() else {}
 
     def assumed(self, what: str, value: Any) -> Any:
         """Note a fact that no config tells, and return it."""
@@ -48,7 +48,7 @@ def whole(config: Mapping[str, Any], key: str, where: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
-        raise BundleError(f"{where}: {key} is {value!r}; it must be a positive number")
+        raise BundleError(f"{where}: {key} is {shown(value)}; it must be a positive number")
     return value
 
 
@@ -58,7 +58,7 @@ def blocks(config: Mapping[str, Any], where: str) -> int | None:
     if widths is None:
         return None
     if not isinstance(widths, list) or not 1 <= len(widths) <= 12:
-        raise BundleError(f"{where}: block_out_channels is {str(widths)[:60]}; it must be a list of 1 to 12 widths")
+        raise BundleError(f"{where}: block_out_channels is {shown(widths)}; it must be a list of 1 to 12 widths")
     return len(widths)
 
 
@@ -66,7 +66,7 @@ def check_unet(config: Mapping[str, Any]) -> None:
     """Raise ``BundleError`` for a U-Net that the runtime cannot run."""
     for key, values in KNOWN_UNET.items():
         if config.get(key) not in values:
-            raise BundleError(f"unet: {key} is {config.get(key)!r}, which this version cannot run")
+            raise BundleError(f"unet: {key} is {shown(config.get(key))}, which this version cannot run")
     given, taken = whole(config, "out_channels", "unet"), whole(config, "in_channels", "unet")
     if given is not None and taken is not None and given > taken:
         raise BundleError(f"unet: it gives {given} channels for {taken}; learned variances are not supported")
@@ -77,7 +77,7 @@ def latent_facts(configs: Configs, decoder: Adaptation, large: bool) -> dict[str
     vae, unet = configs.of("vae_decoder") or configs.of("vae_encoder"), configs.of("unet")
     for key in ("latents_mean", "latents_std"):
         if vae.get(key) is not None:
-            raise BundleError(f"vae_decoder: {key} is {str(vae[key])[:60]}, which this version cannot run")
+            raise BundleError(f"vae_decoder: {key} is {shown(vae[key])}, which this version cannot run")
     declared = decoder.inputs["latent_sample"].shape
     channels: Any = declared[1] if len(declared) == 4 else "?"
     if not isinstance(channels, int):
@@ -90,7 +90,7 @@ def latent_facts(configs: Configs, decoder: Adaptation, large: bool) -> dict[str
     if scale is None:
         scale = configs.assumed("the autoencoder's scaling_factor", LARGE_SCALE if large else SCALE)
     if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < 1e6:
-        raise BundleError(f"vae_decoder: scaling_factor is {scale!r}; it must be a positive number")
+        raise BundleError(f"vae_decoder: scaling_factor is {shown(scale)}; it must be a positive number")
     steps = blocks(unet, "unet")
     if steps is None:
         steps = configs.assumed("the number of the U-Net's levels", 3 if large else 4)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError
+from ..onnx_file.header import GraphHeader, Port
 from .adaptation import Adaptation
-from .graph import GraphHeader, Port
 from .signatures import MODEL
 
 ENGINE, WEIGHTS = "onnx-foreign", "onnx-data"  # FOREIGN and WEIGHTS of ..manifest, which imports this folder

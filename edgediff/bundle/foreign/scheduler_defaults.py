@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import BundleError, choices
+from ...errors import BundleError, choices, shown
 
 COMMON: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -78,11 +78,13 @@ def completed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         BundleError: a class whose defaults are not known, and that leaves one out that the schedule needs.
     """
     name = config.get("_class_name")
-    if isinstance(name, str) and name in DEFAULTS:
+    if not isinstance(name, str):
+        raise BundleError(f"{path}: _class_name is {shown(name)}; it must be the name of a scheduler")
+    if name in DEFAULTS:
         return DEFAULTS[name] | dict(config)
     if missing := [key for key in COMMON if key not in config and key != "trained_betas"]:
         raise BundleError(
-            f"{path}: {name!r} is no scheduler that this version knows, and leaves {missing[0]} out; it knows "
+            f"{path}: {shown(name)} is no scheduler that this version knows, and leaves {missing[0]} out; it knows "
             f"{choices(DEFAULTS)}"
         )
     return dict(config)

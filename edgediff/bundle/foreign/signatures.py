@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, choices
 from ...looks import stand_in
+from ..onnx_file.header import GraphHeader, Port
+from ..onnx_file.locations import check_graph
 from .adaptation import Adaptation, Given
-from .graph import GraphHeader, Port, read_header
 
 MODEL = "model.onnx"
 FLOATS, INTEGERS = ("float32", "float16", "float64"), ("int64", "int32")
@@ -115,15 +116,15 @@ def header_of(root: Path, folder: str) -> GraphHeader:
         BundleError, BundleNotFoundError: the graph or its weights are missing or damaged, or lie elsewhere.
     """
     place = root / folder
-    header = read_header(place / MODEL)
-    for name in sorted(header.external):
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or not pure.parts:
-            raise BundleError(f"{place / MODEL} keeps weights in {name!r}, which leaves its folder")
-        if not (place / name).is_file():
-            raise BundleError(f"{place / MODEL} keeps weights in {name}, which is missing")
-        if wrong := stand_in(place / name):
-            raise BundleError(f"{place / MODEL} keeps weights in {name}, which is {wrong}")
+    header, needed = check_graph(root, place / MODEL)
+    for name, size in needed.items():
+        inside = name.removeprefix(f"{folder}/")
+        if not (root / name).is_file():
+            raise BundleError(f"{place / MODEL} keeps weights in {inside}, which is missing")
+        if wrong := stand_in(root / name):
+            raise BundleError(f"{place / MODEL} keeps weights in {inside}, which is {wrong}")
+        if size > (there := (root / name).stat().st_size):
+            raise BundleError(f"{place / MODEL} reads {inside} up to byte {size}; it has {there}")
     return header
 
 

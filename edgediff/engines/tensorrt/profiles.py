@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...bundle.manifest import MAX_SIZE, Bundle
+from ...bundle.bounds import MAX_SIZE
+from ...bundle.manifest import Bundle
 from ...checks import is_whole
 from ...errors import ArgumentError, EngineError
 

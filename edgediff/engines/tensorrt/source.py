@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle.manifest import HASH_LIMIT, PLAIN, WEIGHTS, Bundle, File
+from ...bundle.graph_files import graph_path
+from ...bundle.manifest import PLAIN, WEIGHTS, Bundle, File
 from ...errors import EngineError
 
 TYPED = ("fp16", "fp32")  # precisions whose graphs carry their types, which TensorRT follows
@@ -39,7 +40,7 @@ def source_of(bundle: Bundle, part: str) -> EngineSource:
             f"{precisions}"
         )
     weights = [f for f in files if f.engine == WEIGHTS and f.path.startswith(_stem(chosen))]
-    graph, *_ = [bundle.path(part, file, hashed=file.size <= HASH_LIMIT) for file in (chosen, *weights)]
+    graph = graph_path(bundle, part, chosen)
     return EngineSource(graph, chosen.sha256, tuple(f.sha256 for f in weights), sum(f.size for f in (chosen, *weights)))
 
 

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 MAX_VARINT = 10  # bytes
+MAX_NUMBER = (1 << 29) - 1  # of a field
 MAX_TEXT = 1 << 16  # bytes of a name; nobody writes longer ones
 
 
@@ -35,17 +36,18 @@ def fields(file: BinaryIO, start: int, end: int) -> Iterator[Field]:
     at = start
     while at < end:
         file.seek(at)
-        key, at = _varint(file, at)
+        head = file.read(2 * MAX_VARINT)
+        key, used = _varint(head, 0)
         number, wire = key >> 3, key & 7
-        if number == 0:
-            raise WireError("a field has the number 0")
+        if not 0 < number <= MAX_NUMBER:  # other readers cut a larger one down to some other field
+            raise WireError(f"a field has the number {number}")
         if wire == VARINT:
-            value, at = _varint(file, at)
-            field = Field(number, wire, value)
+            value, used = _varint(head, used)
+            field, at = Field(number, wire, value), at + used
         elif wire in (FIXED64, FIXED32, BYTES):
-            size, at = (8, at) if wire == FIXED64 else (4, at) if wire == FIXED32 else _varint(file, at)
-            field = Field(number, wire, 0, at, at + size)
-            at += size
+            size, used = (8, used) if wire == FIXED64 else (4, used) if wire == FIXED32 else _varint(head, used)
+            field = Field(number, wire, 0, at + used, at + used + size)
+            at = field.end
         else:
             raise WireError(f"a field has the wire type {wire}")
         if at > end:
@@ -64,14 +66,13 @@ def text(file: BinaryIO, field: Field) -> str:
         raise WireError("a name is not UTF-8") from error
 
 
-def _varint(file: BinaryIO, at: int) -> tuple[int, int]:
+def _varint(head: bytes, at: int) -> tuple[int, int]:
     """Read a number of seven bits a byte, and tell where it ends."""
     value = 0
-    for k in range(MAX_VARINT):
-        byte = file.read(1)
-        if not byte:
-            raise WireError("it ends in the middle of a field")
-        value |= (byte[0] & 0x7F) << (7 * k)
-        if byte[0] < 0x80:
+    for k, byte in enumerate(head[at : at + MAX_VARINT]):
+        value |= (byte & 0x7F) << (7 * k)
+        if byte < 0x80:
+            if value >> 64:
+                raise WireError("a number has more than 64 bits")
             return value, at + k + 1
-    raise WireError("a number has more than 10 bytes")
+    raise WireError("it ends in the middle of a field" if len(head) < at + MAX_VARINT else "a number goes on and on")

@@ -3,66 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import BundleError, BundleNotFoundError
+from ...errors import BundleError, BundleNotFoundError, shown
+from ...files import open_regular
 from ...looks import look_at
+from .header import GraphHeader, Port
 from .protobuf import BYTES, MAX_VARINT, Field, WireError, fields, text
 
 # Field numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
-MODEL_PRODUCER, MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTION = 2, 7, 8, 25
+MODEL_PRODUCER, MODEL_GRAPH, MODEL_OPSET, MODEL_TRAINING, MODEL_FUNCTION = 2, 7, 8, 20, 25
 NODE, INITIALIZER, INPUT, OUTPUT, SPARSE = 1, 5, 11, 12, 15
-NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN, FUNCTION_NODE = 4, 5, 7, 7
-ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN, FUNCTION_NODE, FUNCTION_DEFAULT = 4, 5, 7, 7, 11
+ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)  # one, and a list of them
 TENSOR_DIM, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 1, 2, 8, 13
 TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
          11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}  # fmt: skip
-STANDARD = ("", "ai.onnx")  # ONNX's own operator domain
+BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}  # a value
 MAX_DEPTH = 16  # of graphs inside nodes
 MAX_RANK = 64  # dimensions of a tensor; NumPy has no more
 MAX_ENTRIES = 2_000_000  # fields in all; the U-Net of SD 1.5 has 43,659 as optimum-onnx 0.1.0 writes it
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output as the file declares it; a dimension is a number, a name, or "?" where nothing is said."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
-
-
-@dataclass
-class GraphHeader:
-    """A header is all that is read of an ONNX file.
-
-    Attributes:
-        inputs, outputs: of the graph; inputs that have a default are weights, and left out.
-        opsets: the version of each operator domain.
-        operators: (domain, operator) of every node, those of inner graphs and functions included.
-        external: the files of weights that it names.
-        weights: how many bytes of weights it has of each type, where shapes tell.
-    """
-
-    inputs: tuple[Port, ...] = ()
-    outputs: tuple[Port, ...] = ()
-    producer: str = ""
-    opsets: dict[str, int] = field(default_factory=dict)
-    operators: set[tuple[str, str]] = field(default_factory=set)
-    functions: set[str] = field(default_factory=set)
-    external: set[str] = field(default_factory=set)
-    weights: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def custom(self) -> list[tuple[str, str]]:
-        """The operators outside ONNX's own domain, sorted."""
-        return sorted(pair for pair in self.operators if pair[0] not in STANDARD)
 
 
 def read_header(path: Path) -> GraphHeader:
@@ -72,16 +35,18 @@ def read_header(path: Path) -> GraphHeader:
         BundleNotFoundError: no such file.
         BundleError: it cannot be read, or is no ONNX file; the message says what it is, where that can be told.
     """
-    if not path.is_file():
-        raise BundleNotFoundError(f"{path} is missing")
     try:
-        with path.open("rb") as file:
+        if not path.is_file():
+            raise BundleNotFoundError(f"{path} is missing")
+        with open_regular(path) as file:
             reader = _Reader(file)
             try:
-                header = reader.model(path.stat().st_size)
+                header = reader.model(os.fstat(file.fileno()).st_size)
             except WireError as error:
                 raise BundleError(f"{path} is not an ONNX file: {_why(path) or error}") from error
     except OSError as error:
+        if isinstance(error, BundleError):
+            raise
         raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
     if not header.outputs:
         raise BundleError(f"{path} is not an ONNX file: {_why(path) or 'it holds no graph'}")
@@ -124,6 +89,10 @@ class _Reader:
                 self.header.producer = text(self.file, one)
             elif one.number == MODEL_FUNCTION:
                 self.function(one)
+            elif one.number == MODEL_TRAINING:
+                for graph in self.inner(one):
+                    if graph.number in (1, 2):
+                        self.graph(graph, 1)
         return self.header
 
     def opset(self, message: Field) -> None:
@@ -139,6 +108,8 @@ class _Reader:
                 self.header.functions.add(text(self.file, one))
             elif one.number == FUNCTION_NODE:
                 self.node(one, 0)
+            elif one.number == FUNCTION_DEFAULT:
+                self.attribute(one, 0)
 
     def graph(self, message: Field, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -152,9 +123,7 @@ class _Reader:
             elif one.number == INITIALIZER:
                 defaults.add(self.tensor(one))
             elif one.number == SPARSE:
-                for half in self.inner(one):
-                    if half.number in (1, 2):
-                        self.tensor(half)
+                self.sparse(one)
             elif one.number in (INPUT, OUTPUT) and depth == 0:
                 (inputs if one.number == INPUT else outputs).append(self.port(one))
         if depth == 0:
@@ -169,16 +138,27 @@ class _Reader:
             elif one.number == NODE_DOMAIN:
                 domain = text(self.file, one)
             elif one.number == NODE_ATTRIBUTE:
-                for inner in self.inner(one):
-                    if inner.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
-                        self.graph(inner, depth + 1)
-                    elif inner.number in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS):
-                        self.tensor(inner)
+                self.attribute(one, depth)
         self.header.operators.add((domain, operator))
+
+    def attribute(self, message: Field, depth: int) -> None:
+        for one in self.inner(message):
+            if one.number in ATTRIBUTE_GRAPHS:
+                self.graph(one, depth + 1)
+            elif one.number in ATTRIBUTE_TENSORS:
+                self.tensor(one)
+            elif one.number in ATTRIBUTE_SPARSE:
+                self.sparse(one)
+
+    def sparse(self, message: Field) -> None:
+        for half in self.inner(message):
+            if half.number in (1, 2):  # values and indices
+                self.tensor(half)
 
     def tensor(self, message: Field) -> str:
         """Note where a tensor's values lie, and return its name. The values themselves are skipped."""
         name, kind, count, rank = "", 0, 1, 0
+        outside: dict[str, str] = {}
         for one in self.inner(message):
             if one.number == TENSOR_NAME:
                 name = text(self.file, one)
@@ -190,9 +170,14 @@ class _Reader:
                     raise WireError(f"a tensor has more than {MAX_RANK} dimensions")
                 count *= math.prod(dims)
             elif one.number == TENSOR_EXTERNAL:
-                self.external(one)
+                key, value = self.entry(one)
+                if key in outside:
+                    raise WireError(f"a tensor says twice what its {shown(key)} is")
+                outside[key] = value
         if kind in TYPES:
             self.header.weights[TYPES[kind]] = self.header.weights.get(TYPES[kind], 0) + count
+        if outside:
+            self.external(outside, count * BITS.get(kind, 0) // 8)
         return name
 
     def packed(self, one: Field) -> list[int]:
@@ -209,13 +194,27 @@ class _Reader:
                 value = shift = 0
         return out
 
-    def external(self, message: Field) -> None:
+    def entry(self, message: Field) -> tuple[str, str]:
+        """Read one fact about values that lie in another file: its name and what it is."""
         key = value = ""
         for one in self.inner(message):
             key = text(self.file, one) if one.number == 1 else key
             value = text(self.file, one) if one.number == 2 else value
-        if key == "location":
-            self.header.external.add(value)
+        return key, value
+
+    def external(self, facts: Mapping[str, str], size: int) -> None:
+        """Note the file that holds a tensor of ``size`` bytes (0: not known), and how far it is read."""
+        offset, length = (self.whole(facts, key) for key in ("offset", "length"))
+        name = facts.get("location", "")
+        end = offset + max(length, size)
+        self.header.external[name] = max(self.header.external.get(name, 0), end)
+
+    @staticmethod
+    def whole(facts: Mapping[str, str], key: str) -> int:
+        value = facts.get(key, "0")
+        if not (value.isascii() and value.isdigit() and len(value) <= 18):
+            raise WireError(f"the {key} of a tensor's values is {shown(value)}; it must be a number")
+        return int(value)
 
     def port(self, message: Field) -> Port:
         name, dtype = "", "?"
