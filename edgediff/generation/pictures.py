@@ -38,7 +38,7 @@ def image_pixels(image: Any, width: int, height: int) -> NDArray[np.uint8]:
         width, height: it is scaled to.
 
     Raises:
-        ArgumentError: anything else, a picture without pixels or with more than 2**26 (a WebP file: 2**25), a damaged file.
+        ArgumentError: anything else, a damaged file, no pixels, or more than 2**26 (a WebP file: 2**25).
         MemoryLimitError: there is no memory for it.
     """
     return _pixels("image", image, width, height)
@@ -89,8 +89,8 @@ def _opened(name: str, source: Any) -> Image:
         raise ArgumentError(f"{name} is {type(source).__name__}; it must be {TAKEN}")
     if source.dtype not in (np.uint8, np.bool_) or source.ndim not in (2, 3) or source.shape[2:] not in FORMS:
         raise ArgumentError(
-            f"{name} is an array of {shown(source.dtype.name)} {source.shape}; it must be uint8, 0 .. 255, or bool, and "
-            "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+            f"{name} is an array of {shown(source.dtype.name)} {source.shape}; it must be uint8, 0 .. 255, or bool, "
+            "and (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
         )
     array = np.asarray(source)
     array = array[:, :, 0] if array.shape[2:] == (1,) else array

@@ -78,7 +78,7 @@ def test_a_cut_file_is_named_at_every_length(tmp_path: Path, format: str) -> Non
     image_pixels(path, 24, 24)
     for length in (*range(0, 60), *range(60, len(data) - 60, 97)):
         path.write_bytes(data[:length])
-        with pytest.raises(ArgumentError, match="^image "):
+        with pytest.raises(ArgumentError, match=r"^image "):
             image_pixels(path, 24, 24)
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(path)
     monkeypatch.setattr(picture_files, "MAX_BYTES", path.stat().st_size - 1)
-    with pytest.raises(ArgumentError, match="image cannot be read as a picture: .*it holds more than"):
+    with pytest.raises(ArgumentError, match=r"image cannot be read as a picture: .*it holds more than"):
         image_pixels(path, 4, 4)
 
 

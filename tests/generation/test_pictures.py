@@ -87,7 +87,7 @@ def transparent(mode: str) -> Image.Image:
     picture = Image.fromarray(COLOURS).convert("L" if mode == "LA" else "RGB")
     picture.putalpha(Image.fromarray(alpha))
     picture = picture if mode in ("RGBA", "LA") else picture.convert(mode)
-    if not picture.getchannel("A" if mode != "RGBa" else "a").getextrema() == (0, 255):
+    if picture.getchannel("A" if mode != "RGBa" else "a").getextrema() != (0, 255):
         pytest.skip("an older Pillow loses this mode's alpha when it makes it")
     return picture
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_told_is_refused(source: Any, said: str) -> None:
     "ones", [RAMP % 2, Image.fromarray(RAMP % 2), Image.fromarray(DEEP % 2), Image.fromarray((DEEP % 2).astype("i4"))]
 )
 def test_a_mask_of_0_and_1_is_refused(ones: Any) -> None:
-    with pytest.raises(ArgumentError, match="mask_image holds nothing above 1; 0 and 255 are meant|16-bit grey is mea"):
+    with pytest.raises(ArgumentError, match=r"0 and 255 are meant: give mask \* 255|16-bit grey is meant"):
         mask(ones)
 
 
