@@ -19,7 +19,7 @@ from .errors import (
     shown,
     warn_caller,
 )
-from .whole import clear_forgotten, make_hidden, replacing
+from .whole import clear_now_and_then, make_hidden, replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,7 +105,7 @@ def save(image: Image, path: str | Path) -> Path:
     parameters = _parameters(image)
     kept = _shortened(parameters) if kind == "JPEG" else parameters
     options = _options(kind, kept)
-    clear_forgotten(path.parent)
+    clear_now_and_then(path.parent)
     try:
         with replacing(path) as f:
             image.save(f, kind, **options)

@@ -26,6 +26,8 @@ HIDDEN = re.compile(r"\.edgediff-[0-9a-f]{12}\.[a-z]{1,5}", re.IGNORECASE)
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 FORGOTTEN = 3600.0  # seconds, where files are not locked
 TRIES = 100
+AGAIN = 60.0  # seconds
+_cleared = ("", 0.0)  # the last folder, and when
 
 
 @contextmanager
@@ -70,6 +72,15 @@ def make_hidden(path: Path, mode: int = 0o666) -> tuple[Path, int]:
         os.close(descriptor)
         hidden.unlink(missing_ok=True)
     raise OSError(f"hidden files in {path.parent} disappear as they are made")
+
+
+def clear_now_and_then(folder: Path) -> None:
+    """``clear_forgotten``, but once a minute in one folder: to list a large one takes longer than writing."""
+    global _cleared
+    name, now = str(folder), time.monotonic()
+    if _cleared[0] != name or now - _cleared[1] > AGAIN:
+        _cleared = name, now
+        clear_forgotten(folder)
 
 
 def clear_forgotten(folder: Path) -> None:
