@@ -24,6 +24,7 @@ def is_number(value: Any, low: float | None = None, high: float | None = None) -
 
 
 def _within(value: Any, low: float | None, high: float | None) -> bool:
+    value = float(value) if isinstance(value, np.floating) else value  # float32 against a float's bounds overflows
     return bool((low is None or low <= value) and (high is None or value <= high))
 
 

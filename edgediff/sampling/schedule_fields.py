@@ -23,7 +23,7 @@ NUMBERS = (("shift", 0.01, 100.0, "1 or 3"), ("timestep_scaling", 1e-6, 1e6, "10
 
 
 def check_fields(schedule: Any) -> None:
-    """Refuse fields of a ``Schedule`` of another type, or out of range, by ``ArgumentError``; the names are looked up elsewhere."""
+    """Refuse fields of a ``Schedule`` of another type, or out of range, by ``ArgumentError``. Names are left."""
     for name in FLAGS:
         flag(name, getattr(schedule, name))
     for name, least, usual in WHOLE:
