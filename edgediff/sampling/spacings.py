@@ -16,6 +16,7 @@ from ..checks import is_number, is_whole, one_of
 from ..errors import ArgumentError, choices, shown
 from .schedule import SPACINGS, Float64, Level, Schedule
 
+MAX_STEPS = 10_000  # of a run, though schedules may have more timesteps
 MAX_EXPLICIT = 1000  # timesteps or sigmas, unless a model was trained on more
 RHO = 7.0  # Karras et al. 2022, table 1
 # Align Your Steps (Sabour et al. 2024, https://arxiv.org/abs/2404.14507, table 4): ten steps, as noise levels.
@@ -68,6 +69,7 @@ def spaced(
     last = schedule.clipped_timesteps if clipped and not schedule.flow else total
     extra_point = drop_last and spacing in ("leading", "linspace")
     limit = min(distilled if spacing == "lcm" else total, total if spacing in OF_SIGMAS else last - extra_point)
+    limit = min(limit, MAX_STEPS)
     if not 1 <= steps <= limit:
         raise ArgumentError(
             f"num_inference_steps is {shown(steps)}; it must be 1 .. {limit} for this model and sampler"
@@ -214,7 +216,7 @@ def _falling(name: str, levels: Any, schedule: Schedule) -> Float64:
             levels = np.asarray(levels) if hasattr(levels, "__array__") else levels
         numeric = isinstance(levels, np.ndarray) and levels.ndim == 1 and levels.dtype.kind in "fiu"
         count = len(levels) if numeric else 0
-    if count > (most := max(MAX_EXPLICIT, schedule.num_train_timesteps)):
+    if count > (most := max(MAX_EXPLICIT, min(schedule.num_train_timesteps, MAX_STEPS))):
         raise ArgumentError(f"{name} are {count} numbers; there may be at most {most}")
     most_of = sys.float_info.max
     if not numeric or not count or not all(is_number(_scalar(v), -most_of, most_of) for v in levels):

@@ -61,6 +61,15 @@ def test_fields_of_a_schedule(field: dict[str, Any], said: str) -> None:
         Schedule(**field)
 
 
+def test_a_run_has_an_end() -> None:
+    """A million timesteps are a schedule; a million steps would take hours to plan."""
+    long = Schedule(num_train_timesteps=10**6, beta_start=1e-7, beta_end=1e-6)
+    with pytest.raises(ArgumentError, match=r"num_inference_steps is 1000000; it must be 1 \.\. 10000"):
+        plan(long, "deis_3", 10**6)
+    with pytest.raises(ArgumentError, match="timesteps are 10001 numbers; there may be at most 10000"):
+        plan(long, "deis_3", timesteps=range(10_000, -1, -1))
+
+
 def test_fields_that_numpy_made() -> None:
     given = Schedule(
         num_train_timesteps=np.int32(1000),
