@@ -1,12 +1,15 @@
-"""Whether a value is a number within bounds. True and False are none, though Python counts them as numbers."""
+"""Whether a value is a number within bounds, or one of some names. True and False are no numbers, though Python counts
+them so.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from .errors import ArgumentError
+from .errors import ArgumentError, choices, shown
 
 
 def is_whole(value: Any, low: float | None = None, high: float | None = None) -> bool:
@@ -21,18 +24,36 @@ def is_number(value: Any, low: float | None = None, high: float | None = None) -
 
 
 def _within(value: Any, low: float | None, high: float | None) -> bool:
+    value = float(value) if isinstance(value, np.floating) else value  # float32 against a float's bounds overflows
     return bool((low is None or low <= value) and (high is None or value <= high))
 
 
 def positive(name: str, value: Any) -> int:
     """The value as an int; ``ArgumentError``, which calls it ``name``, where it is no whole number of at least 1."""
     if not is_whole(value, 1):
-        raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        raise ArgumentError(f"{name} is {shown(value)}; it must be a whole number of at least 1")
     return int(value)
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
     """The value as a float; ``ArgumentError``, which calls it ``name``, where it is no number, ``low`` .. ``high``."""
     if not is_number(value, low, high):
-        raise ArgumentError(f"{name} is {value!r}; it must be a number, {low:g} .. {high:g}")
+        raise ArgumentError(f"{name} is {shown(value)}; it must be a number, {low:g} .. {high:g}")
     return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as a bool; ``ArgumentError``, which calls it ``name``, where it is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{name} is {shown(value)}; it must be True or False")
+    return bool(value)
+
+
+def one_of(what: str, value: Any, known: Collection[str], more: str = "") -> str:
+    """The value, one of the names ``known``; ``ArgumentError`` otherwise, which calls it ``what`` and ends in ``more``.
+
+    An array compared with a name has no truth value, so only text is looked up.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ArgumentError(f"no {what} {shown(value)}; choose from {choices(known)}{more}")
+    return value

@@ -20,7 +20,7 @@ class PromptError(EdgediffError, ValueError):
 
 
 class PromptWarning(UserWarning):
-    """A prompt was used in part; the message holds the words that were cut."""
+    """A prompt was used, or written into a picture, in part; the message says what was cut."""
 
 
 class BundleError(EdgediffError, ValueError):

@@ -15,7 +15,7 @@ from .device.cuda import CudaDevice
 from .engines.base import Engine, EngineOptions, Provider, check_device
 from .engines.choose import Parts, check_engine, check_foreign
 from .engines.providers import check_providers
-from .errors import ArgumentError, BundleError, CopyError, EngineError, choices
+from .errors import ArgumentError, BundleError, CopyError, EngineError, choices, shown
 from .generation.arguments import Arguments
 from .generation.device_runner import RunnerPool
 from .generation.elsewhere import OwnAttributes
@@ -23,6 +23,7 @@ from .generation.request import check
 from .generation.run import run
 from .generation.signature import takes_arguments
 from .generation.step import Result, Step
+from .generation.stream import Stream
 from .prompts.textual_inversion import Embeddings, read_embedding
 from .prompts.tokenizer import Tokenizer
 
@@ -110,7 +111,7 @@ class Pipeline(OwnAttributes):
     def _stream(self, arguments: Arguments, embeddings: Embeddings | None = None) -> Generator[Step, None, None]:
         embeddings = self._textual_inversions() if embeddings is None else embeddings
         request = check(self.bundle, self._open_tokenizers(), embeddings, arguments)
-        return run(request, self._serving(), self._device, self._runners)
+        return Stream(run(request, self._serving(), self._device, self._runners))
 
     def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
         """Let a word stand for learned vectors, from a safetensors file of A1111's or diffusers' form.
@@ -144,18 +145,24 @@ class Pipeline(OwnAttributes):
 
     def engine(self, part: str, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Engine:
         """The part's engine, for inputs of these shapes where they matter; opened on first use."""
-        return self._open_parts().pick(part, shapes)
+        return self._open_parts().pick(self._known(part), shapes)
 
     def set_engine(self, part: str, engine: Engine) -> None:
         """Run a part by ``engine``, any function of named arrays, from the next call on.
 
         Raises ``ArgumentError`` for a part that the bundle does not have.
         """
-        if part not in self.bundle.parts:
-            raise ArgumentError(
-                f"bundle {self.bundle.name!r} has no part {part!r}; choose from {choices(self.bundle.parts)}"
-            )
+        self._known(part)
+        if not callable(engine):
+            raise ArgumentError(f"engine is {shown(engine)}; it must be a function of named arrays")
         self._change(lambda parts: parts.with_engine(part, engine))
+
+    def _known(self, part: str) -> str:
+        if not isinstance(part, str) or part not in self.bundle.parts:
+            raise ArgumentError(
+                f"bundle {self.bundle.name!r} has no part {shown(part)}; choose from {choices(self.bundle.parts)}"
+            )
+        return part
 
     def build_engines(
         self, build_options: BuildOptions | None = None, command: Sequence[str] | None = None
@@ -301,14 +308,19 @@ def load(
     if providers is not None and engine not in (None, "onnx"):
         raise ArgumentError(f"providers are ONNX Runtime's, and engine is {engine!r}; give one of them")
     if threads is not None and positive("threads", threads) > MAX_THREADS:
-        raise ArgumentError(f"threads is {threads}; it must be at most {MAX_THREADS}")
+        raise ArgumentError(f"threads is {shown(threads)}; it must be at most {MAX_THREADS}")
     for name, value in (("path", path), ("engine_cache", engine_cache)):
         if value is not None and not isinstance(value, (str, Path)):
-            raise ArgumentError(f"{name} is {value!r}; it must be the path of a folder")
+            raise ArgumentError(f"{name} is {shown(value)}; it must be the path of a folder")
     if not isinstance(release_parts, bool):
-        raise ArgumentError(f"release_parts is {release_parts!r}; it must be True or False")
+        raise ArgumentError(f"release_parts is {shown(release_parts)}; it must be True or False")
     if release_parts and ordinal is not None:
         raise ArgumentError(f"release_parts is for device 'cpu'; device is {device!r}, which keeps what it loops over")
+    if build_options is not None:
+        from .engines.tensorrt.options import BuildOptions
+
+        if not isinstance(build_options, BuildOptions):
+            raise ArgumentError(f"build_options is {shown(build_options)}; it must be a BuildOptions")
     bundle = read_bundle(path)
     cache = None if engine_cache is None else Path(engine_cache)
     options = EngineOptions(threads, providers, engine, cache, release_parts)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgediff import ArgumentError, OutputError, save
+from edgediff import ArgumentError, OutputError, PromptWarning, save
 from edgediff.image import EXIF_IFD, USER_COMMENT, to_pil, to_uint8
 
 TEXT = "a red apple 🍎\nSteps: 2, Seed: 5"
@@ -64,6 +65,8 @@ def test_bad_paths(tmp_path: Path) -> None:
             save(picture(), path)
     with pytest.raises(ArgumentError, match="image is list; save takes one Pillow image"):
         save([picture()], tmp_path / "a.png")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="image is 0x4 pixels; there is nothing to write"):
+        save(Image.new("RGB", (0, 4)), tmp_path / "a.webp")
     with pytest.raises(ArgumentError, match="path is None"):
         save(picture(), None)  # type: ignore[arg-type]
     folder = tmp_path / "folder.png"
@@ -86,13 +89,66 @@ def test_long_names_and_long_parameters(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="name too long"):
         save(picture(), tmp_path / ("a" * 300 + ".png"))
     image = picture()
-    image.info["parameters"] = "x" * 40_000
-    save(image, tmp_path / "a.jpg")  # EXIF ends at 64 KB: cut rather than lost
+    facts = "Steps: 2, Seed: 5"
+    image.info["parameters"] = long = "x" + "🍎" * 40_000 + f"\n{facts}"
+    with pytest.warns(PromptWarning, match="a JPEG holds 30000 characters of parameters, and these are 40019: the end"):
+        save(image, tmp_path / "a.jpg")  # EXIF ends at 64 KB
+    save(image, tmp_path / "a.webp")
     with Image.open(tmp_path / "a.jpg") as back:
-        assert back.getexif().get_ifd(EXIF_IFD)[USER_COMMENT][8:20].decode("utf-16-be") == "xxxxxx"
+        text = back.getexif().get_ifd(EXIF_IFD)[USER_COMMENT][8:].decode("utf-16-be")
+    assert text.startswith("x🍎🍎")
+    assert text.endswith(f"🍎\n{facts}")
+    with Image.open(tmp_path / "a.webp") as back:
+        assert back.getexif().get_ifd(EXIF_IFD)[USER_COMMENT][8:].decode("utf-16-be") == long
     with pytest.raises(OutputError, match=r"cannot write .*wide\.webp"):
         save(image.resize((16_500, 1)), tmp_path / "wide.webp")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.jpg"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jpg", "a.webp"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        (5, r"image\.info\['parameters'\] is 5; it must be text"),
+        (b"Steps: 2", "is b'Steps: 2'; it must be text"),
+        ("red \ud800", r"is no Unicode text: 'red \\ud800'"),
+        ("\ud800" * 10**6, r"is no Unicode text: .*\(1000000 in all\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_parameters_that_are_no_text(tmp_path: Path, parameters: Any, said: str, name: str) -> None:
+    image = picture()
+    image.info["parameters"] = parameters
+    with pytest.raises(ArgumentError, match=said):
+        save(image, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_object_with_a_method_save_is_no_picture(tmp_path: Path) -> None:
+    class Model:
+        def save(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("not a picture")
+
+    with pytest.raises(ArgumentError, match="image is Model; save takes one Pillow image"):
+        save(Model(), tmp_path / "a.png")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        (Image.new("F", (4, 4)), "a.png"),
+        (Image.new("RGBA", (4, 4)), "a.jpg"),
+        (Image.new("RGB", (4, 4)), "a\0.png"),
+        (Image.new("RGB", (4, 4)), "a\ud800.png"),
+        (Image.new("RGB", (4, 4)), "x" * 10**6 + ".png"),
+        (Image.new("RGB", (4, 4)), "a." + "x" * 10**6),
+    ],
+)
+def test_what_cannot_be_written_is_an_output_error(tmp_path: Path, image: Image.Image, name: str) -> None:
+    with pytest.raises(OutputError, match=r"^cannot write ") as caught:
+        save(image, tmp_path / name)
+    assert len(str(caught.value)) < 2000
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:

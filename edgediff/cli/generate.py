@@ -9,14 +9,13 @@ from typing import Any
 
 from ..checks import is_whole
 from ..engines.background_build import Build
-from ..errors import ArgumentError
+from ..errors import ArgumentError, printable, shown
+from ..generation.arguments import MAX_IMAGES
 from ..image import check_output, save
 from ..pipeline import load
 from ..sampling.rng import GENERATORS
 from .options import add_engine, add_plan_arguments, engine_arguments, named_file, numbers, plan_arguments, size
 from .progress import bar, progress
-
-MAX_BATCH = 1000
 
 
 def add(commands: Any) -> None:
@@ -63,7 +62,7 @@ def add(commands: Any) -> None:
         help=f"{', '.join(GENERATORS)}: whose noise a seed gives again (default: torch-cpu)",
     )
     p.add_argument("--size", metavar="WxH", help="pixels (default: the model's)")
-    p.add_argument("--image", metavar="FILE", help="for inpainting models: the picture, scaled to the size")
+    p.add_argument("--image", metavar="FILE", help="for inpainting models: the picture (png, jpg, webp), scaled to the size")
     p.add_argument("--mask", metavar="FILE", help="for inpainting models: white is drawn anew, black is kept")
     p.add_argument("--original-size", metavar="WxH", help="SDXL: what it should look scaled from (default: the size)")
     p.add_argument("--crop", metavar="TOP,LEFT", help="SDXL: pixels that it should look cut off at (default: 0,0)")
@@ -86,8 +85,8 @@ def add(commands: Any) -> None:
 def generate(args: argparse.Namespace) -> None:
     """Make the pictures, and print where they are and what their seeds were."""
     width, height = size(args.size) if args.size is not None else (None, None)
-    if not is_whole(args.batch, 1, MAX_BATCH):
-        raise ArgumentError(f"batch is {args.batch}; it must be 1 .. {MAX_BATCH}")
+    if not is_whole(args.batch, 1, MAX_IMAGES):
+        raise ArgumentError(f"batch is {shown(args.batch)}; it must be 1 .. {MAX_IMAGES}")
     outputs = [check_output(path) for path in numbered(Path(args.output), args.batch)]
     pipe = load(args.model, **engine_arguments(args))
     for text in args.embedding or ():
@@ -114,8 +113,9 @@ def generate(args: argparse.Namespace) -> None:
     for step in progress(steps):
         pass
     result = step.result()
-    for image, path, seed in zip(result.images, outputs, result.seeds, strict=True):
+    for image, path in zip(result.images, outputs, strict=True):
         save(image, path)
+    for path, seed in zip(outputs, result.seeds, strict=True):  # which may fail, with all pictures kept
         print(f"{path} (seed {seed})", flush=True)
     if pipe.build is not None:
         watch(pipe.build)
@@ -146,4 +146,4 @@ def watch(build: Build) -> None:
         while not build.wait(0.1):
             draw(build.share, "")
     for text in dict.fromkeys(map(str, build.errors.values())):
-        print(f"edgediff: warning: {text}", file=sys.stderr)
+        print(f"edgediff: warning: {printable(text)}", file=sys.stderr)

@@ -6,14 +6,16 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
-from ..errors import ArgumentError, EdgediffError, PromptWarning
+from ..errors import ArgumentError, EdgediffError, PromptWarning, printable
 from ..version import __version__
 from . import adopt, build, export, generate, info, plan, samplers, verify
 
 COMMANDS = (generate, samplers, plan, info, build, verify, export, adopt)
+MAX_MESSAGE = 1000  # characters of argparse's messages, which repeat a value whole
 HANDED_OVER = {"export": export.hand_over, "adopt": adopt.hand_over}  # whose options are the export stage's
 
 
@@ -21,6 +23,7 @@ class Parser(argparse.ArgumentParser):
     """This parser raises one line an error, as everything else does."""
 
     def error(self, message: str) -> NoReturn:
+        message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
         raise ArgumentError(f"{message}; see {self.prog} --help")
 
 
@@ -39,15 +42,35 @@ def _drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextmanager
+def _spelled() -> Iterator[None]:
+    """Print what stdout cannot spell with escapes, as stderr does, rather than fail in the middle."""
+    out = sys.stdout
+    errors = getattr(out, "errors", None)
+    if errors != "strict" or not hasattr(out, "reconfigure"):
+        yield
+        return
+    out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        out.reconfigure(errors=errors)
+
+
+def _say(text: object) -> None:
+    """One line on stderr, with nothing in it that a terminal would obey."""
+    print(f"edgediff: {printable(str(text))}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     def show_warning(message: Warning | str, *_: object) -> None:
-        print(f"edgediff: warning: {message}", file=sys.stderr)
+        _say(f"warning: {message}")
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _spelled():
             warnings.simplefilter("always", PromptWarning)
             warnings.showwarning = show_warning  # type: ignore[assignment]
             if arguments and arguments[0] in HANDED_OVER:
@@ -57,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:  # there is none under pythonw and some daemons
                 sys.stdout.flush()
     except EdgediffError as error:
-        print(f"edgediff: {error}", file=sys.stderr)
+        _say(error)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -66,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:  # a full disk behind stdout; pictures have errors of their own
         _drop_stdout()
-        print(f"edgediff: {error}", file=sys.stderr)
+        _say(error)
+        return 2
+    except UnicodeError as error:  # a stdout of another kind, in the hands of a program that calls this
+        _say(f"stdout cannot spell what there is to say: {error}")
         return 2
     return 0

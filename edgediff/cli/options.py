@@ -8,7 +8,7 @@ from typing import Any
 
 from ..engines.base import DEVICES
 from ..engines.choose import engine_words
-from ..errors import ArgumentError
+from ..errors import ArgumentError, shown
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import SPACINGS
 
@@ -17,7 +17,7 @@ def size(text: str, name: str = "size") -> tuple[int, int]:
     """``64x64`` -> (width, height)."""
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and len(width) <= 9 and len(height) <= 9):
-        raise ArgumentError(f"{name} is {text[:40]!r}; write it as WIDTHxHEIGHT, for example 64x64")
+        raise ArgumentError(f"{name} is {shown(text, 40)}; write it as WIDTHxHEIGHT, for example 64x64")
     return int(width), int(height)
 
 
@@ -28,7 +28,9 @@ def numbers(name: str, text: str | None) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise ArgumentError(f"{name} is {text[:40]!r}; it must be a number, or several with commas between") from error
+        raise ArgumentError(
+            f"{name} is {shown(text, 40)}; it must be a number, or several with commas between"
+        ) from error
 
 
 def named_file(text: str) -> tuple[str | None, str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import PLAIN, WEIGHTS, Bundle, File, Part, Tensor
 from ..device.base import Device, DeviceArray
-from ..errors import ArgumentError, EngineError, choices
+from ..errors import ArgumentError, EngineError, choices, shown
 
 DEVICES = ("cpu", "cuda", "cuda:N")
 CACHE_VARIABLE = "EDGEDIFF_CACHE"
@@ -158,5 +158,5 @@ def check_device(device: str) -> int | None:
     """Return the number of a CUDA device; None is the CPU."""
     match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", device) if isinstance(device, str) else None
     if match is None:
-        raise ArgumentError(f"no device {device!r}; choose from {choices(DEVICES)}")
+        raise ArgumentError(f"no device {shown(device)}; choose from {choices(DEVICES)}")
     return None if device == "cpu" else int(match[1] or 0)

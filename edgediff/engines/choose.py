@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Bundle
+from ..checks import one_of
 from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices
 from .base import Backend, Engine, EngineOptions, Shapes, refuses
@@ -52,8 +53,7 @@ def check_engine(engine: str | None, ordinal: int | None) -> None:
     """Refuse an unknown engine, or one that the device cannot have, by ``ArgumentError``."""
     if engine is None:
         return
-    if engine not in engine_words():
-        raise ArgumentError(f"no engine {engine!r}; choose from {choices(engine_words())}")
+    one_of("engine", engine, engine_words())
     devices = next((backend.devices for backend in backends() if backend.word == engine), ("cuda",))
     if _kind(ordinal) not in devices:
         others = sorted(backend.word for backend in walk(EngineOptions(), ordinal))

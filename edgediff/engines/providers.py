@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..device.base import Device
-from ..errors import ArgumentError, EngineError, choices
+from ..errors import ArgumentError, EngineError, choices, shown
 from .base import Provider
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -36,11 +36,11 @@ def check_providers(providers: Any) -> None:
     if providers is None:
         return
     if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
-        raise ArgumentError(f"providers is {providers!r}; it must be a list of names, or of (name, options)")
+        raise ArgumentError(f"providers is {shown(providers)}; it must be a list of names, or of (name, options)")
     for one in providers:
         pair = isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], Mapping)
         if not isinstance(one, str) and not pair:
-            raise ArgumentError(f"a provider is {one!r}; it must be a name, or (name, options)")
+            raise ArgumentError(f"a provider is {shown(one)}; it must be a name, or (name, options)")
 
 
 def name_of(provider: Provider) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OutputType = Literal["pil", "np", "latent"]
 OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
+MAX_IMAGES = 1000  # of one call
 
 
 def shown(name: str, text: Callable[[Any], str] = str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Arguments:
             were trained with zeros for no prompt (SDXL).
         num_inference_steps, guidance_scale, height, width, sampler: the bundle's defaults when None.
             ``guidance_scale`` may be a list, one a step.
-        num_images_per_prompt: pictures of each prompt.
+        num_images_per_prompt: pictures of each prompt; a call makes at most 1000 in all.
         seed: of the first image; image k has seed + k. A sequence gives each image its own. Random when None.
             Image k of a batch equals the single image with its seed.
         sampler: our name, diffusers' class or A1111's label ("DPM++ 2M Karras"), see ``edgediff.plan``.
@@ -71,8 +72,9 @@ class Arguments:
         prompt_syntax: a1111, or plain, where every character is text.
         on_x0: called once a U-Net call with the x0 estimates, latents (B, C, h, w) float32; what it returns is
             used in their place.
-        image, mask_image: for inpainting models: a Pillow image, uint8 array or path each; white in the mask is
-            drawn anew.
+        image, mask_image: for inpainting models: a Pillow image, an array (uint8 or bool), or the path of a PNG, JPEG
+            or WebP file each; white in the mask is drawn anew. Pictures are turned as EXIF says, 16 bits become 8,
+            and what is transparent in ``image`` lies on white. A mask must not be transparent.
         latents: starting noise (B, C, h, w) float32 of deviation 1, instead of the seed's.
         output_type: pil, np (uint8 (B, H, W, 3)) or latent.
     """
@@ -111,8 +113,8 @@ class Arguments:
     sigmas: Sequence[float] | None = field(default=None, metadata=shown("Sigmas", _numbers))
     prompt_syntax: PromptSyntax = field(default="a1111", metadata=shown("Prompt syntax"))
     on_x0: Hook | None = field(default=None, metadata=shown("Hook", lambda v: "on_x0"))
-    image: Image | NDArray[np.uint8] | str | Path | None = None
-    mask_image: Image | NDArray[np.uint8] | str | Path | None = None
+    image: Image | NDArray[np.uint8 | np.bool_] | str | Path | None = None
+    mask_image: Image | NDArray[np.uint8 | np.bool_] | str | Path | None = None
     latents: Float32 | None = None
     output_type: OutputType = "pil"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from ..errors import ArgumentError, MissingAttributeError, choices
+from ..errors import ArgumentError, MissingAttributeError, choices, shown
 from .arguments import NAMES
 
 STREAM = "loop over pipe.stream(...), whose steps come as they are made"
@@ -102,7 +102,7 @@ def check_names(names: Iterable[str]) -> None:
     """Refuse an argument of another name by ``ArgumentError``, which says what is meant where that can be told."""
     for name in names:
         if name not in NAMES:
-            raise ArgumentError(f"no argument {name!r}; {ARGUMENTS.get(name) or _near(name, NAMES)}")
+            raise ArgumentError(f"no argument {shown(name)}; {ARGUMENTS.get(name) or _near(name, NAMES)}")
 
 
 class OwnAttributes:

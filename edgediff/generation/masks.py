@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays import Float32
 from ..bundle.manifest import Bundle, Latent
-from ..errors import ArgumentError, EngineError
+from ..errors import ArgumentError
+from .pictures import image_pixels, mask_pixels
 
 Encode = Callable[[Float32], tuple[Float32, Float32 | None]]
 THRESHOLD = 128  # of 255; brighter parts of the mask are drawn anew
@@ -30,11 +29,11 @@ def check_masked(bundle: Bundle, image: Any, mask_image: Any, width: int, height
     """The pictures of a call in the model's terms; None for models that take none.
 
     Args:
-        image: Pillow image, uint8 array (H, W, 3) or path; scaled to the call's size.
-        mask_image: Pillow image, uint8 array (H, W) or path; white is drawn anew, black is kept.
+        image, mask_image: see ``pictures``; scaled to the call's size. White in the mask is drawn anew, black is kept.
 
     Raises:
         ArgumentError: one is missing, is not taken, or is no picture.
+        MemoryLimitError: there is no memory for one.
     """
     pictures = {"image": image, "mask_image": mask_image}
     for name, value in pictures.items():
@@ -44,36 +43,10 @@ def check_masked(bundle: Bundle, image: Any, mask_image: Any, width: int, height
             raise ArgumentError(f"bundle {bundle.name!r} is an inpainting model: {name} is missing")
     if not bundle.inpaints:
         return None
-    pixels = _opened("image", image, "RGB", width, height)
-    mask = (_opened("mask_image", mask_image, "L", width, height) >= THRESHOLD).astype(np.float32)[None, None]
+    pixels = image_pixels(image, width, height)
+    mask = (mask_pixels(mask_image, width, height) >= THRESHOLD).astype(np.float32)[None, None]
     picture = pixels.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - 1
     return Masked(picture * (mask < 0.5), mask)
-
-
-def _opened(name: str, source: Any, mode: str, width: int, height: int) -> NDArray[np.uint8]:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise EngineError("the package pillow is not installed; run: pip install pillow") from error
-    try:
-        if isinstance(source, (str, Path)):
-            with Image.open(source) as opened:
-                picture = ImageOps.exif_transpose(opened).convert(mode)  # phones turn pictures by a note
-        elif isinstance(source, np.ndarray) and source.dtype == np.uint8:
-            picture = Image.fromarray(source).convert(mode)
-        elif isinstance(source, Image.Image):
-            picture = source.convert(mode)
-        else:
-            raise ArgumentError(
-                f"{name} is {type(source).__name__}; it must be a Pillow image, a uint8 array or a path"
-            )
-    except ArgumentError:
-        raise
-    except Exception as error:  # Pillow raises many kinds
-        raise ArgumentError(f"{name} cannot be read as a picture: {error}") from error
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
 
 
 def channels(masked: Masked, latent: Latent, encode: Encode, noise: Callable[[], Float32], count: int) -> Float32:

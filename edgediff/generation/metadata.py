@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 from ..bundle.manifest import Bundle
 from ..version import __version__
 from .request import Request
 
 
 def parameters(bundle: Bundle, request: Request, k: int) -> str:
-    """The text of picture ``k`` of a request."""
+    """The text of picture ``k`` of a request: prompt, negative prompt, and the settings as the last line.
+
+    A prompt keeps its newlines, as in A1111, so it may hold lines that look like settings. Readers that take the last
+    line, as A1111 does, are not misled by them: nothing but this function writes there.
+    """
     lines = [request.prompts[k]]
     if request.negatives[k]:
         lines.append(f"Negative prompt: {request.negatives[k]}")
@@ -22,7 +28,7 @@ def parameters(bundle: Bundle, request: Request, k: int) -> str:
         "Seed": request.seeds[k],
         "Size": f"{request.width}x{request.height}",
         "Model hash": bundle.id,
-        "Model": bundle.name,
+        "Model": _quoted(bundle.name),
     }
     arguments = request.arguments.facts()
     hook = arguments.pop("Hook", None)
@@ -36,3 +42,9 @@ def parameters(bundle: Bundle, request: Request, k: int) -> str:
         del facts["Seed"]  # it did not matter
     lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()))
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """A value as A1111 writes it into the line of settings: in quotes where it could be taken for more of them."""
+    plain = text.isprintable() and not any(c in text for c in ',:"')
+    return text if plain else json.dumps(text)

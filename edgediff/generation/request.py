@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..arrays import Float32
 from ..bundle.bounds import MAX_SIZE
 from ..bundle.manifest import Bundle
-from ..checks import is_number, is_whole, number, positive
-from ..errors import ArgumentError, PromptError, choices
+from ..checks import is_number, is_whole, number, one_of, positive
+from ..errors import ArgumentError, PromptError, choices, shown
 from ..prompts.chunks import PromptChunks
 from ..prompts.textual_inversion import Embeddings
 from ..prompts.tokenizer import Tokenizer
+from ..prompts.weights import SYNTAXES
 from ..sampling.guidance import METHODS, Apg, Combine, Hook, combiner
 from ..sampling.planning import Plan, plan
 from ..sampling.rng import Generator, find_generator
-from .arguments import OUTPUT_TYPES, Arguments
+from .arguments import MAX_IMAGES, OUTPUT_TYPES, Arguments
 from .masks import Masked, check_masked
+from .seeds import check_latents, check_seeds
 from .sizes import Sizes, check_sizes
 from .texts import check_texts, tokenised
 
-MAX_SEED = 2**64 - 1
 CFG_PLUS_PLUS = 0.6  # default guidance_scale of cfg++ (the paper's lambda)
 
 
@@ -64,9 +64,14 @@ def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embedding
     """
     prompts, negatives = check_texts(arguments)
     per = positive("num_images_per_prompt", arguments.num_images_per_prompt)
+    if per > MAX_IMAGES // len(prompts):
+        raise ArgumentError(
+            f"num_images_per_prompt is {shown(per)}, of {len(prompts)} prompts; one call makes at most {MAX_IMAGES} "
+            "images: call again for more"
+        )
     width, height = _size(bundle, arguments)
-    if arguments.output_type not in OUTPUT_TYPES:
-        raise ArgumentError(f"no output_type {arguments.output_type!r}; choose from {choices(OUTPUT_TYPES)}")
+    one_of("output_type", arguments.output_type, OUTPUT_TYPES)
+    one_of("prompt syntax", arguments.prompt_syntax, SYNTAXES)
     for name in ("clip_skip", "negative_clip_skip"):
         _check_clip_skip(bundle, name, getattr(arguments, name))
     prompts = tuple(p for p in prompts for _ in range(per))
@@ -76,16 +81,17 @@ def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embedding
     _check_times(bundle, table)
     latent = bundle.latent
     shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
-    latents = None if arguments.latents is None else _latents(arguments.latents, shape)
-    seeds = _seeds(arguments.seed, len(prompts))
+    latents = None if arguments.latents is None else check_latents(arguments.latents, shape)
+    seeds = check_seeds(arguments.seed, len(prompts))
     generator = find_generator(arguments.rng)
+    generator(seeds[0])  # a function of the caller's is seen to give one
     sizes = check_sizes(bundle, arguments, width, height)
     masked = check_masked(bundle, arguments.image, arguments.mask_image, width, height)
     if tokenizers and arguments.prompt is None:
         raise PromptError('no prompt was given; prompt="" draws without one')
     if not tokenizers and any((*prompts, *negatives)):
         raise PromptError(
-            f"bundle {bundle.name!r} takes no prompt; it was given {next(filter(None, prompts + negatives))!r}"
+            f"bundle {bundle.name!r} takes no prompt; it was given {shown(next(filter(None, prompts + negatives)))}"
         )
     read = {"prompt": prompts, "negative prompt": negatives if table.guided else ()}
     return Request(
@@ -117,9 +123,10 @@ def plan_for(bundle: Bundle, arguments: Arguments) -> Plan:
         ArgumentError: as ``edgediff.plan``; guidance for a model that takes no prompt.
     """
     method, defaults = arguments.guidance, bundle.defaults
-    if not isinstance(method, Apg) and method not in METHODS:
-        raise ArgumentError(f"no guidance {method!r}; choose from {choices(METHODS)}, or an Apg(...)")
-    scale: float | Sequence[float] = CFG_PLUS_PLUS if method == "cfg++" else defaults.guidance_scale
+    if not isinstance(method, Apg):
+        one_of("guidance", method, METHODS, ", or an Apg(...)")
+    plus = isinstance(method, str) and method == "cfg++"
+    scale: float | Sequence[float] = CFG_PLUS_PLUS if plus else defaults.guidance_scale
     scale = scale if arguments.guidance_scale is None else arguments.guidance_scale
     scale = 1.0 if bundle.embeds_guidance else scale
     explicit = arguments.timesteps is not None or arguments.sigmas is not None
@@ -131,14 +138,14 @@ def plan_for(bundle: Bundle, arguments: Arguments) -> Plan:
         scale,
         arguments.spacing,
         eta=arguments.eta,
-        guidance="cfg++" if method == "cfg++" else "cfg",
+        guidance="cfg++" if plus else "cfg",
         guidance_interval=arguments.guidance_interval,
         timesteps=arguments.timesteps,
         sigmas=arguments.sigmas,
     )
     if table.guided and not bundle.text:
         raise ArgumentError(
-            f"guidance_scale is {scale}; bundle {bundle.name!r} takes no prompt to guide by: leave it 1"
+            f"guidance_scale is {shown(scale)}; bundle {bundle.name!r} takes no prompt to guide by: leave it 1"
         )
     return table
 
@@ -149,7 +156,7 @@ def _check_guidance(bundle: Bundle, arguments: Arguments, table: Plan) -> None:
         if getattr(arguments, name) is not None:
             number(name, getattr(arguments, name), 0, 1)
     if arguments.on_x0 is not None and not callable(arguments.on_x0):
-        raise ArgumentError(f"on_x0 is {arguments.on_x0!r}; it must be a function of an array")
+        raise ArgumentError(f"on_x0 is {shown(arguments.on_x0)}; it must be a function of an array")
     _combiner(table, arguments, bundle.clip_sample)
 
 
@@ -174,7 +181,7 @@ def _guidance_embedding(bundle: Bundle, arguments: Arguments) -> float | None:
         return None
     scale = bundle.defaults.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
     if not is_number(scale, 1, 100):
-        raise ArgumentError(f"guidance_scale is {scale!r}; this U-Net takes one number as an input, 1 .. 100")
+        raise ArgumentError(f"guidance_scale is {shown(scale)}; this U-Net takes one number as an input, 1 .. 100")
     return float(scale)  # type: ignore[arg-type]
 
 
@@ -184,7 +191,7 @@ def _size(bundle: Bundle, arguments: Arguments) -> tuple[int, int]:
     width = positive("width", defaults.width if arguments.width is None else arguments.width)
     for name, value, fixed in (("height", height, bundle.fixed_size[1]), ("width", width, bundle.fixed_size[0])):
         if value > MAX_SIZE:
-            raise ArgumentError(f"{name} is {value}; it must be at most {MAX_SIZE}")
+            raise ArgumentError(f"{name} is {shown(value)}; it must be at most {MAX_SIZE}")
         if fixed not in (None, value):
             raise ArgumentError(f"{name} is {value}; the U-Net of bundle {bundle.name!r} takes {fixed} alone")
         if value % multiple:
@@ -211,40 +218,6 @@ def _check_clip_skip(bundle: Bundle, name: str, clip_skip: int) -> None:
     if not is_whole(clip_skip) or clip_skip not in known:
         foreign = "" if bundle.foreign is None else " (its graph, another exporter's, gives no earlier states)"
         raise ArgumentError(
-            f"{name} is {clip_skip!r}; the text encoder of bundle {bundle.name!r} offers "
+            f"{name} is {shown(clip_skip)}; the text encoder of bundle {bundle.name!r} offers "
             f"{choices(map(str, known))}{foreign}"
         )
-
-
-def _latents(values: Any, shape: tuple[int, ...]) -> Float32:
-    if not isinstance(values, np.ndarray) or values.shape != shape:
-        shown = getattr(values, "shape", type(values).__name__)
-        raise ArgumentError(f"latents have shape {shown}; this call needs {shape}")
-    if values.dtype.kind not in "fiu":
-        raise ArgumentError(f"latents are of type {values.dtype}; they must be numbers")
-    with np.errstate(over="ignore"):  # seen below
-        latents = values.astype(np.float32)
-    if not np.isfinite(latents).all():
-        raise ArgumentError("latents hold values that are not finite")
-    return latents
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
-    if seed is None:
-        import secrets
-
-        first = secrets.randbits(32)  # short enough to type again
-        return tuple((first + k) % 2**32 for k in range(count))
-    if isinstance(seed, np.ndarray) and seed.ndim == 0:
-        seed = seed.item()
-    seeds: tuple[Any, ...] = (seed,)
-    if isinstance(seed, (int, np.integer)) and is_whole(seed):
-        seeds = tuple(int(seed) + k for k in range(count))
-    elif isinstance(seed, (list, tuple, range, np.ndarray)):
-        seeds = tuple(seed)
-        if len(seeds) != count:
-            raise ArgumentError(f"{count} images need as many seeds; {len(seeds)} were given")
-    for s in seeds:
-        if not is_whole(s, 0, MAX_SEED):
-            raise ArgumentError(f"seed is {s!r}; it must be a whole number from 0 to {MAX_SEED}")
-    return tuple(int(s) for s in seeds)

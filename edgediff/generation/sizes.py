@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import Float32
 from ..bundle.manifest import SIZES_AND_SCORE, Bundle
 from ..checks import is_whole, number
-from ..errors import ArgumentError
+from ..errors import ArgumentError, shown
 from .arguments import Arguments
 
 # What SDXL's refiner was trained to take for good and for bad pictures.
@@ -44,11 +44,11 @@ def check_sizes(bundle: Bundle, arguments: Arguments, width: int, height: int) -
         if value is None:
             continue
         if name not in known:
-            raise ArgumentError(f"{name} is {value!r}; the U-Net of bundle {bundle.name!r} takes none")
+            raise ArgumentError(f"{name} is {shown(value)}; the U-Net of bundle {bundle.name!r} takes none")
         if name in SCORES:
             number(name, value, 0, 10)
         elif not _is_pair(value, 0 if name.startswith("crops") else 1):
-            raise ArgumentError(f"{name} is {value!r}; it must be (height, width) in pixels")
+            raise ArgumentError(f"{name} is {shown(value)}; it must be (height, width) in pixels")
     if taken is None:
         return Sizes()
     original, crop = arguments.original_size or (height, width), arguments.crops_coords_top_left or (0, 0)

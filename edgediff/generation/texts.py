@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bundle.manifest import Bundle
-from ..errors import BundleError, PromptError, PromptWarning, warn_caller
+from ..errors import ArgumentError, BundleError, PromptError, PromptWarning, printable, shown, warn_caller
 from ..prompts.chunks import PromptChunks, tokenise
 from ..prompts.textual_inversion import Embeddings
 from ..prompts.tokenizer import Tokenizer
-from .arguments import Arguments
+from .arguments import MAX_IMAGES, Arguments
 
 
 def check_texts(arguments: Arguments) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -66,19 +66,22 @@ def tokenised(
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, (list, tuple)) and len(value) > MAX_IMAGES:
+        raise ArgumentError(f"{len(value)} {name}s were given; one call makes at most {MAX_IMAGES} images")
     texts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for text in texts:
         if not isinstance(text, str):
-            raise PromptError(f"the {name} is {text!r}; it must be text, or a list of texts")
+            raise PromptError(f"the {name} is {shown(text)}; it must be text, or a list of texts")
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise PromptError(f"the {name} {text!r} holds bytes that are not UTF-8 text") from error
+            raise PromptError(f"the {name} {shown(text)} holds bytes that are not UTF-8 text") from error
     return texts
 
 
 def _shown(text: str, most: int = 400) -> str:
     """Quoted; of a long text, both ends."""
     if len(text) <= most:
-        return repr(text)
-    return f"{text[: most // 2]!r} ... {text[-most // 2 :]!r} ({len(text)} characters)"
+        return printable(repr(text))
+    ends = printable(repr(text[: most // 2])), printable(repr(text[-most // 2 :]))
+    return f"{ends[0]} ... {ends[1]} ({len(text)} characters)"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..errors import ArgumentError, choices
+from ..errors import ArgumentError, choices, shown
 from .samplers import SAMPLERS
 from .schedule import SPACINGS
 
@@ -113,9 +113,10 @@ def resolve(name: str) -> tuple[str, str | None]:
     fronts = [k for k in KNOWN if plain.startswith(k + " ")]
     if fronts:
         rest = plain.removeprefix(max(fronts, key=len)).strip()
-        raise ArgumentError(f"sampler {name!r} ends in no spacing: {rest!r}; choose from {choices(SPACINGS)}")
+        raise ArgumentError(f"sampler {shown(name)} ends in no spacing: {shown(rest)}; choose from {choices(SPACINGS)}")
     raise ArgumentError(
-        f"no sampler {name!r}; choose from {choices(SAMPLERS)} (diffusers' class names and A1111's labels work too)"
+        f"no sampler {shown(name)}; choose from {choices(SAMPLERS)} "
+        "(diffusers' class names and A1111's labels work too)"
     )
 
 
@@ -126,7 +127,7 @@ def resolve_spacing(name: str) -> str:
         if plain == _plain(spacing) or (plain in ENDINGS and ENDINGS[plain] == spacing):
             return spacing
     advice = "" if isinstance(name, str) else "; explicit levels are given as timesteps or sigmas"
-    raise ArgumentError(f"no spacing {name!r}; choose from {choices(SPACINGS)}{advice}")
+    raise ArgumentError(f"no spacing {shown(name)}; choose from {choices(SPACINGS)}{advice}")
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, str | None] | None:

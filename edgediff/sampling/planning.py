@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import is_number
-from ..errors import ArgumentError, choices
+from ..checks import is_number, one_of
+from ..errors import ArgumentError, choices, shown
 from .linear_step import LinearStep
 from .names import resolve
 from .samplers import SAMPLERS
@@ -139,7 +139,7 @@ def plan(
         ArgumentError: an unknown name, a number out of range, arguments that exclude each other.
     """
     if not isinstance(schedule, Schedule):
-        raise ArgumentError(f"schedule is {schedule!r}; it must be a Schedule, for example pipe.bundle.schedule")
+        raise ArgumentError(f"schedule is {shown(schedule)}; it must be a Schedule, for example pipe.bundle.schedule")
     key, named = resolve(sampler)
     entry = SAMPLERS[key]
     visited = visits(schedule, entry, named, steps, spacing, timesteps, sigmas)
@@ -218,8 +218,7 @@ def _row(step: LinearStep, to: Level, prediction: str, g: float | None, guidance
 
 
 def _scales(scale: Scale, count: int, guidance: str) -> list[float]:
-    if guidance not in GUIDANCES:
-        raise ArgumentError(f"no guidance {guidance!r}; choose from {choices(GUIDANCES)}")
+    one_of("guidance", guidance, GUIDANCES)
     several = isinstance(scale, (list, tuple)) or (isinstance(scale, np.ndarray) and scale.ndim > 0)
     values: list[Any] = list(scale) if several else [scale]  # type: ignore[arg-type]
     if several and len(values) != count:
@@ -234,10 +233,10 @@ def _interval(interval: tuple[float, float] | None, count: int) -> tuple[int, in
     if interval is None:
         return 0, count
     if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-        raise ArgumentError(f"guidance_interval is {interval!r}; it must be (start, stop), for example (0.2, 0.8)")
+        raise ArgumentError(f"guidance_interval is {shown(interval)}; it must be (start, stop), for example (0.2, 0.8)")
     start, stop = (_number("guidance_interval", v, 0, 1) for v in interval)
     if start > stop:
-        raise ArgumentError(f"guidance_interval is {interval!r}; it must not stop before it starts")
+        raise ArgumentError(f"guidance_interval is {shown(interval)}; it must not stop before it starts")
     first, end = math.floor(start * count + 0.5), math.floor(stop * count + 0.5)
     if start < stop and first == end:  # shorter than a step: the step that it lies in
         first = min(math.floor(start * count), count - 1)
@@ -247,7 +246,7 @@ def _interval(interval: tuple[float, float] | None, count: int) -> tuple[int, in
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if not is_number(value):
-        raise ArgumentError(f"{name} is {value!r}; it must be a number")
+        raise ArgumentError(f"{name} is {shown(value)}; it must be a number")
     if not low <= value <= high:  # NaN too
-        raise ArgumentError(f"{name} is {value}; it must be {low:g} .. {high:g}")
+        raise ArgumentError(f"{name} is {shown(value)}; it must be {low:g} .. {high:g}")
     return float(value)

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32
-from ..checks import is_whole
-from ..errors import ArgumentError, choices
+from ..checks import is_whole, one_of
+from ..errors import ArgumentError, shown
 
 Float64 = NDArray[np.float64]
 TWO_PI = float(np.float32(2 * math.pi))  # as torch and cuRAND have it
@@ -103,12 +105,12 @@ class TorchCudaGenerator:
 
     def __init__(self, seed: int, multiprocessors: int = 132, threads_per_multiprocessor: int = 2048) -> None:
         self._key = _checked_seed(seed)
-        self._blocks = multiprocessors * (threads_per_multiprocessor // BLOCK)
-        if multiprocessors < 1 or self._blocks < 1:
+        if not is_whole(multiprocessors, 1, 1 << 20) or not is_whole(threads_per_multiprocessor, BLOCK, 1 << 20):
             raise ArgumentError(
-                f"{multiprocessors} multiprocessors of {threads_per_multiprocessor} threads; "
+                f"{shown(multiprocessors)} multiprocessors of {shown(threads_per_multiprocessor)} threads; "
                 f"there must be at least 1, of at least {BLOCK}"
             )
+        self._blocks = int(multiprocessors) * (int(threads_per_multiprocessor) // BLOCK)
         self._counter = 0  # torch's offset / 4
 
     @property
@@ -171,16 +173,39 @@ GENERATORS: dict[str, Callable[[int], Generator]] = {"torch-cpu": TorchCpuGenera
 
 def find_generator(name: str | Callable[[int], Generator]) -> Callable[[int], Generator]:
     """The generator called ``name``, by seed; ``ArgumentError`` with the choices otherwise. A function of the seed is
-    its own (``lambda seed: TorchCudaGenerator(seed, 48, 1536)`` for a GPU of other size).
+    its own (``lambda seed: TorchCudaGenerator(seed, 48, 1536)`` for a GPU of other size); what it gives is checked.
     """
     if callable(name):
-        return name
-    if not isinstance(name, str) or name not in GENERATORS:
-        raise ArgumentError(f"no rng {name!r}; choose from {choices(GENERATORS)}")
-    return GENERATORS[name]
+        return partial(_own_generator, name)
+    return GENERATORS[one_of("rng", name, GENERATORS, ", or a function from a seed to a generator")]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A caller's generator, whose values are what they must be."""
+
+    made: Generator
+
+    def randn(self, shape: tuple[int, ...]) -> Float32:
+        values = self.made.randn(shape)
+        if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != np.float32:
+            kind = f"{values.dtype}{values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+            raise ArgumentError(f"a generator of rng gave {kind}; its randn must give float32{shape}")
+        if not np.isfinite(values).all():
+            raise ArgumentError("a generator of rng gave values that are not finite")
+        return values
+
+
+def _own_generator(function: Callable[[int], Generator], seed: int) -> Generator:
+    made = function(seed)
+    if isinstance(made, (TorchCpuGenerator, TorchCudaGenerator)):
+        return made
+    if not callable(getattr(made, "randn", None)):
+        raise ArgumentError(f"rng gave {type(made).__name__}; it must give a generator, with a method randn(shape)")
+    return _Checked(made)
 
 
 def _checked_seed(seed: int) -> int:
     if not is_whole(seed, 0, 2**64 - 1):
-        raise ArgumentError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
+        raise ArgumentError(f"seed is {shown(seed)}; it must be a whole number from 0 to 2**64 - 1")
     return int(seed)

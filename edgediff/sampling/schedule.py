@@ -15,7 +15,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, choices
+from ..checks import one_of
+from ..errors import ArgumentError, shown
+from .schedule_fields import check_fields
 
 Float64 = NDArray[np.float64]
 
@@ -127,35 +129,17 @@ class Schedule:
             (self.prediction_type, "prediction_type", PREDICTIONS),
             (self.timestep_spacing, "timestep_spacing", SPACINGS),
         ):
-            if value not in known:
-                raise ArgumentError(f"no {name} {value!r}; choose from {choices(known)}")
-        if not 2 <= self.num_train_timesteps <= 1_000_000:
-            raise ArgumentError(f"num_train_timesteps is {self.num_train_timesteps}; it must be 2 .. 1000000")
-        if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ArgumentError(
-                f"betas run from {self.beta_start} to {self.beta_end}; they must satisfy 0 < beta_start <= beta_end < 1"
-            )
-        if self.steps_offset < 0:
-            raise ArgumentError(f"steps_offset is {self.steps_offset}; it must be at least 0")
-        if not 0.01 <= self.shift <= 100:
-            raise ArgumentError(f"shift is {self.shift}; it must be 0.01 .. 100")
-        if self.use_karras_sigmas and self.use_exponential_sigmas:
-            raise ArgumentError("use_karras_sigmas and use_exponential_sigmas are both true; choose one")
-        if self.original_inference_steps < 1:
-            raise ArgumentError(
-                f"original_inference_steps is {self.original_inference_steps}; it must be at least 1 (LCM's is 50)"
-            )
-        if not 0 < self.timestep_scaling < math.inf:
-            raise ArgumentError(f"timestep_scaling is {self.timestep_scaling}; it must be above 0 (LCM's is 10)")
+            one_of(name, value, known)
+        check_fields(self)
         bar = self.alpha_bar
         lowest = bar[-2 if self.rescale_betas_zero_snr else -1]
         if not (lowest > 0 and bar[0] < 1):
             raise ArgumentError(
                 f"the schedule runs from alpha_bar {bar[0]} to {lowest} in float32; it must stay between 0 and 1"
             )
-        if self.lambda_min_clipped is not None and not self.clipped_timesteps:  # also where it is no number
+        if self.lambda_min_clipped is not None and not self.clipped_timesteps:
             raise ArgumentError(
-                f"lambda_min_clipped is {self.lambda_min_clipped}; it must be a number of at most "
+                f"lambda_min_clipped is {shown(self.lambda_min_clipped)}; it must be a number of at most "
                 f"{-self._log_ratios[0]:.4g}, where this schedule is cleanest"
             )
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..checks import is_whole
-from ..errors import ArgumentError, choices
+from ..checks import is_number, is_whole, one_of
+from ..errors import ArgumentError, choices, shown
 from .schedule import SPACINGS, Float64, Level, Schedule
 
-MAX_STEPS = 10_000  # of one run; the models train on 1,000 timesteps, and no run gains by more
+MAX_STEPS = 10_000  # of a run, though schedules may have more timesteps
+MAX_EXPLICIT = 1000  # timesteps or sigmas, unless a model was trained on more
 RHO = 7.0  # Karras et al. 2022, table 1
 # Align Your Steps (Sabour et al. 2024, https://arxiv.org/abs/2404.14507, table 4): ten steps, as noise levels.
 AYS = {
@@ -54,10 +57,9 @@ def spaced(
     Raises:
         ArgumentError: an unknown spacing, one that the schedule cannot use, or steps out of range.
     """
-    if not isinstance(spacing, str) or spacing not in SPACINGS:
-        raise ArgumentError(f"no spacing {spacing!r}; choose from {choices(SPACINGS)}")
+    one_of("spacing", spacing, SPACINGS)
     if not is_whole(steps):
-        raise ArgumentError(f"num_inference_steps is {steps!r}; it must be a whole number")
+        raise ArgumentError(f"num_inference_steps is {shown(steps)}; it must be a whole number")
     total, steps, distilled = schedule.num_train_timesteps, int(steps), schedule.original_inference_steps
     if spacing == "lcm" and total < distilled:
         raise ArgumentError(
@@ -69,7 +71,9 @@ def spaced(
     limit = min(distilled if spacing == "lcm" else total, total if spacing in OF_SIGMAS else last - extra_point)
     limit = min(limit, MAX_STEPS)
     if not 1 <= steps <= limit:
-        raise ArgumentError(f"num_inference_steps is {steps}; it must be 1 .. {limit} for this model and sampler")
+        raise ArgumentError(
+            f"num_inference_steps is {shown(steps)}; it must be 1 .. {limit} for this model and sampler"
+        )
     if spacing in OF_SIGMAS:
         bounds = schedule.sigma_range
         if ends is not None:
@@ -173,12 +177,12 @@ def from_sigmas(schedule: Schedule, sigmas: Sequence[float] | Float64, *, rounde
     Raises:
         ArgumentError: none given, not falling, not above 0, or above the greatest that the model was trained on.
     """
-    values = _falling("sigmas", sigmas)
-    values = values[:-1] if values[-1] == 0 else values
+    values = _falling("sigmas", sigmas, schedule)
+    given, values = values, values[:-1] if values[-1] == 0 else values
     most = schedule.sigma_range[1]
     if not len(values) or values[-1] <= 0 or values[0] > most * 1.001:  # published lists are rounded
         raise ArgumentError(
-            f"sigmas run from {_ends(sigmas)}; they must lie above 0 and at most at {most:.6g}, this model's greatest"
+            f"sigmas run from {_ends(given)}; they must lie above 0 and at most at {most:.6g}, this model's greatest"
         )
     levels = [schedule.from_sigma(min(float(s), most)) for s in values]
     _apart("sigmas", levels)
@@ -192,27 +196,39 @@ def from_timesteps(schedule: Schedule, ts: Sequence[float]) -> tuple[Level, ...]
         ArgumentError: none given, not falling, or not among 0 .. num_train_timesteps - 1 (a flow model: above 0, at
             most num_train_timesteps).
     """
-    values, total = _falling("timesteps", ts), schedule.num_train_timesteps
+    values, total = _falling("timesteps", ts, schedule), schedule.num_train_timesteps
     low, high = (1e-9, total) if schedule.flow else (0, total - 1)
     if values[-1] < low or values[0] > high:
-        raise ArgumentError(f"timesteps run from {_ends(ts)}; they must lie in {low:g} .. {high}")
+        raise ArgumentError(f"timesteps run from {_ends(values)}; they must lie in {low:g} .. {high}")
     levels = tuple(schedule.level(float(t)) for t in values)
     _apart("timesteps", levels)
     return levels
 
 
-def _falling(name: str, levels: Any) -> Float64:
-    try:
-        values = np.asarray(levels, dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if values.size > MAX_STEPS:
-        raise ArgumentError(f"{name} has {values.size} values; a run has at most {MAX_STEPS} steps")
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ArgumentError(f"{name} are {levels!r}; they must be a list of finite numbers")
+def _falling(name: str, levels: Any, schedule: Schedule) -> Float64:
+    """Explicit levels as float64 (steps,), each below the one before. ``ArgumentError`` for anything else: texts are
+    no numbers, though NumPy reads them as such.
+    """
+    if isinstance(levels, (list, tuple, range)):
+        count, numeric = len(levels), True
+    else:
+        with suppress(Exception):  # a tensor of torch is an array; what others make of themselves is not ours
+            levels = np.asarray(levels) if hasattr(levels, "__array__") else levels
+        numeric = isinstance(levels, np.ndarray) and levels.ndim == 1 and levels.dtype.kind in "fiu"
+        count = len(levels) if numeric else 0
+    if count > (most := max(MAX_EXPLICIT, min(schedule.num_train_timesteps, MAX_STEPS))):
+        raise ArgumentError(f"{name} are {count} numbers; there may be at most {most}")
+    most_of = sys.float_info.max
+    if not numeric or not count or not all(is_number(_scalar(v), -most_of, most_of) for v in levels):
+        raise ArgumentError(f"{name} are {shown(levels)}; they must be a list of finite numbers")
+    values = np.asarray([float(_scalar(v)) for v in levels])
     if (np.diff(values) >= 0).any():
-        raise ArgumentError(f"{name} are {[float(v) for v in values]}; each must be less than the one before")
+        raise ArgumentError(f"{name} are {shown(values.tolist())}; each must be less than the one before")
     return values
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def _apart(name: str, levels: Sequence[Level]) -> None:
@@ -224,5 +240,5 @@ def _apart(name: str, levels: Sequence[Level]) -> None:
             )
 
 
-def _ends(levels: Any) -> str:
+def _ends(levels: Float64) -> str:
     return f"{float(levels[0]):g} to {float(levels[-1]):g}"
