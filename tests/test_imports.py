@@ -15,7 +15,7 @@ PACKAGE = Package(ROOT / "edgediff", "edgediff")
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
     *("cli", "examples", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
-    *("image", "looks", "compare", "checks", "arrays", "files", "errors", "version"),
+    *("image", "looks", "compare", "checks", "arrays", "files", "system_memory", "errors", "version"),
 )
 LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda", "tqdm"}
 
