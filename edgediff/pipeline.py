@@ -300,7 +300,8 @@ def load(
 
     Raises:
         BundleError: the manifest is missing or malformed; another exporter's folder that cannot be run.
-        ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form, a limit below 1.
+        ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form, a
+            memory_limit below 1.
         EngineError: a CUDA device that cannot be used; another exporter's graph with operators that nothing here
             runs. The message says why.
     """

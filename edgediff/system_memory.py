@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,19 +40,23 @@ def memory_named(doing: str) -> Iterator[None]:
         ) from error
 
 
-def free_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process can still have without swapping: the least of what the machine, the process's control
-    groups and its resource limits leave. None where nothing tells.
+def free_memory(swap: bool = False, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process can still have: the least of what the machine, the process's control groups and its
+    resource limits leave. None where nothing tells.
+
+    Args:
+        swap: whether to count what the system would have to swap for.
     """
-    known = [_machine(proc), *_control_groups(proc, groups), *_resource_limits(proc)]
-    return min((max(0, size) for size in known if size is not None), default=None)
+    spare = (kilobytes(proc / "meminfo", "SwapFree:") or 0) if swap else 0
+    room = [size + spare for size in (_machine(proc, swap), *_control_groups(proc, groups)) if size is not None]
+    return min((max(0, size) for size in (*room, *_resource_limits(proc))), default=None)
 
 
-def _machine(proc: Path) -> int | None:
+def _machine(proc: Path, swap: bool) -> int | None:
     if sys.platform == "win32":
-        return _windows()
+        return _windows(swap)
     if sys.platform == "darwin":
-        return _macos()
+        return _macos(swap)
     return kilobytes(proc / "meminfo", "MemAvailable:")
 
 
@@ -122,7 +127,7 @@ def _stat(file: Path, name: str) -> int:
     return 0
 
 
-def _windows() -> int | None:
+def _windows(swap: bool) -> int | None:
     class Status(ctypes.Structure):
         _fields_ = (
             ("length", ctypes.c_ulong),
@@ -135,11 +140,15 @@ def _windows() -> int | None:
     library: Any = getattr(ctypes, "windll").kernel32  # noqa: B009 -- there is none elsewhere
     if not library.GlobalMemoryStatusEx(ctypes.byref(status)):
         return None
-    return int(min(status.free, status.free_page))
+    return int(status.free_page if swap else min(status.free, status.free_page))
 
 
-def _macos() -> int | None:
-    """Pages that are free or inactive, as Mach counts them."""
+def _macos(swap: bool) -> int | None:
+    """Pages that are free or inactive, as Mach counts them. It swaps to whatever the disk holds: with ``swap`` all of
+    the machine's memory.
+    """
+    if swap:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         library: Any = ctypes.CDLL(None)
         counts, length = (ctypes.c_uint32 * VM_INTEGERS)(), ctypes.c_uint32(VM_INTEGERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def amount_of(text: str, name: str) -> int:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([KMGT])(I?)B", text.strip().upper(), re.ASCII)
     if match is None:
         raise ArgumentError(f"{name} is {shown(text[:40])}; write it with its unit, for example 4GB, 512MB or 1.5GiB")
-    return int(Fraction(match[1]) * (1024 if match[3] else 1000) ** (1 + "KMGT".index(match[2])))
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** (1 + "KMGT".index(match[2])))
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:

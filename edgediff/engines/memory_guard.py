@@ -13,7 +13,7 @@ from ..errors import MemoryLimitError, shown
 from ..system_memory import free_memory
 from .memory import Demand, Resident, estimate
 
-MOST = 10**15  # bytes; beyond it a number says nothing more
+MOST = 10**15  # bytes; a larger number says nothing more
 MANY = 10**9  # images; no memory holds as many
 
 
@@ -25,7 +25,7 @@ def check_memory(bundle: Bundle, demand: Demand, resident: Resident, limit: int 
     Raises:
         MemoryLimitError: the message holds the estimate, what there is, and the nearest size and number that fit.
     """
-    free, one = free_memory(), resident.one_at_a_time
+    free, one = free_memory(swap=True), resident.one_at_a_time
 
     def short(asked: Demand) -> tuple[int, str] | None:
         """What is needed and what there is in its place, where that is less."""
@@ -43,7 +43,7 @@ def check_memory(bundle: Bundle, demand: Demand, resident: Resident, limit: int 
     shares = {name: part.weights + part.activations for name, part in found.parts.items()} | {"arrays": found.arrays}
     most = sorted(((size, name) for name, size in shares.items()), reverse=True)[:2]
     raise MemoryLimitError(
-        f"{_named(demand)} takes at least {amount(needed)} of memory "
+        f"{_named(demand)} at least {amount(needed)} of memory "
         f"({', '.join(f'{name} {amount(size)}' for size, name in most)}), and {there}; "
         f"{_nearest(bundle, demand, lambda asked: short(asked) is None)}"
     )
@@ -66,7 +66,7 @@ def _nearest(bundle: Bundle, demand: Demand, fits: Callable[[Demand], bool]) -> 
 
         part = _largest(longest - 1, lambda part: fits(scaled(part)))
         ways += [f"{scaled(part).width}x{scaled(part).height}"] if part else []
-    return f"what fits: {' or '.join(ways)}" if ways else "not even a small picture fits"
+    return f"{' or '.join(ways)} may fit" if ways else "not even a small picture fits"
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
@@ -79,12 +79,12 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _named(demand: Demand) -> str:
-    count = "a picture" if demand.images == 1 else f"{shown(demand.images)} pictures"
-    return f"{count} of {demand.width}x{demand.height}{' with guidance' if demand.guided else ''}"
+    size = f"{demand.width}x{demand.height}{' with guidance' if demand.guided else ''}"
+    return f"a picture of {size} takes" if demand.images == 1 else f"{shown(demand.images)} pictures of {size} take"
 
 
 def amount(size: int) -> str:
-    """Bytes as people read them: ``1.2 GB``."""
-    if size >= MOST:
-        return f"over {MOST // 10**9:,} GB"
-    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
+    """Bytes as people read them, ``1.2 GB``; of more than a million GB so many."""
+    if size < 10**9:
+        return f"{size / 1e6:.0f} MB"
+    return f"{min(size, MOST) / 1e9:{'.1f' if size < 10**11 else ',.0f'}} GB"

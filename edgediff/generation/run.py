@@ -58,7 +58,8 @@ def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPo
                 yield Step(k, total, request, autoencoder, values, watch, runner)
         return
     assert x is not None
-    denoise = denoiser(conditioning, parts, sample, {row.guided for row in plan.rows}, extra)
+    with watch.stage("opening the U-Net", "the opened U-Net"):
+        denoise = denoiser(conditioning, parts, sample, {row.guided for row in plan.rows}, extra)
     for k, step in enumerate(watch.over(_on_host(request, denoise, x, noise), total)):
         yield Step(k, total, request, autoencoder, step, watch)
 
