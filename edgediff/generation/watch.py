@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ def check_deadline(value: Any) -> float | None:
     """A call's seconds; ``ArgumentError`` for what is no positive, finite number."""
     if value is None:
         return None
-    if not is_number(value) or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value <= sys.float_info.max:
         raise ArgumentError(f"deadline is {shown(value)}; it must be a positive number of seconds")
     return float(value)
 
