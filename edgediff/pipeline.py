@@ -26,6 +26,7 @@ from .generation.step import Result, Step
 from .generation.stream import Stream
 from .prompts.textual_inversion import Embeddings, read_embedding
 from .prompts.tokenizer import Tokenizer
+from .system_memory import memory_named
 
 if TYPE_CHECKING:
     from .engines.background_build import Build
@@ -86,7 +87,9 @@ class Pipeline(OwnAttributes):
 
         Raises:
             ArgumentError, PromptError: before any work starts.
-            BundleError, EngineError: a part is damaged, cannot run, or gave values that are not finite.
+            MemoryLimitError: before any work starts, where the call cannot fit; later, where memory ends.
+            BundleError, EngineError: a part is damaged, cannot run, or gave what it must not.
+            DeadlineError: the call's ``deadline`` is over.
         """
         for step in self._stream(arguments):
             if step.last:
@@ -104,13 +107,16 @@ class Pipeline(OwnAttributes):
 
         Raises:
             ArgumentError, PromptError: before any work starts.
-            BundleError, EngineError: a part is damaged, cannot run, or gave values that are not finite.
+            MemoryLimitError: before any work starts, where the call cannot fit; later, where memory ends.
+            BundleError, EngineError: a part is damaged, cannot run, or gave what it must not.
+            DeadlineError: the call's ``deadline`` is over.
         """
         return self._stream(arguments)
 
     def _stream(self, arguments: Arguments, embeddings: Embeddings | None = None) -> Generator[Step, None, None]:
         embeddings = self._textual_inversions() if embeddings is None else embeddings
-        request = check(self.bundle, self._open_tokenizers(), embeddings, arguments)
+        with memory_named("reading the call's arguments"):
+            request = check(self.bundle, self._open_tokenizers(), embeddings, arguments, self._open_parts().allow)
         return Stream(run(request, self._serving(), self._device, self._runners))
 
     def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
@@ -278,6 +284,7 @@ def load(
     engine_cache: str | Path | None = None,
     build_options: BuildOptions | None = None,
     release_parts: bool = False,
+    memory_limit: int | None = None,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -295,10 +302,13 @@ def load(
         build_options: how auto builds engine files.
         release_parts: hold one part in memory at a time: each is opened when it is called, and let go when the next
             one is. A picture takes longer by the time of opening, and no more memory than its largest part.
+        memory_limit: bytes. Calls that are predicted to take more are refused before they begin; those that cannot fit
+            in what is free are refused without it, too. The prediction is a lower bound, and no cap.
 
     Raises:
         BundleError: the manifest is missing or malformed; another exporter's folder that cannot be run.
-        ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form.
+        ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form, a
+            memory_limit below 1.
         EngineError: a CUDA device that cannot be used; another exporter's graph with operators that nothing here
             runs. The message says why.
     """
@@ -321,9 +331,11 @@ def load(
 
         if not isinstance(build_options, BuildOptions):
             raise ArgumentError(f"build_options is {shown(build_options)}; it must be a BuildOptions")
+    if memory_limit is not None:
+        memory_limit = positive("memory_limit", memory_limit)
     bundle = read_bundle(path)
     cache = None if engine_cache is None else Path(engine_cache)
-    options = EngineOptions(threads, providers, engine, cache, release_parts)
+    options = EngineOptions(threads, providers, engine, cache, release_parts, memory_limit)
     check_foreign(bundle, options, ordinal)
     pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal))
     if engine == "auto":

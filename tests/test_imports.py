@@ -16,7 +16,7 @@ PACKAGE = Package(ROOT / "edgediff", "edgediff")
 FLOORS = (
     *("cli", "examples", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
     *("image", "looks", "scratch", "file_lock", "python_child", "confined", "rust", "compare", "checks", "arrays"),
-    *("whole", "files", "errors", "version"),
+    *("whole", "files", "system_memory", "errors", "version"),
 )
 LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda", "tqdm"}
 

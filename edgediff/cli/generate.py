@@ -78,6 +78,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="number of pictures, of seeds S, S+1, ..., in FILE-0, FILE-1, ... (default: 1)",
     )
+    p.add_argument("--deadline", type=float, metavar="S", help="seconds that the pictures may take (default: any)")
     add_engine(p)
     p.set_defaults(run=generate)
 
@@ -107,6 +108,7 @@ def generate(args: argparse.Namespace) -> None:
         prompt_syntax="plain" if args.plain_prompt else "a1111",
         image=args.image,
         mask_image=args.mask,
+        deadline=args.deadline,
         **size_arguments(args),
         **plan_arguments(args),
     )

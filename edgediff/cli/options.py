@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ def size(text: str, name: str = "size") -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and len(width) <= 9 and len(height) <= 9):
         raise ArgumentError(f"{name} is {shown(text, 40)}; write it as WIDTHxHEIGHT, for example 64x64")
     return int(width), int(height)
+
+
+def amount_of(text: str, name: str) -> int:
+    """``4GB``, ``512MB`` or ``1.5 GiB`` -> bytes."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([KMGT])(I?)B", text.strip().upper(), re.ASCII)
+    if match is None:
+        raise ArgumentError(f"{name} is {shown(text[:40])}; write it with its unit, for example 4GB, 512MB or 1.5GiB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** (1 + "KMGT".index(match[2])))
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:
@@ -57,12 +66,18 @@ def add_engine(p: argparse.ArgumentParser) -> None:
     add_engine_cache(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
     p.add_argument("--release-parts", action="store_true", help="hold one part in memory at a time")
+    p.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="refuse calls that would take more, for example 4GB (default: what is free)",
+    )
 
 
 def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_engine`` adds, under the names of ``edgediff.load``."""
     names = ("device", "engine", "threads", "engine_cache", "release_parts")
-    return {name: getattr(args, name) for name in names}
+    limit = None if args.memory_limit is None else amount_of(args.memory_limit, "memory-limit")
+    return {**{name: getattr(args, name) for name in names}, "memory_limit": limit}
 
 
 def add_plan_arguments(p: argparse.ArgumentParser) -> None:

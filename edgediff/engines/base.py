@@ -79,6 +79,7 @@ class EngineOptions:
         engine: the word of one backend, or auto; every backend may run a part when None.
         engine_cache: the folder of engine files that were built on this machine; the default one when None.
         release_parts: hold one part at a time.
+        memory_limit: bytes that a call may be predicted to take; None for what is free.
     """
 
     threads: int | None = None
@@ -86,6 +87,7 @@ class EngineOptions:
     engine: str | None = None
     engine_cache: Path | None = None
     release_parts: bool = False
+    memory_limit: int | None = None
 
     def cache_folder(self) -> Path:
         """Return the folder of engine files, for who wants one. Raises as ``default_engine_cache``."""

@@ -16,11 +16,16 @@ from ..checks import one_of
 from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices
 from .base import Backend, Engine, EngineOptions, Shapes, refuses
+from .memory import Demand, Resident, activations
+from .memory_guard import check_memory
 from .passing import PassingEngine
+from .providers import CPU, name_of
+from .tensors import forms, run_part
 
 BACKENDS = ("tensorrt", "onnxruntime")  # modules of this folder, in the order in which they are tried
 AUTO = "auto"  # every backend, and what TensorRT lacks is built meanwhile
 PROVIDERS = "onnx"  # the backend that execution providers belong to
+WORKED = {"unet": "sample", "vae_decoder": "latent_sample"}  # inputs whose shapes say what memory a call works in
 
 
 def backends() -> tuple[Backend, ...]:
@@ -110,7 +115,21 @@ class Parts:
     replaced: Mapping[str, Engine] = field(default_factory=dict)
     _opened: dict[tuple[str, str], Engine] = field(default_factory=dict)  # by part and the backend's word
     _failed: dict[tuple[str, str], str] = field(default_factory=dict)  # why those before that one did not open
+    _held: dict[str, int] = field(default_factory=dict)  # bytes that engines work in and keep, by part
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def allow(self, demand: Demand) -> None:
+        """Refuse a call that cannot fit in memory; raises as ``check_memory``."""
+        hosted = self.device is None and all(name_of(p) == CPU for p in self.options.providers or ())
+        with self._lock:
+            resident = Resident(
+                [part for part in self.bundle.needed if part not in self.replaced] if hosted else (),
+                {part for part, _ in self._opened},
+                dict(self._held),
+                self.options.release_parts,
+                self.device is not None,
+            )
+        check_memory(self.bundle, demand, resident, self.options.memory_limit)
 
     def pick(self, part: str, shapes: Shapes | None = None) -> Engine:
         """Return the part's engine for inputs of these shapes: of the first backend that can.
@@ -123,7 +142,12 @@ class Parts:
         if self.options.release_parts:
             described = self.bundle.parts[part]
             return PassingEngine(described.inputs, described.outputs, partial(self._pick, part))
-        return self._pick(part, shapes)
+        engine = self._pick(part, shapes)
+        worked = () if shapes is None else shapes.get(WORKED.get(part, ""), ())
+        if len(worked) == 4:
+            batch, _, *cells = worked
+            self._held[part] = max(self._held.get(part, 0), activations(self.bundle, part, batch, *cells))
+        return engine
 
     def _pick(self, part: str, shapes: Shapes | None) -> Engine:
         with self._lock:
@@ -152,9 +176,10 @@ class Parts:
             return engine
         raise _joined(part, errors)
 
-    def run(self, part: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Call the part's engine for these inputs. Raises as ``pick``, and what the engine raises."""
-        return self.pick(part, {name: values.shape for name, values in inputs.items()})(**inputs)
+    def run(self, part: str, **inputs: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        """Call the part's engine for these inputs. Raises as ``pick`` and ``run_part``, and what the engine raises."""
+        shapes = {name: values.shape for name, values in inputs.items()}
+        return run_part(part, self.pick(part, shapes), inputs, forms(self.bundle, part, shapes))
 
     def outside(self, part: str, shapes: Shapes) -> str:
         """Tell why the part's first engine does not take inputs of these shapes; an empty string where it does, or
@@ -183,7 +208,8 @@ class Parts:
         with self._lock:
             opened = {key: other for key, other in self._opened.items() if key[0] != part}  # give their memory back
             failed = {key: error for key, error in self._failed.items() if key[0] != part}
-            return replace(self, _opened={**opened, (part, word): engine}, _failed=failed)
+            held = {other: size for other, size in self._held.items() if other != part}
+            return replace(self, _opened={**opened, (part, word): engine}, _failed=failed, _held=held)
 
     def _walk(self) -> Iterator[Backend]:
         return walk(self.options, None if self.device is None else self.device.ordinal)

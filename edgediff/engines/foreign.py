@@ -80,7 +80,11 @@ class ForeignEngine:
         found = self._engine(**feed)
         out = {}
         for name, given in self._adaptation.outputs.items():
-            values = found[given.port.name][: stop - start].astype(np.float32, copy=False)
+            values = found[given.port.name]
+            if values.ndim < 2:
+                shape = list(values.shape)
+                raise EngineError(f"{self.name} gave {given.port.name} of shape {shape}; it must be a batch")
+            values = values[: stop - start].astype(np.float32, copy=False)
             if given.half is not None:
                 channels = values.shape[1] // 2
                 values = values[:, given.half * channels : (given.half + 1) * channels]

@@ -16,11 +16,12 @@ from ..bundle.graph_files import graph_path
 from ..bundle.manifest import FOREIGN, Bundle, Part
 from ..device.base import Device, DeviceArray
 from ..device.cuda import why_no_device
-from ..errors import BundleError, EngineError
+from ..errors import EngineError
 from .base import Backend, Engine, EngineOptions, Provider, first_file, why_not_file
 from .foreign import ForeignEngine, graph_part
 from .operators import why_no_foreign
 from .providers import CPU, CUDA, line, name_of, on_gpu, options_of, session_providers, silence, streams, why_no_library
+from .tensors import check_session
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 INSTALL = "no engine is installed; install edgediff with its cpu extra (edgediff[cpu]), or run: pip install onnxruntime"
@@ -70,13 +71,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{name}: ONNX Runtime {ort.__version__} could not start {first}: {reason}")
         self.name, self.provider = name, first
         self.inputs, self.outputs = part.inputs, part.outputs
-        for kind, described, real in (
-            ("inputs", part.inputs, self._session.get_inputs()),
-            ("outputs", part.outputs, self._session.get_outputs()),
-        ):
-            names, real_names = [t.name for t in described], [t.name for t in real]
-            if names != real_names:
-                raise BundleError(f"{name}: {path.name} has {kind} {real_names}, the manifest says {names}")
+        check_session(name, path.name, part, self._session.get_inputs(), self._session.get_outputs())
         self._names = [t.name for t in part.outputs]
         self._options: Any = None  # of runs on host arrays
         self._device = device  # its stream must outlive the session

@@ -77,6 +77,9 @@ class Arguments:
             and what is transparent in ``image`` lies on white. A mask must not be transparent.
         latents: starting noise (B, C, h, w) float32 of deviation 1, instead of the seed's.
         output_type: pil, np (uint8 (B, H, W, 3)) or latent.
+        deadline: seconds from the call's first work to its pictures; None for any time. Looked at between steps and
+            before the pictures are decoded. Of a stream it begins when its first step is asked for, and what is done
+            between steps counts.
     """
 
     prompt: str | Sequence[str] | None = None
@@ -117,6 +120,7 @@ class Arguments:
     mask_image: Image | NDArray[np.uint8 | np.bool_] | str | Path | None = None
     latents: Float32 | None = None
     output_type: OutputType = "pil"
+    deadline: float | None = None
 
     def facts(self) -> dict[str, str]:
         """What a picture's text says of the arguments that are not at their defaults."""

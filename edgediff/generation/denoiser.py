@@ -7,6 +7,7 @@ import numpy as np
 from ..arrays import Float32
 from ..engines.base import Engine
 from ..engines.choose import Parts
+from ..engines.tensors import Form, forms, run_part
 from ..sampling.loop import Denoise
 from .conditioning import Conditioning, Group
 
@@ -26,22 +27,24 @@ def denoiser(
         extra: further channels beside each image's latents, (B, C' - C, h, w).
     """
     grouped = {guided: conditioning.guided if guided else conditioning.unguided for guided in rows}
-    engines: dict[bool, list[tuple[Group, Engine]]] = {
-        guided: [(group, parts.pick("unet", group.shapes(shape))) for group in groups]
-        for guided, groups in grouped.items()
-    }
+    engines: dict[bool, list[tuple[Group, Engine, dict[str, Form]]]] = {guided: [] for guided in rows}
+    for guided, groups in grouped.items():
+        for group in groups:
+            shapes = group.shapes(shape)
+            engines[guided].append((group, parts.pick("unet", shapes), forms(parts.bundle, "unet", shapes)))
 
     def denoise(x: Float32, t: float, guided: bool) -> tuple[Float32 | None, Float32]:
         sample = x if extra is None else np.concatenate([x, extra], axis=1)
         sample = np.concatenate([sample, sample]) if guided else sample
         out: Float32 | None = None
-        for group, engine in engines[guided]:
+        for group, engine, wanted in engines[guided]:
             places, every = group.places, len(group.places) == len(sample)
-            part = engine(
-                sample=sample if every else sample[places],
-                timestep=np.full(len(places), t, np.float32),
+            inputs = {
+                "sample": sample if every else sample[places],
+                "timestep": np.full(len(places), t, np.float32),
                 **group.inputs,
-            )["out_sample"]
+            }
+            part = run_part("unet", engine, inputs, wanted)["out_sample"]
             if every:
                 out = part
             else:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32, require_finite
 from ..engines.choose import Parts
+from ..errors import BundleError, EngineError, choices
 from ..prompts.chunks import Chunk
 from ..prompts.weights import emphasise
 from .conditioning import Condition, Conditioning, embed_guidance, grouped
@@ -45,7 +46,9 @@ def _encode(request: Request, parts: Parts, prompts: Sequence[str], negative: bo
             inputs["extra_embeddings"] = request.embeddings.tables[k]
         out = parts.run(part, **inputs)
         skip = request.arguments.negative_clip_skip if negative else request.arguments.clip_skip
-        states = out[f"hidden_state_{skip}" if skip else "last_hidden_state"]
+        wanted = f"hidden_state_{skip}" if skip else "last_hidden_state"
+        if (states := out.get(wanted)) is None:
+            raise EngineError(f"{part} gave {choices(out)}; this call reads {wanted}")
         require_finite(part, states)
         by_chunk = dict(zip(chunks, states, strict=True))
         for some, text in zip(hidden, texts, strict=True):
@@ -54,6 +57,9 @@ def _encode(request: Request, parts: Parts, prompts: Sequence[str], negative: bo
             require_finite(part, out["text_embeds"])
             first = dict(zip(chunks, out["text_embeds"], strict=True))
             pooled = [first[text.chunks[0].key] for text in texts]
+    if any(len({len(states) for states in some}) > 1 for some in hidden):
+        lengths = choices(str(t.max_length) for t in bundle.text)
+        raise BundleError(f"bundle {bundle.name!r}: its text encoders read {lengths} tokens; they must read as many")
     if bundle.unet_input("text_embeds") is None:
         pooled = [None] * len(prompts)
     sizes = request.sizes.negative if negative else request.sizes.positive

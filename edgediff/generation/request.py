@@ -11,6 +11,7 @@ from ..arrays import Float32
 from ..bundle.bounds import MAX_SIZE
 from ..bundle.manifest import Bundle
 from ..checks import is_number, is_whole, number, one_of, positive
+from ..engines.memory import Demand
 from ..errors import ArgumentError, PromptError, choices, shown
 from ..prompts.chunks import PromptChunks
 from ..prompts.textual_inversion import Embeddings
@@ -24,6 +25,7 @@ from .masks import Masked, check_masked
 from .seeds import check_latents, check_seeds
 from .sizes import Sizes, check_sizes
 from .texts import check_texts, tokenised
+from .watch import check_deadline
 
 CFG_PLUS_PLUS = 0.6  # default guidance_scale of cfg++ (the paper's lambda)
 
@@ -47,20 +49,29 @@ class Request:
     latents: Float32 | None
     clip: float | None = None  # of x0 estimates, as the model wants it
     guidance_embedding: float | None = None  # the guidance scale, where the U-Net takes it as an input
+    deadline: float | None = None  # seconds
 
     def combiner(self) -> Combine | None:
         """Fresh unfused guidance for one run, where the call asks for any."""
         return _combiner(self.plan, self.arguments, self.clip)
 
 
-def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embeddings, arguments: Arguments) -> Request:
-    """The checked form of a call's arguments.
+def check(
+    bundle: Bundle,
+    tokenizers: Sequence[Tokenizer],
+    embeddings: Embeddings,
+    arguments: Arguments,
+    allow: Callable[[Demand], None],
+) -> Request:
+    """The checked form of a call's arguments. ``allow`` refuses calls that memory does not hold, before anything is
+    made that grows with the number or the size of the pictures.
 
     Warns:
         PromptWarning: words of a prompt were cut.
 
     Raises:
         ArgumentError, PromptError: see ``Arguments``.
+        MemoryLimitError: as ``allow``.
     """
     prompts, negatives = check_texts(arguments)
     per = positive("num_images_per_prompt", arguments.num_images_per_prompt)
@@ -74,11 +85,13 @@ def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embedding
     one_of("prompt syntax", arguments.prompt_syntax, SYNTAXES)
     for name in ("clip_skip", "negative_clip_skip"):
         _check_clip_skip(bundle, name, getattr(arguments, name))
-    prompts = tuple(p for p in prompts for _ in range(per))
-    negatives = tuple(n for n in negatives for _ in range(per))
     table = plan_for(bundle, arguments)
     _check_guidance(bundle, arguments, table)
     _check_times(bundle, table)
+    decodes = arguments.output_type != "latent" and bundle.latent.factor > 1
+    allow(Demand(len(prompts) * per, width, height, table.guided, table.depth, decodes))
+    prompts = tuple(p for p in prompts for _ in range(per))
+    negatives = tuple(n for n in negatives for _ in range(per))
     latent = bundle.latent
     shape = (len(prompts), latent.channels, height // latent.factor, width // latent.factor)
     latents = None if arguments.latents is None else check_latents(arguments.latents, shape)
@@ -110,6 +123,7 @@ def check(bundle: Bundle, tokenizers: Sequence[Tokenizer], embeddings: Embedding
         latents=latents,
         clip=bundle.clip_sample,
         guidance_embedding=_guidance_embedding(bundle, arguments),
+        deadline=check_deadline(arguments.deadline),
     )
 
 

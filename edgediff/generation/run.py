@@ -19,6 +19,7 @@ from .encode_prompts import encode_prompts
 from .masks import channels
 from .request import Request
 from .step import Step
+from .watch import Watch
 
 
 def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPool) -> Generator[Step, None, None]:
@@ -30,32 +31,37 @@ def run(request: Request, parts: Parts, device: Device | None, runners: RunnerPo
         device: where the loop may run beside them; None is the host.
         runners: the device's loops, kept from request to request.
     """
-    bundle, latent, plan = parts.bundle, parts.bundle.latent, request.plan
+    bundle, latent, plan, watch = parts.bundle, parts.bundle.latent, request.plan, Watch(request.deadline)
     size = (request.height // latent.factor, request.width // latent.factor)
     state, sample = (latent.channels, *size), (bundle.unet_channels, *size)
-    streams = [request.generator(seed) for seed in request.seeds]
+    autoencoder, total = Autoencoder(parts), len(plan.rows)
 
     def noise() -> Float32:
         return np.concatenate([s.randn((1, *state)) for s in streams])
 
-    conditioning, autoencoder = encode_prompts(request, parts), Autoencoder(parts)
-    engine = device_engine(request, conditioning, parts, device, sample)
-    x, extra = request.latents, None
-    if x is None and (request.masked is not None or engine is None):
-        x = noise()
+    with watch.stage("encoding the prompts", "the encoded prompts"):
+        conditioning = encode_prompts(request, parts)
+        engine = device_engine(request, conditioning, parts, device, sample)
+    with watch.stage(f"drawing the noise of {len(request.seeds)} images", "the first noise"):
+        streams = [request.generator(seed) for seed in request.seeds]
+        x, extra = request.latents, None
+        if x is None and (request.masked is not None or engine is None):
+            x = noise()
     if request.masked is not None:  # its noise comes after the latents', as in diffusers
-        extra = channels(request.masked, latent, autoencoder.encode, noise, len(streams))
+        with watch.stage("encoding the picture", "the encoded picture"):
+            extra = channels(request.masked, latent, autoencoder.encode, noise, len(streams))
     if device is not None and engine is not None:
         shape = (len(streams), *state)
         steps = run_on_device(plan, device, engine, bundle, runners, shape, streams, x, conditioning, extra)
         with closing(steps):  # leaving the loop gives the runner back at once
-            for k, (runner, values) in enumerate(steps):
-                yield Step(k, len(plan.rows), request, autoencoder, values, runner)
+            for k, (runner, values) in enumerate(watch.over(steps, total)):
+                yield Step(k, total, request, autoencoder, values, watch, runner)
         return
     assert x is not None
-    denoise = denoiser(conditioning, parts, sample, {row.guided for row in plan.rows}, extra)
-    for k, step in enumerate(_on_host(request, denoise, x, noise)):
-        yield Step(k, len(plan.rows), request, autoencoder, step)
+    with watch.stage("opening the U-Net", "the opened U-Net"):
+        denoise = denoiser(conditioning, parts, sample, {row.guided for row in plan.rows}, extra)
+    for k, step in enumerate(watch.over(_on_host(request, denoise, x, noise), total)):
+        yield Step(k, total, request, autoencoder, step, watch)
 
 
 def _on_host(request: Request, denoise: Denoise, x: Float32, noise: Callable[[], Float32]) -> Iterator[LoopStep]:

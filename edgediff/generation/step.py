@@ -13,10 +13,12 @@ from ..device.loop import DeviceStep
 from ..errors import ArgumentError
 from ..image import to_pil, to_uint8
 from ..sampling.loop import LoopStep
+from ..system_memory import memory_named
 from .autoencoder import Autoencoder, PreviewMethod
 from .device_runner import DeviceRunner
 from .metadata import parameters
 from .request import Request
+from .watch import Watch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +38,7 @@ class Step:
     _request: Request
     _autoencoder: Autoencoder
     _values: LoopStep | DeviceStep
+    _watch: Watch
     _runner: DeviceRunner | None = None  # on a device
 
     def __repr__(self) -> str:
@@ -62,16 +65,26 @@ class Step:
 
         Raises ``ArgumentError`` when the bundle has none.
         """
-        return [to_pil(p) for p in self._autoencoder.preview(self.x0, how)]
+        with memory_named("drawing a preview"):
+            return [to_pil(p) for p in self._autoencoder.preview(self.x0, how)]
 
     def decode(self) -> list[Image]:
         """The x0 estimate through the real decoder, as Pillow images."""
-        return [to_pil(p) for p in to_uint8(self._autoencoder.decode(self.x0))]
+        with memory_named("decoding a step"):
+            return [to_pil(p) for p in to_uint8(self._autoencoder.decode(self.x0))]
 
     def result(self) -> Result:
-        """The finished pictures; ``ArgumentError`` before the last step."""
+        """The finished pictures; ``ArgumentError`` before the last step, and ``DeadlineError`` where the call's time is
+        over before they are decoded.
+        """
         if not self.last:
             raise ArgumentError(f"step {self.index + 1} of {self.total} is not the last; use preview() or decode()")
+        if self._request.arguments.output_type == "latent":
+            return self._result()
+        with self._watch.stage("decoding the pictures", "the decoded pictures"):
+            return self._result()
+
+    def _result(self) -> Result:
         request, bundle = self._request, self._autoencoder.parts.bundle
         drawn = None
         if self._runner is not None and request.arguments.output_type != "latent":

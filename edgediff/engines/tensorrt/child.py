@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from ... import python_child
 from ...errors import EngineError
+from ...system_memory import free_memory, kilobytes
 from .builder import BuildOrder
 
 POLL = 0.1  # seconds
@@ -52,7 +53,7 @@ class BuildProcess:
         self, part: str, command: Sequence[str], env: Mapping[str, str], errors: IO[str], limit: int | None
     ) -> None:
         self._part, self._errors = part, errors
-        self._limit = limit or int(MEMORY_SHARE * free_memory()) or None
+        self._limit = limit or int(MEMORY_SHARE * (free_memory() or 0)) or None
         try:
             self._process = subprocess.Popen(
                 list(command),
@@ -162,17 +163,4 @@ def resident(pid: int) -> int:
     not tell.
     """
     status = Path(f"/proc/{pid}/status")
-    return 1024 * (_kilobytes(status, "RssAnon:") + _kilobytes(status, "RssShmem:"))
-
-
-def free_memory() -> int:
-    """Return bytes that this machine can give without swapping; 0 where the system does not tell."""
-    return 1024 * _kilobytes(Path("/proc/meminfo"), "MemAvailable:")
-
-
-def _kilobytes(file: Path, name: str) -> int:
-    with suppress(OSError, ValueError, IndexError):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.startswith(name):
-                return int(line.split()[1])
-    return 0
+    return (kilobytes(status, "RssAnon:") or 0) + (kilobytes(status, "RssShmem:") or 0)
