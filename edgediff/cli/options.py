@@ -55,11 +55,16 @@ def add_engine(p: argparse.ArgumentParser) -> None:
     add_engine_cache(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
     p.add_argument("--release-parts", action="store_true", help="hold one part in memory at a time")
+    p.add_argument(
+        "--isolated",
+        action="store_true",
+        help="run what reads the bundle in a child process with limits and without network (for bundles of strangers)",
+    )
 
 
 def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_engine`` adds, under the names of ``edgediff.load``."""
-    names = ("device", "engine", "threads", "engine_cache", "release_parts")
+    names = ("device", "engine", "threads", "engine_cache", "release_parts", "isolated")
     return {name: getattr(args, name) for name in names}
 
 

@@ -68,6 +68,7 @@ class EngineOptions:
         engine: the word of one backend, or auto; every backend may run a part when None.
         engine_cache: the folder of engine files that were built on this machine.
         release_parts: hold one part at a time.
+        only: the one backend that may run a part; it was made for this pipeline.
     """
 
     threads: int | None = None
@@ -75,6 +76,7 @@ class EngineOptions:
     engine: str | None = None
     engine_cache: Path = field(default_factory=default_engine_cache)
     release_parts: bool = False
+    only: Backend | None = None
 
 
 class Backend(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import FOREIGN, HASH_LIMIT, WEIGHTS, Bundle, Part
+from ..bundle.manifest import FOREIGN, HASH_LIMIT, WEIGHTS, Bundle, File, Part
 from ..device.base import Device, DeviceArray
 from ..device.cuda import why_no_device
 from ..errors import BundleError, EngineError
@@ -171,32 +171,60 @@ class OnnxRuntime:
         file, reasons = first_file(manifest, self.runs, _why_missing())
         if file is None:
             raise EngineError(f"{part} cannot run here: {'; '.join(reasons)}")
-        path = bundle.path(part, file, hashed=file.size <= HASH_LIMIT)
         if bundle.foreign is not None:
-            return _open_foreign(bundle, part, path, options, device)
-        for data in manifest.files:
-            if data.engine == WEIGHTS and data.path.startswith(file.path):
-                bundle.path(part, data, hashed=data.size <= HASH_LIMIT)
-        if device is not None and streams(device, options.providers):
-            return OnnxRuntimeStreamEngine(part, path, manifest, options.threads, device, options.providers)
-        return OnnxRuntimeEngine(part, path, manifest, options.threads, device, options.providers)
+            return self._open_foreign(bundle, part, file, options, device)
+
+        def path() -> Path:
+            found = bundle.path(part, file, hashed=file.size <= HASH_LIMIT)
+            for data in manifest.files:
+                if data.engine == WEIGHTS and data.path.startswith(file.path):
+                    bundle.path(part, data, hashed=data.size <= HASH_LIMIT)
+            return found
+
+        return self.engine(part, path, manifest, options, device)
+
+    def _open_foreign(
+        self, bundle: Bundle, part: str, file: File, options: EngineOptions, device: Device | None
+    ) -> Engine:
+        """Open another exporter's graph. Arrays go through the host, since they are adapted there."""
+        assert bundle.foreign is not None
+        ordinal = None if device is None else device.ordinal
+        if reason := why_no_foreign(import_onnxruntime(), bundle, part, options, ordinal):
+            raise EngineError(f"{part}: {reason}")
+        adaptation, shown = bundle.foreign.parts[part], bundle.parts[part]
+
+        def path() -> Path:
+            found = bundle.path(part, file, hashed=False)
+            for other in shown.files[1:]:
+                bundle.path(part, other, hashed=False)
+            return found
+
+        engine = self.engine(part, path, graph_part(adaptation), options, device, arrays=True)
+        return ForeignEngine(part, engine, shown, adaptation, bundle.latent)
+
+    def engine(
+        self,
+        part: str,
+        path: Callable[[], Path],
+        manifest: Part,
+        options: EngineOptions,
+        device: Device | None,
+        arrays: bool = False,
+    ) -> Engine:
+        """Open a file.
+
+        Args:
+            part: its name, for messages.
+            path: gives the .onnx file, after it and its weights were checked.
+            manifest: what the file must match.
+            arrays: whether the engine is called with arrays in host memory alone.
+        """
+        if device is not None and not arrays and streams(device, options.providers):
+            return OnnxRuntimeStreamEngine(part, path(), manifest, options.threads, device, options.providers)
+        return OnnxRuntimeEngine(part, path(), manifest, options.threads, device, options.providers)
 
 
 BACKEND: Backend = OnnxRuntime()
-
-
-def _open_foreign(bundle: Bundle, part: str, path: Path, options: EngineOptions, device: Device | None) -> Engine:
-    """Open another exporter's graph. Arrays go through the host, since they are adapted there."""
-    assert bundle.foreign is not None
-    ordinal = None if device is None else device.ordinal
-    if reason := why_no_foreign(import_onnxruntime(), bundle, part, options, ordinal):
-        raise EngineError(f"{part}: {reason}")
-    for file in bundle.parts[part].files[1:]:
-        bundle.path(part, file, hashed=False)
-    adaptation, shown = bundle.foreign.parts[part], bundle.parts[part]
-    graph = graph_part(adaptation)
-    engine = OnnxRuntimeEngine(part, path, graph, options.threads, device, options.providers)
-    return ForeignEngine(part, engine, shown, adaptation, bundle.latent)
 
 
 def import_onnxruntime() -> Any:
