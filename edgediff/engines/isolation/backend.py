@@ -38,7 +38,7 @@ class Isolation(OnnxRuntime):
 
     def __init__(self, bundle: Bundle, limits: Limits) -> None:
         self.bundle = bundle
-        self.held: Held = held(limits, _memory(bundle, limits))
+        self.held: Held = held(limits, memory_of(bundle, limits))
         self._child = Child(self.held, lambda: readable(bundle))
 
     def engine(
@@ -63,7 +63,8 @@ class Isolation(OnnxRuntime):
         self._child.close()
 
 
-def _memory(bundle: Bundle, limits: Limits) -> int:
+def memory_of(bundle: Bundle, limits: Limits) -> int:
+    """Return the bytes that ``limits.memory`` stands for, for this bundle and now."""
     if limits.memory is not None:
         return int(limits.memory)
     most = BASE + TIMES * sum(file.size for _, file in bundle.files())
