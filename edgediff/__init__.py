@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from .bundle.manifest import Bundle
+from .engines.isolation.limits import Limits
 from .errors import (
     ArgumentError,
     BundleError,
@@ -48,6 +49,7 @@ __all__ = [
     "DeadlineError",
     "EdgediffError",
     "EngineError",
+    "Limits",
     "MemoryLimitError",
     "MissingAttributeError",
     "OutputError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from .bundle.manifest import Bundle
 from .bundle.reading import read_bundle
@@ -14,8 +14,9 @@ from .device.base import Device
 from .device.cuda import CudaDevice
 from .engines.base import Engine, EngineOptions, Provider, check_device
 from .engines.choose import Parts, check_engine, check_foreign
+from .engines.isolation.limits import Held, Limits, held
 from .engines.providers import check_providers
-from .errors import ArgumentError, BundleError, CopyError, EngineError, choices, shown
+from .errors import ArgumentError, BundleError, CopyError, EngineError, choices, shown, warn_caller
 from .generation.arguments import Arguments
 from .generation.device_runner import RunnerPool
 from .generation.elsewhere import OwnAttributes
@@ -30,6 +31,7 @@ from .system_memory import memory_named
 
 if TYPE_CHECKING:
     from .engines.background_build import Build
+    from .engines.isolation.backend import Isolation
     from .engines.tensorrt.options import BuildOptions
 
 MAX_THREADS = 256
@@ -42,6 +44,7 @@ class Pipeline(OwnAttributes):
         bundle: the model.
         options: how its parts shall run.
         device: an opened GPU, which the pipeline closes at its end; None is the CPU.
+        isolation: runs the parts and the tokenizers in a child, which the pipeline ends at its own end.
 
     Attributes:
         bundle: the model.
@@ -49,14 +52,31 @@ class Pipeline(OwnAttributes):
     """
 
     __slots__ = (
-        *("__weakref__", "_closed", "_device", "_embeddings", "_lock", "_options", "_parts", "_runners", "_tokenizers"),
+        *(
+            "__weakref__",
+            "_closed",
+            "_device",
+            "_embeddings",
+            "_isolation",
+            "_lock",
+            "_options",
+            "_parts",
+            "_runners",
+            "_tokenizers",
+        ),
         *("build", "bundle"),
     )
 
-    def __init__(self, bundle: Bundle, options: EngineOptions | None = None, device: Device | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: EngineOptions | None = None,
+        device: Device | None = None,
+        isolation: Isolation | None = None,
+    ) -> None:
         self.bundle = bundle
         self.build: Build | None = None
-        self._device = device
+        self._device, self._isolation = device, isolation
         self._options = EngineOptions() if options is None else options
         self._parts: Parts | None = None
         self._runners = RunnerPool()
@@ -76,6 +96,11 @@ class Pipeline(OwnAttributes):
         """Where the parts run: cpu, cuda, cuda:1, ...; host is a device in host memory."""
         ordinal = None if self._device is None else self._device.ordinal
         return {None: "cpu", -1: "host", 0: "cuda"}.get(ordinal, f"cuda:{ordinal}")
+
+    @property
+    def isolation(self) -> Held | None:
+        """What holds the child back that runs the parts and the tokenizers; None where there is none."""
+        return None if self._isolation is None else self._isolation.held
 
     @takes_arguments(Arguments)
     def __call__(self, arguments: Arguments) -> Result:
@@ -209,6 +234,8 @@ class Pipeline(OwnAttributes):
             self.build.wait()
         self._runners.clear()
         self._parts = None
+        if self._isolation is not None:
+            self._isolation.close()
         if self._device is not None:
             self._device.close()
 
@@ -254,8 +281,12 @@ class Pipeline(OwnAttributes):
         """One a text encoder."""
         with self._lock:
             if self._tokenizers is None:
+                isolation = self._isolation
                 self._tokenizers = tuple(
-                    Tokenizer(self.bundle.path("tokenizer", t.file), t.max_length, t.pad_id) for t in self.bundle.text
+                    isolation.tokenizer(t)
+                    if isolation is not None
+                    else Tokenizer(self.bundle.path("tokenizer", t.file), t.max_length, t.pad_id)
+                    for t in self.bundle.text
                 )
             return self._tokenizers
 
@@ -285,6 +316,7 @@ def load(
     build_options: BuildOptions | None = None,
     release_parts: bool = False,
     memory_limit: int | None = None,
+    isolated: bool | Limits = False,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -304,6 +336,12 @@ def load(
             one is. A picture takes longer by the time of opening, and no more memory than its largest part.
         memory_limit: bytes. Calls that are predicted to take more are refused before they begin; those that cannot fit
             in what is free are refused without it, too. The prediction is a lower bound, and no cap.
+        isolated: run the native libraries that read the bundle (ONNX Runtime, tokenizers) in a child process with
+            limits, without network and other files; for bundles of strangers, on Linux's CPUs. Pictures are the same.
+            True: with the limits of ``Limits()``. ``pipe.isolation`` tells what is held back on this system.
+
+    Warns:
+        RuntimeWarning: this system lacks some of the means to isolate; the message names what is not held back.
 
     Raises:
         BundleError: the manifest is missing or malformed; another exporter's folder that cannot be run.
@@ -333,11 +371,30 @@ def load(
             raise ArgumentError(f"build_options is {shown(build_options)}; it must be a BuildOptions")
     if memory_limit is not None:
         memory_limit = positive("memory_limit", memory_limit)
+    if not isinstance(isolated, (bool, Limits)):
+        raise ArgumentError(f"isolated is {shown(isolated)}; it must be True, False or Limits(memory=..., seconds=...)")
+    if isolated and (ordinal is not None or providers is not None):
+        other = f"device is {device!r}" if ordinal is not None else f"providers is {shown(providers)}"
+        raise ArgumentError(f"isolated is for the CPU's own kernels (device 'cpu', no providers); {other}")
     bundle = read_bundle(path)
+    isolation = isolate(bundle, isolated) if isolated else None
     cache = None if engine_cache is None else Path(engine_cache)
-    options = EngineOptions(threads, providers, engine, cache, release_parts, memory_limit)
+    options = EngineOptions(threads, providers, engine, cache, release_parts, memory_limit, isolation)
     check_foreign(bundle, options, ordinal)
-    pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal))
+    pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal), isolation)
     if engine == "auto":
         pipe.build_engines(build_options)
     return pipe
+
+
+def isolate(bundle: Bundle, isolated: Literal[True] | Limits) -> Isolation:
+    """A backend that runs a bundle's parts in a child; what cannot be held back here is warned of."""
+    held(Limits(), 0)  # refuses where nothing can be isolated, before what only Unix has is imported
+    from .engines.isolation.backend import Isolation
+
+    isolation = Isolation(bundle, Limits() if isolated is True else isolated)
+    if lacks := isolation.held.lacks:
+        warn_caller(
+            f"an isolated bundle is not kept from everything here; not held back: {'; '.join(lacks)}", RuntimeWarning
+        )
+    return isolation

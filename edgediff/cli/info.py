@@ -10,7 +10,9 @@ from ..bundle.manifest import HASH_LIMIT, Bundle, File, Tensor
 from ..bundle.reading import read_bundle
 from ..engines.base import EngineOptions, check_device, why_not_file
 from ..engines.choose import survey, walk
-from ..errors import BundleError, EdgediffError, shown
+from ..engines.isolation.backend import memory_of
+from ..engines.isolation.limits import Limits, held
+from ..errors import BundleError, EdgediffError, EngineError, shown
 from ..sampling.kernels import describe
 from ..verify import reference
 from .options import add_engine_cache
@@ -53,6 +55,7 @@ def info(args: argparse.Namespace) -> None:
         say(f"{name:<16}{file.path:<23} {file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
     say(f"{'total':<54}{total / 1e6:>9.2f} MB")
     say(f"updates    {describe()}")
+    print_isolation(bundle)
     print_survey(bundle, options, check_device(args.device) or 0)
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
@@ -95,6 +98,18 @@ def as_declared(bundle: Bundle, part: str, tensor: Tensor) -> str:
     port = adaptation.inputs[tensor.name] if given is None or tensor in bundle.parts[part].inputs else given.port
     half = "" if given is None or given.half is None else f", half {given.half + 1} of it"
     return f"  by {port}{half}"
+
+
+def print_isolation(bundle: Bundle) -> None:
+    """Print what ``load(isolated=True)`` would hold back here."""
+    try:
+        facts = held(Limits(), memory_of(bundle, Limits()))
+    except EngineError as error:
+        say(f"isolated   no: {error}")
+        return
+    say(f"isolated   {facts.memory / 1e9:.1f} GB, {facts.seconds:g} s a call; kept from {'; '.join(facts.holds)}")
+    for what in facts.lacks:
+        say(f"           not kept from {what}")
 
 
 def print_survey(bundle: Bundle, options: EngineOptions, ordinal: int) -> None:

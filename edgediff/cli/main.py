@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(), _spelled():
             warnings.simplefilter("always", PromptWarning)
+            warnings.simplefilter("always", RuntimeWarning)
             warnings.showwarning = show_warning  # type: ignore[assignment]
             if arguments and arguments[0] in HANDED_OVER:
                 return HANDED_OVER[arguments[0]](arguments[1:])

@@ -71,11 +71,16 @@ def add_engine(p: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="refuse calls that would take more, for example 4GB (default: what is free)",
     )
+    p.add_argument(
+        "--isolated",
+        action="store_true",
+        help="run what reads the bundle in a child process with limits and without network (for bundles of strangers)",
+    )
 
 
 def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_engine`` adds, under the names of ``edgediff.load``."""
-    names = ("device", "engine", "threads", "engine_cache", "release_parts")
+    names = ("device", "engine", "threads", "engine_cache", "release_parts", "isolated")
     limit = None if args.memory_limit is None else amount_of(args.memory_limit, "memory-limit")
     return {**{name: getattr(args, name) for name in names}, "memory_limit": limit}
 

@@ -80,6 +80,7 @@ class EngineOptions:
         engine_cache: the folder of engine files that were built on this machine; the default one when None.
         release_parts: hold one part at a time.
         memory_limit: bytes that a call may be predicted to take; None for what is free.
+        only: the one backend that may run a part; it was made for this pipeline.
     """
 
     threads: int | None = None
@@ -88,6 +89,7 @@ class EngineOptions:
     engine_cache: Path | None = None
     release_parts: bool = False
     memory_limit: int | None = None
+    only: Backend | None = None
 
     def cache_folder(self) -> Path:
         """Return the folder of engine files, for who wants one. Raises as ``default_engine_cache``."""

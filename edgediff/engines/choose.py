@@ -45,7 +45,7 @@ def walk(options: EngineOptions, ordinal: int | None) -> Iterator[Backend]:
         ordinal: the number of a CUDA device; None is the CPU.
     """
     chosen = PROVIDERS if options.providers is not None else options.engine
-    for backend in backends():
+    for backend in backends() if options.only is None else (options.only,):
         if _kind(ordinal) in backend.devices and chosen in (None, AUTO, backend.word):
             yield backend
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.graph_files import graph_path
-from ..bundle.manifest import FOREIGN, Bundle, Part
+from ..bundle.manifest import FOREIGN, Bundle, File, Part
 from ..device.base import Device, DeviceArray
 from ..device.cuda import why_no_device
 from ..errors import EngineError
@@ -167,27 +168,46 @@ class OnnxRuntime:
         file, reasons = first_file(manifest, self.runs, _why_missing())
         if file is None:
             raise EngineError(f"{part} cannot run here: {'; '.join(reasons)}")
-        path = graph_path(bundle, part, file)
         if bundle.foreign is not None:
-            return _open_foreign(bundle, part, path, options, device)
-        if device is not None and streams(device, options.providers):
-            return OnnxRuntimeStreamEngine(part, path, manifest, options.threads, device, options.providers)
-        return OnnxRuntimeEngine(part, path, manifest, options.threads, device, options.providers)
+            return self._open_foreign(bundle, part, file, options, device)
+        return self.engine(part, partial(graph_path, bundle, part, file), manifest, options, device)
+
+    def _open_foreign(
+        self, bundle: Bundle, part: str, file: File, options: EngineOptions, device: Device | None
+    ) -> Engine:
+        """Open another exporter's graph. Arrays go through the host, since they are adapted there."""
+        assert bundle.foreign is not None
+        ordinal = None if device is None else device.ordinal
+        if reason := why_no_foreign(import_onnxruntime(), bundle, part, options, ordinal):
+            raise EngineError(f"{part}: {reason}")
+        adaptation, shown = bundle.foreign.parts[part], bundle.parts[part]
+        path = partial(graph_path, bundle, part, file)
+        engine = self.engine(part, path, graph_part(adaptation), options, device, arrays=True)
+        return ForeignEngine(part, engine, shown, adaptation, bundle.latent)
+
+    def engine(
+        self,
+        part: str,
+        path: Callable[[], Path],
+        manifest: Part,
+        options: EngineOptions,
+        device: Device | None,
+        arrays: bool = False,
+    ) -> Engine:
+        """Open a file.
+
+        Args:
+            part: its name, for messages.
+            path: gives the .onnx file, after it and its weights were checked.
+            manifest: what the file must match.
+            arrays: whether the engine is called with arrays in host memory alone.
+        """
+        if device is not None and not arrays and streams(device, options.providers):
+            return OnnxRuntimeStreamEngine(part, path(), manifest, options.threads, device, options.providers)
+        return OnnxRuntimeEngine(part, path(), manifest, options.threads, device, options.providers)
 
 
 BACKEND: Backend = OnnxRuntime()
-
-
-def _open_foreign(bundle: Bundle, part: str, path: Path, options: EngineOptions, device: Device | None) -> Engine:
-    """Open another exporter's graph. Arrays go through the host, since they are adapted there."""
-    assert bundle.foreign is not None
-    ordinal = None if device is None else device.ordinal
-    if reason := why_no_foreign(import_onnxruntime(), bundle, part, options, ordinal):
-        raise EngineError(f"{part}: {reason}")
-    adaptation, shown = bundle.foreign.parts[part], bundle.parts[part]
-    graph = graph_part(adaptation)
-    engine = OnnxRuntimeEngine(part, path, graph, options.threads, device, options.providers)
-    return ForeignEngine(part, engine, shown, adaptation, bundle.latent)
 
 
 def import_onnxruntime() -> Any:
