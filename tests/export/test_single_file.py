@@ -447,3 +447,17 @@ def test_files_of_another_kind(tmp_path: Path, names: list[str], message: str) -
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "m.safetensors")
     with pytest.raises(BundleError, match=message):
         open_source(tmp_path / "m.safetensors")
+
+
+def test_a_file_of_another_name_is_not_unpickled(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers goes by the name: of a .ckpt it takes what lies inside for pickled, which a file can be as well."""
+    path = write_original(families.pipeline("sd15"), tmp_path / "sd.safetensors", "sd1").rename(tmp_path / "sd.ckpt")
+    loaded: list[object] = []
+    monkeypatch.setattr(torch, "load", lambda *args, **more: loaded.append(args))
+    source = SingleFile(path, sources / "sd15")
+    assert source.reference("unet").config.in_channels == 4
+    assert loaded == []
+    (note,) = source.notes()
+    assert note.startswith("unet: diffusers' from_single_file cannot read it from this file (ValueError)")
