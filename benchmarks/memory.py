@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -82,9 +83,8 @@ def main() -> None:
             print(json.dumps(found), flush=True)
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
     if not args.no_write:
-        sys.argv[1:] = [
-            re.sub(r"=.*/", "=", argument) for argument in sys.argv[1:]
-        ]  # where folders lay does not matter
+        # Where folders lie changes no figure; names have blanks.
+        sys.argv[1:] = [shlex.quote(re.sub(r"=.*/", "=", argument)) for argument in sys.argv[1:]]
         write("memory", {"rows": rows}, PACKAGES, RESULTS)
 
 
