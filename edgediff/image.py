@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, OutputError, choices
+from .errors import ArgumentError, MemoryLimitError, OutputError, choices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,6 +77,7 @@ def save(image: Image, path: str | Path) -> Path:
     Raises:
         ArgumentError: ``image`` or ``path`` is something else.
         OutputError: the path cannot be written; nothing is left behind.
+        MemoryLimitError: memory ended on the way; nothing is left behind.
     """
     if not hasattr(image, "save"):
         raise ArgumentError(f"image is {type(image).__name__}; save takes one Pillow image")
@@ -105,6 +106,8 @@ def save(image: Image, path: str | Path) -> Path:
             os.replace(hidden, path)
         finally:
             hidden.unlink(missing_ok=True)
+    except MemoryError as error:
+        raise MemoryLimitError(f"memory ran out while writing {path}; smaller pictures take less") from error
     except (OSError, ValueError) as error:  # Pillow: ValueError for what a format cannot hold
         raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     return path
