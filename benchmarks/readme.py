@@ -298,6 +298,16 @@ def trust_row(name: str, facts: dict[str, Any]) -> list[Any]:
     return [TRIED[name], f"{facts['cases']:,}", f"{found}; the longest took {facts['longest_cpu_s']} s"]
 
 
+def memory(results: dict[str, Any]) -> str:
+    """What calls are predicted to take, beside what they take."""
+    rows = [
+        [r["model"], f"{r['side']} px", r["images"], f"{r['predicted_mb']:,} MB", f"{r['measured_mb']:,} MB",
+         f"{r['predicted_mb'] / r['measured_mb']:.2f}"]
+        for r in results["rows"]
+    ]  # fmt: skip
+    return table(["", "size", "pictures", "predicted, at least", "measured", "ratio"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rivals-short": partial(section, "rivals", partial(rivals, rows=4), rival_versions),
     "rivals": partial(section, "rivals", rivals, rival_versions),
@@ -310,6 +320,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precisions": partial(section, "precisions", precisions),
     "exports": partial(section, "exports", exports),
     "large": partial(section, "large", large),
+    "memory": partial(section, "memory", memory),
     "unet-512": partial(section, "unet", partial(unet, size="512 px"), None),
     "unet-256": partial(section, "unet", partial(unet, size="256 px")),
     "samplers": partial(section, "samplers", samplers),

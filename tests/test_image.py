@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgediff import ArgumentError, OutputError, PromptWarning, save
+from edgediff import ArgumentError, MemoryLimitError, OutputError, PromptWarning, save
 from edgediff.image import EXIF_IFD, USER_COMMENT, to_pil, to_uint8
 
 TEXT = "a red apple 🍎\nSteps: 2, Seed: 5"
@@ -169,3 +169,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save(picture(), path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_memory_that_ends_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    image = picture()
+    monkeypatch.setattr(image, "save", fail)
+    with pytest.raises(MemoryLimitError, match=r"memory ran out while writing .*a\.png"):
+        save(image, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,7 @@ import edgediff
 from edgediff.bundle.manifest import sha256
 from edgediff.cli import generate, progress
 from edgediff.cli import main as cli
+from edgediff.cli.options import amount_of
 from edgediff.generation.arguments import Arguments
 from edgediff.generation.request import plan_for
 from edgediff.sampling.samplers import SAMPLERS
@@ -36,6 +37,21 @@ def test_generate(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     with Image.open(out) as image:
         assert image.size == (32, 32)
         assert "Sampler: Euler, " in image.text["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GB", 4 * 10**9),
+        ("512mb", 512 * 10**6),
+        ("1.5 GiB", 3 << 29),
+        ("2KB", 2000),
+        ("1TB", 10**12),
+        (" 3MiB ", 3 << 20),
+    ],
+)
+def test_amounts_of_memory(text: str, size: int) -> None:
+    assert amount_of(text, "memory-limit") == size
 
 
 def test_batch(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +72,12 @@ def test_batch(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--size", "30x32"], "width is 30; it must be a multiple of 4"),
         (["--size", "big"], "size is 'big'; write it as WIDTHxHEIGHT"),
         (["--size", ""], "size is ''"),
+        (["--memory-limit", "4"], "memory-limit is '4'; write it with its unit, for example 4GB"),
+        (["--memory-limit", "9" * 5000 + "GB"], "write it with its unit"),
+        (["--memory-limit", "0GB"], "memory_limit is 0"),
+        (["--memory-limit", "50kB"], "takes at least"),
+        (["--deadline", "nan"], "deadline is nan; it must be a positive number of seconds"),
+        (["--deadline", "1e-9"], "the call was stopped at "),
         (["--size", "9" * 5000 + "x64"], "write it as WIDTHxHEIGHT"),
         (["--steps", "1.5"], "argument --steps: invalid int value: '1.5'; see edgediff generate --help"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),

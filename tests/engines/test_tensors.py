@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import edgediff
+from edgediff.device.host import HostDevice
 from edgediff.engines.tensors import check_session, forms, run_part
 from edgediff.errors import BundleError, EngineError
+from edgediff.pipeline import Pipeline
 
 onnx = pytest.importorskip("onnx", reason="onnx, which builds the graphs, is not installed (extra dev)")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -233,3 +235,15 @@ def test_symbols_and_unknown_ranks_are_let_through() -> None:
         BundleError, match=r"of type float32\[b, 5, h, \?\], the manifest says float32\[batch, 4, h, w\]"
     ):
         check_session("vae_encoder", "f.onnx", part, [], [Own(["b", 5, "h", None])])
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_another_batch_or_size_on_a_device(tiny_bundle: Path, tmp_path: Path, axis: int) -> None:
+    """There outputs are buffers of fixed size, which the engine refuses to fill otherwise."""
+    pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
+    node = helper.make_node("Concat", ["sample", "sample"], ["out_sample"], axis=axis)
+    output = helper.make_tensor_value_info("out_sample", TensorProto.FLOAT, ["b", 4, "h", "w"])
+    model = graph(inputs_of(tiny_bundle, "unet"), [node], [output])
+    bundle = edgediff.load(forged(tiny_bundle, tmp_path / "b", "unet", model)).bundle
+    with pytest.raises(EngineError, match="unet failed on sample float32"):
+        Pipeline(bundle, device=HostDevice())(**CALL)
