@@ -186,6 +186,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES.values(), ids=list(LIES))
 def test_a_child_that_lies(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
     program = running.PROGRAM.partition("from edgediff")[0] + (
