@@ -155,6 +155,23 @@ def overhead(results: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
+def isolation(results: dict[str, Any]) -> str:
+    """What running a bundle in a child costs."""
+    drawn, passed = results["pictures"], results["passing"]
+    ratio = drawn["ratio"]
+    return table(
+        ["", "in the process", "isolated"],
+        [
+            ["the built-in model, 20 steps, warm", f"{drawn['picture_s']:.3f} s", f"{drawn['picture_isolated_s']:.3f} s"
+             f" (pair by pair {ratio['median']:.2f} times, {ratio['min']:.2f} to {ratio['max']:.2f})"],
+            ["opening all its parts", f"{drawn['open_s']:.2f} s", f"{drawn['open_isolated_s']:.2f} s"],
+            ["a call that does next to nothing, with the arrays of SD 1.5's U-Net", f"{passed['call_ms']:.2f} ms",
+             f"{passed['call_isolated_ms']:.2f} ms"],
+            ["memory of the child", "", f"{drawn['child_own_mb']} MB of its own"],
+        ],
+    )  # fmt: skip
+
+
 def twin(results: dict[str, Any]) -> str:
     """The compiled update beside NumPy's."""
     rows = []
@@ -314,6 +331,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimum": partial(section, "optimum", optimum, optimum_versions),
     "cold-start": partial(section, "cold_start", cold_start),
     "overhead": partial(section, "overhead", overhead),
+    "isolation": partial(section, "isolation", isolation),
     "quality": partial(section, "quality", quality),
     "oracle": partial(section, "oracle", oracle),
     "families": partial(section, "families", families),

@@ -332,8 +332,8 @@ def test_one_signature() -> None:
 
 def test_a_pipeline_shows_what_is_the_users(pipe: edgediff.Pipeline) -> None:
     assert [name for name in dir(pipe) if not name.startswith("_")] == [
-        *("build", "build_engines", "bundle", "close", "device", "engine", "load_textual_inversion", "set_engine"),
-        *("stream", "unload_textual_inversion", "warm"),
+        *("build", "build_engines", "bundle", "close", "device", "engine", "isolation", "load_textual_inversion"),
+        *("set_engine", "stream", "unload_textual_inversion", "warm"),
     ]
     for copied in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(edgediff.CopyError, match="cannot be copied or pickled") as caught:

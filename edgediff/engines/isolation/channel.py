@@ -44,6 +44,10 @@ class ChannelError(Exception):
     """The other side is gone, or said something that it must not."""
 
 
+class Gone(ChannelError):
+    """The other side has closed its end."""
+
+
 class ChannelTimeout(Exception):
     """The other side did not answer in time."""
 
@@ -56,7 +60,7 @@ def send(connection: socket.socket, message: Mapping[str, Any]) -> None:
     except TimeoutError as error:
         raise ChannelTimeout from error
     except OSError as error:
-        raise ChannelError(str(error)) from error
+        raise Gone(str(error)) from error
 
 
 def receive(connection: socket.socket, longest: int | None = LONGEST, until: float | None = None) -> Message:
@@ -89,9 +93,9 @@ def _exactly(connection: socket.socket, length: int, until: float | None) -> byt
         except TimeoutError as error:
             raise ChannelTimeout from error
         except OSError as error:
-            raise ChannelError(str(error)) from error
+            raise Gone(str(error)) from error
         if not piece:
-            raise ChannelError("nobody is there")
+            raise Gone("nobody is there")
         if until is not None and time.monotonic() > until:
             raise ChannelTimeout  # one byte now and then is no answer
         pieces.append(piece)
@@ -127,7 +131,7 @@ class Arena:
         except TimeoutError as error:
             raise ChannelTimeout from error
         except OSError as error:
-            raise ChannelError(str(error)) from error
+            raise Gone(str(error)) from error
         finally:
             os.close(self.descriptor)
 

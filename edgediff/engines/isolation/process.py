@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ... import errors
 from ...errors import DeadlineError, EdgediffError, EngineError, MemoryLimitError, printable
-from .channel import MEMORY, NO_MEMORY, TEXT, Arrays, ChannelError, ChannelTimeout, Message
+from .channel import MEMORY, NO_MEMORY, TEXT, Arrays, ChannelError, ChannelTimeout, Gone, Message
 from .limits import Held
 from .running import Running, after_fork
 
@@ -130,7 +130,8 @@ class Child:
 
     def _death(self, what: str, running: Running, error: ChannelError) -> EdgediffError:
         """Tell of what the child died; it is gone then."""
-        words, gone = running.last_words(), running.gone()
+        gone = running.gone(5.0 if isinstance(error, Gone) else 0.0)
+        words = running.last_words()
         self._end()
         if self._closed:
             return EngineError(f"{what}: the pipeline was closed")

@@ -101,10 +101,10 @@ class Running:
             self._arena = arena
         return self._arena
 
-    def gone(self) -> str:
-        """Tell how it ended; an empty string where it did not."""
+    def gone(self, seconds: float) -> str:
+        """Tell how it ended, or ends within some seconds; an empty string where it does not."""
         with suppress(subprocess.TimeoutExpired):
-            code = self._process.wait(1.0)
+            code = self._process.wait(seconds)
             if code < 0:
                 with suppress(ValueError):
                     return f"was killed by {signal.Signals(-code).name}"

@@ -17,6 +17,7 @@ from ...bundle.manifest import Part, Tensor
 from ...errors import EdgediffError, EngineError
 from ...prompts.tokenizer import Tokenizer
 from ..onnxruntime import OnnxRuntimeEngine, import_onnxruntime
+from ..providers import SILENCE
 from .channel import DTYPES, MEMORY, NO_MEMORY, TEXT, ChannelError, Message, receive, room, send, take_over, view, write
 from .limits import apply, end_with
 
@@ -120,7 +121,8 @@ def main(descriptor: int, parent: int) -> None:
     try:
         import tokenizers  # noqa: F401
 
-        import_onnxruntime()
+        # It may not pin its threads to cores, which it would complain of.
+        import_onnxruntime().set_default_logger_severity(SILENCE)
     except Exception as error:
         ready = {"error": EngineError.__name__, "text": str(error)}
     try:

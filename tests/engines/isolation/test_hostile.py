@@ -23,8 +23,9 @@ from edgediff.engines.isolation import running
 
 from . import hostile
 from .hostile import Put, put
-from .test_isolation import CALL, gone, process
+from .test_isolation import CALL, gone, kill, process
 
+pytestmark = pytest.mark.slow  # some forty children, a second each
 SMALL = Limits(memory=1 << 30, seconds=60)
 SAMPLE: dict[str, Any] = {
     "sample": np.ones((1, 4, 8, 8), np.float32),
@@ -42,15 +43,6 @@ def still_runs(pipe: Pipeline) -> None:
     """The parts that mean no harm go on, in a fresh child if need be."""
     latents = np.zeros((1, 4, 8, 8), np.float32)
     assert pipe.engine("vae_decoder")(latent_sample=latents)["sample"].shape == (1, 3, 32, 32)
-
-
-def kill(pipe: Pipeline) -> None:
-    """End the child, if there still is one."""
-    assert pipe._isolation is not None
-    run = pipe._isolation._child._running
-    if run is not None:
-        run.kill()
-        assert gone(run._process.pid)
 
 
 def test_an_endless_loop_is_ended(hostile_unet: Put) -> None:
@@ -87,7 +79,7 @@ def test_a_child_killed_in_a_call(hostile_unet: Put) -> None:
     with edgediff.load(hostile_unet(hostile.endless()), isolated=Limits(seconds=None)) as pipe:
         pipe.engine("unet")
         threading.Timer(0.3, lambda: pipe._isolation._child._running.kill()).start()  # type: ignore[union-attr]
-        with pytest.raises(EngineError, match="unet: the child that ran it was killed by SIGKILL"):
+        with pytest.raises(EngineError, match=r"unet: the child that ran it was killed by SIGKILL$"):
             pipe.engine("unet")(**SAMPLE)
         still_runs(pipe)
 
