@@ -62,7 +62,9 @@ def add(commands: Any) -> None:
         help=f"{', '.join(GENERATORS)}: whose noise a seed gives again (default: torch-cpu)",
     )
     p.add_argument("--size", metavar="WxH", help="pixels (default: the model's)")
-    p.add_argument("--image", metavar="FILE", help="for inpainting models: the picture (png, jpg, webp), scaled to the size")
+    p.add_argument(
+        "--image", metavar="FILE", help="for inpainting models: the picture (png, jpg, webp), scaled to the size"
+    )
     p.add_argument("--mask", metavar="FILE", help="for inpainting models: white is drawn anew, black is kept")
     p.add_argument("--original-size", metavar="WxH", help="SDXL: what it should look scaled from (default: the size)")
     p.add_argument("--crop", metavar="TOP,LEFT", help="SDXL: pixels that it should look cut off at (default: 0,0)")
