@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 Bounds = Mapping[str, tuple[float, float]]  # the least and the most of a number, by its name
 
-MAX_MANIFEST = 2 << 20  # bytes; the built-in model's has 7 kB, and names of nodes kept in fp32 are what grows
+MAX_MANIFEST = 1 << 20  # bytes; the built-in model's has 7 kB, and names of nodes kept in fp32 are what grows
 MAX_CONFIG = 2 << 20  # bytes of another exporter's config.json and its like, which have a few kB
 MAX_DEPTH = 32  # objects and lists inside each other; parity's reach 4
 MAX_TEXT = 65_536  # characters of any text; the OFL licence has 4,300

@@ -18,7 +18,7 @@ from .fields import file_of, files_of, get, items, make, name_of, optional, tens
 from .fitting import check_factor, check_parts, check_tensors
 from .foreign.description import describe, is_foreign
 from .hints import no_bundle
-from .manifest import KINDS, MANIFEST, PARTS, Bundle, Defaults, File, Golden, Latent, Part, Preview, TokenizerFile, Word
+from .manifest import KINDS, MANIFEST, PARTS, Bundle, Defaults, Golden, Latent, Part, Preview, TokenizerFile, Word
 from .strict_json import parse_object, read_inside
 
 FORMAT = 1
@@ -146,14 +146,15 @@ def _parts(data: Mapping[str, Any], hashed: bool) -> dict[str, Part]:
 
 def _check_once(bundle: Bundle) -> None:
     """No file and no word stands for two."""
-    seen: set[File | str] = set()
-    for name in [file.path for _, file in bundle.files()]:
-        if name in seen:
-            raise BundleError(f"file {name} is listed twice")
-        seen.add(name)
-    words = [word.word for word in bundle.embeddings]
-    if again := [word for word in words if words.count(word) > 1]:
-        raise BundleError(f"embeddings: the word {shown(again[0])} is listed twice")
+    for what, names in (
+        ("file", [file.path for _, file in bundle.files()]),
+        ("embeddings: the word", [word.word for word in bundle.embeddings]),
+    ):
+        seen: set[str] = set()
+        for name in names:
+            if name in seen:
+                raise BundleError(f"{what} {shown(name)} is listed twice")
+            seen.add(name)
 
 
 def _golden(data: Any, hashed: bool) -> Golden:

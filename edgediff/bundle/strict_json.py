@@ -84,14 +84,14 @@ def _check(data: Any) -> None:
         value, depth = rest.pop()
         if depth > MAX_DEPTH:
             raise ValueError(f"its objects lie more than {MAX_DEPTH} deep")
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                _check_text(key)
-                rest.append((inner, depth + 1))
-        elif isinstance(value, list):
-            rest += [(inner, depth + 1) for inner in value]
-        elif isinstance(value, str):
-            _check_text(value)
+        for key in value if isinstance(value, dict) else ():
+            _check_text(key)
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+        for one in inner:
+            if isinstance(one, str):
+                _check_text(one)
+            elif isinstance(one, (dict, list)) and one:  # an empty one holds nothing to check
+                rest.append((one, depth + 1))
 
 
 def _check_text(text: str) -> None:

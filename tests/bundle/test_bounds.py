@@ -134,7 +134,7 @@ def test_one_file_stands_for_one_entry(damaged: Callable[[], Path]) -> None:
 
     root = damaged()
     kept = text_of(root)
-    with pytest.raises(BundleError, match=r"file unet\.onnx is listed twice"):
+    with pytest.raises(BundleError, match=r"file 'unet\.onnx' is listed twice"):
         read_bundle(edit(root, again))
     with pytest.raises(BundleError, match="files has 5000 entries; it may have 64"):
         read_bundle(edit(write(root, kept), many))
@@ -185,3 +185,12 @@ def test_no_manifest_plans_for_long(damaged: Callable[[], Path], sampler: str) -
     with pytest.raises(BundleError, match="num_inference_steps is 100000"):
         read_bundle(edit(root, _put(100_000, "defaults", "num_inference_steps")))
     assert time.process_time() - started < 0.5
+
+
+def test_a_word_stands_for_one_file(damaged: Callable[[], Path]) -> None:
+    def twice(data: dict[str, Any]) -> None:
+        file = {"engine": "embedding", "precision": "-", "size": 1, "sha256": "0" * 64}
+        data["embeddings"] = [{"word": "dotty", "file": {**file, "path": name}} for name in ("a", "b")]
+
+    with pytest.raises(BundleError, match="embeddings: the word 'dotty' is listed twice"):
+        read_bundle(edit(damaged(), twice))

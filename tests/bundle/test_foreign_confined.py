@@ -126,3 +126,10 @@ def test_an_infinity_that_diffusers_writes(folder: Folder) -> None:
     data = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(data | {"lambda_min_clipped": float("-inf")}), encoding="utf-8")
     assert read_bundle(root).schedule.lambda_min_clipped is None
+
+
+def test_special_tokens_that_lie_too_deep(folder: Folder) -> None:
+    root = folder()
+    (root / "tokenizer" / "special_tokens_map.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(BundleError, match="the special tokens cannot be read"):
+        read_bundle(root)

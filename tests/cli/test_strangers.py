@@ -86,3 +86,11 @@ def test_a_bundle_whose_name_is_half_a_character_never_draws(
     assert main(["generate", "x", "--model", str(root), "-o", str(tmp_path / "x.png")]) == 2
     assert "half a character" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("engine", ["onnx", "onnx-data", "onnx-foreign", "x"])
+def test_files_of_no_part_that_name_an_engine(damaged: Folder, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["golden"]["file"]["engine"] = data["text"][0]["file"]["engine"] = engine
+
+    assert printed(["info", str(edit(damaged(), change))], capsys)[0] == 0

@@ -56,7 +56,7 @@ def text_facts(root: Path, folder: Path, file: Path, encoder: Mapping[str, Any],
     ids = _ids(root, file)
     try:
         pad = special_tokens(folder)["pad_token"]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BundleError(f"{folder}: the special tokens cannot be read: {error}") from error
     if pad not in ids:
         raise BundleError(f"{folder}: pad_token is {shown(pad)}, which is not in {file.name}")
