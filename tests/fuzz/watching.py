@@ -32,7 +32,8 @@ def libraries() -> list[Path]:
 def watch(roots: Iterable[Path]) -> list[str]:
     """Watch this process from now on; what it does outside of ``roots`` is added to the list that is returned."""
     own = tuple(f"{os.path.realpath(root)}/" for root in roots)
-    readable = (*own, *(f"{os.path.realpath(p)}/" for p in libraries()), *SYSTEM)
+    proc = f"/proc/{os.getpid()}/"
+    readable = (proc, *own, *(f"{os.path.realpath(p)}/" for p in libraries()), *SYSTEM)
     found: list[str] = []
 
     def within(path: Any, places: tuple[str, ...]) -> bool:
