@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32, require_finite
 from ..engines.choose import Parts
-from ..errors import ArgumentError, EngineError, choices
+from ..errors import ArgumentError, choices
 from ..image import to_uint8
 
 PreviewMethod = Literal["decoder", "matrix"]
@@ -40,12 +40,6 @@ class Autoencoder:
         z = latents / np.float32(latent.scale) + np.float32(latent.shift)
         out = self.parts.run(part, latent_sample=z)["sample"]
         require_finite(part, out)
-        sides = tuple(side * latent.factor for side in latents.shape[2:])
-        if out.shape != (len(latents), 3, *sides):
-            raise EngineError(
-                f"{part} gave pictures of shape {list(out.shape)} for latents of {list(latents.shape)}; the bundle's "
-                f"factor is {latent.factor}, so that they must be {[len(latents), 3, *sides]}"
-            )
         return out
 
     def preview(self, x0: Float32, how: PreviewMethod | None = None) -> NDArray[np.uint8]:

@@ -170,6 +170,6 @@ def test_no_run_is_longer_than_anybody_waits() -> None:
     with pytest.raises(ArgumentError, match=rf"num_inference_steps is 100000; it must be 1 \.\. {MAX_STEPS}"):
         plan(long, "deis_3", 100_000)
     levels = [1_000_000 - k for k in range(1, MAX_STEPS + 2)]
-    with pytest.raises(ArgumentError, match=f"timesteps has {MAX_STEPS + 1} values; a run has at most {MAX_STEPS}"):
+    with pytest.raises(ArgumentError, match=f"timesteps are {MAX_STEPS + 1} numbers; there may be at most {MAX_STEPS}"):
         plan(long, "ddim", timesteps=levels)
     assert plan(long, "ddim", MAX_STEPS).intervals == MAX_STEPS
