@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32, require_finite
+from ..checks import one_of
 from ..engines.choose import Parts
-from ..errors import ArgumentError, choices
+from ..errors import ArgumentError
 from ..image import to_uint8
 
 PreviewMethod = Literal["decoder", "matrix"]
@@ -50,8 +51,8 @@ class Autoencoder:
             ArgumentError: the bundle has no such preview.
         """
         bundle = self.parts.bundle
-        if how not in (None, *PREVIEWS):
-            raise ArgumentError(f"no preview {how!r}; choose from {choices(PREVIEWS)}")
+        if how is not None:
+            one_of("preview", how, PREVIEWS)
         small = "preview_decoder" in bundle.parts
         if how == "decoder" and not small:
             raise ArgumentError(f"bundle {bundle.name!r} has no preview_decoder; use matrix, or step.decode()")

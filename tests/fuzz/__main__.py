@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,7 @@ def fuzz(kind: Kind, numbers: range, seed: int, work: Path, keep: Path | None = 
             outcomes += found
             if keep is not None and not all(outcome.fine for outcome in found):
                 name = f"{kind.name}-{seed}-{first}"
+                shutil.rmtree(keep / name, ignore_errors=True)
                 shutil.copytree(folder, keep / name, symlinks=True, ignore=_pipes)
                 report = "\n\n".join(json.dumps(asdict(o), indent=1) for o in found if not o.fine)
                 (keep / f"{name}.txt").write_text(report, encoding="utf-8")
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         figures[name] = {"cases": args.cases, "seconds": round(time.monotonic() - start), **verdicts,
                          "longest_cpu_s": round(cpu, 1)}  # fmt: skip
         print(f"{name}: {figures[name]}", flush=True)
-        for outcome in [o for o in outcomes if not o.fine][:20]:
+        for outcome in [o for o in outcomes if not o.fine or o.verdict == "panicked"][:20]:
             print(f"  {outcome.verdict}: {outcome.case[:300]}\n    {outcome.detail[-600:]}", flush=True)
         bad += sum(not outcome.fine for outcome in outcomes)
     if args.out is not None:
@@ -100,6 +102,8 @@ def _in_jobs(name: str, args: argparse.Namespace, work: Path) -> list[Outcome]:
                 outcomes = fuzz(kind, range(first, last), args.seed, own, args.keep)
                 (work / f"{job}.json").write_text(json.dumps([asdict(o) for o in outcomes]), encoding="utf-8")
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 os._exit(code)

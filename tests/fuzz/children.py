@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,6 +130,7 @@ def _live(do: Callable[[Report], None], roots: list[Path], write: int, output: i
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(output, 1)
         os.dup2(output, 2)
+        warnings.simplefilter("ignore")  # a program hears them as it likes
         outside = watch(roots)
 
         def report(outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from ..support.foreign import make_foreign
-from .bundles import DATA, LINKS, SECRET, change_file, use
+from .bundles import DATA, KEPT, LINKS, SECRET, change_file, use
 from .children import Report, judged
 from .kinds import dice
 
@@ -43,7 +43,7 @@ class Foreign:
     at_once = 1
 
     def prepare(self, work: Path) -> None:
-        (work / SECRET).write_bytes(os.urandom(4096))
+        (work / SECRET).write_bytes(KEPT)
         make_foreign(DATA / "tiny", work / "foreign")
 
     def roots(self, work: Path) -> list[Path]:

@@ -60,7 +60,7 @@ OBJECTS = (
         b"x",
         bytearray(9),
     ),
-    *(Mute(), [Mute()], object(), object, len, print, lambda *_: None, lambda *_: 1 / 0, Ellipsis, NotImplemented),
+    *(Mute(), [Mute()], object(), object, len, print, lambda *_: None, Ellipsis, NotImplemented),
     *(range(3), range(10**9), {1, 2}, {"a": 1}, Path("x"), Path("/nowhere/x.png"), np.float32(3), np.int64(-1)),
     *(np.array(3), np.array([1, 2]), np.array(["ddim"]), np.array([None]), np.zeros((1, 4, 8, 8)), np.float64("nan")),
     *(Image.new("RGB", (8, 8)), edgediff.Apg(), edgediff.Schedule(), iter([1]), Endless(), Odd(3), "x" * 10**6),

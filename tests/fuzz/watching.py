@@ -31,7 +31,7 @@ def libraries() -> list[Path]:
 
 def watch(roots: Iterable[Path]) -> list[str]:
     """Watch this process from now on; what it does outside of ``roots`` is added to the list that is returned."""
-    own = tuple(f"{os.path.realpath(root)}/" for root in roots)
+    own = tuple(f"{os.path.realpath(root).rstrip('/')}/" for root in roots)
     proc = f"/proc/{os.getpid()}/"
     readable = (proc, *own, *(f"{os.path.realpath(p)}/" for p in libraries()), *SYSTEM)
     found: list[str] = []
@@ -52,6 +52,8 @@ def watch(roots: Iterable[Path]) -> list[str]:
                 found.append(f"{'wrote' if writing else 'opened'} {path!r}")
         elif event in WRITES:
             for path in arguments[: 1 + WRITES[event]]:
+                if event == "os.remove" and arguments[1:] != (-1,):
+                    continue  # inside of a tree whose removal was seen
                 if not within(path, own):
                     found.append(f"{event} {path!r}")
         elif event in FORBIDDEN:
