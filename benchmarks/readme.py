@@ -309,7 +309,8 @@ def trust_row(name: str, facts: dict[str, Any]) -> list[Any]:
             f"{facts['outside']} of {facts['calls']:,} calls outside the folder",
         ]
     if name.startswith("kill-"):
-        return [TRIED[name], f"{facts['hit']:,}", f"{facts['bad']} half files, leftovers or other results"]
+        bad = sum(facts[found] for found in ("half", "failed", "different", "left_over"))
+        return [TRIED[name], f"{facts['hits']:,} that hit", f"{bad} half files, leftovers, failures or other results"]
     bad = sum(facts.get(verdict, 0) for verdict in ("untyped", "crashed", "hung", "memory", "outside", "printed"))
     found = f"{facts['worked']:,} worked, {facts['refused']:,} refused, **{bad}** anything else"
     return [TRIED[name], f"{facts['cases']:,}", f"{found}; the longest took {facts['longest_cpu_s']} s"]

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ..device.base import Device
-from ..errors import ArgumentError, EngineError, choices, shown
+from ..errors import ArgumentError, EngineError, choices, printable, shown
 from .base import Provider
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Those that can run on a stream of ours, with the same options.
 STREAMED = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 WARNINGS, SILENCE = 2, 4  # levels of ONNX Runtime's loggers; the default logger begins with the first
+LONGEST = 1000  # characters of a message of ONNX Runtime that are repeated
 
 _process = threading.Lock()  # held while what is the whole process's is changed
 _opening = 0  # sessions that want silence
@@ -137,5 +138,6 @@ def why_no_library(ort: Any, provider: str) -> str:
 
 
 def line(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())
+    """Return an error's message on one line, its beginning where it is long: a graph's names are in it."""
+    text = printable(" ".join(str(error).split()))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
