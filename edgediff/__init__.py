@@ -26,7 +26,8 @@ from .errors import (
 )
 from .generation.step import Result, Step
 from .image import save
-from .pipeline import Pipeline, load
+from .loading import load
+from .pipeline import Pipeline
 from .sampling.guidance import Apg
 from .sampling.planning import Plan, plan
 from .sampling.samplers import SAMPLERS as _TABLE

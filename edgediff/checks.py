@@ -5,11 +5,14 @@ them so.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import ArgumentError, choices, shown
+
+LONGEST_PATH = 4096
 
 
 def is_whole(value: Any, low: float | None = None, high: float | None = None) -> bool:
@@ -24,7 +27,8 @@ def is_number(value: Any, low: float | None = None, high: float | None = None) -
 
 
 def _within(value: Any, low: float | None, high: float | None) -> bool:
-    value = float(value) if isinstance(value, np.floating) else value  # float32 against a float's bounds overflows
+    # A plain number: float32 overflows against a float's bounds, and a subclass may compare as it likes.
+    value = int.__add__(int(value), 0) if isinstance(value, (int, np.integer)) else float.__add__(float(value), 0.0)
     return bool((low is None or low <= value) and (high is None or value <= high))
 
 
@@ -40,6 +44,15 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     if not is_number(value, low, high):
         raise ArgumentError(f"{name} is {shown(value)}; it must be a number, {low:g} .. {high:g}")
     return float(value)
+
+
+def file_path(name: str, value: Any) -> Path:
+    """The value as a path; ``ArgumentError``, which calls it ``name``, for what names no file on any system."""
+    if not isinstance(value, (str, Path)):
+        raise ArgumentError(f"{name} is {shown(value)}; it must be a path")
+    if len(str(value)) > LONGEST_PATH or "\0" in str(value):
+        raise ArgumentError(f"{name} is {shown(str(value))}; a path has at most {LONGEST_PATH} characters, and no NUL")
+    return Path(value)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Package(ROOT / "edgediff", "edgediff")
 # Folders and files of the package, from the top floor down; each imports only from those below it.
 FLOORS = (
-    *("cli", "examples", "verify", "pipeline", "generation", "engines", "bundle", "device", "sampling", "prompts"),
+    *("cli", "examples", "loading", "verify", "pipeline"),
+    *("generation", "engines", "bundle", "device", "sampling", "prompts"),
     *("image", "looks", "scratch", "file_lock", "python_child", "confined", "rust", "compare", "checks", "arrays"),
     *("whole", "files", "system_memory", "errors", "version"),
 )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..checks import file_path
 from ..confined import confined
 from ..errors import ArgumentError, BundleError, BundleNotFoundError, choices, shown
 from ..sampling.planning import plan
@@ -32,11 +33,12 @@ def read_bundle(path: str | Path | None = None, name: str = MANIFEST) -> Bundle:
     A folder of ONNX graphs that another exporter wrote (optimum, Olive) has no manifest; its configs stand for one.
 
     Raises:
+        ArgumentError: ``path`` is no path.
         BundleNotFoundError: no such folder or manifest.
         BundleError: a manifest of another format, with a field missing or of the wrong type; a foreign folder that
             cannot be run.
     """
-    root = BUILT_IN if path is None else Path(path)
+    root = BUILT_IN if path is None else file_path("path", path)
     manifest = root / name
     try:
         if not confined(root, manifest).is_file():

@@ -12,7 +12,7 @@ from ..engines.background_build import Build
 from ..errors import ArgumentError, printable, shown
 from ..generation.arguments import MAX_IMAGES
 from ..image import check_output, save
-from ..pipeline import load
+from ..loading import load
 from ..sampling.rng import GENERATORS
 from .options import add_engine, add_plan_arguments, engine_arguments, named_file, numbers, plan_arguments, size
 from .progress import bar, progress

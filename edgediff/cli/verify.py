@@ -7,7 +7,7 @@ from typing import Any
 
 from ..bundle.reading import read_bundle
 from ..errors import BundleError, shown
-from ..pipeline import load
+from ..loading import load
 from ..verify import check_provable, prove, reference
 from .options import add_engine, engine_arguments
 from .printing import say

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Float32
+from ..checks import file_path
 from ..errors import ArgumentError, EngineError, choices, shown
 from ..files import read_regular
 from ..looks import not_safetensors
@@ -107,9 +108,7 @@ def read_embedding(path: str | Path) -> tuple[str, tuple[Float32, ...]]:
         ArgumentError: no such file, not a safetensors file, or not one embedding of finite vectors.
         EngineError: the package safetensors is not installed.
     """
-    if not isinstance(path, (str, Path)):
-        raise ArgumentError(f"path is {shown(path)}; it must be the path of a safetensors file")
-    path = Path(path)
+    path = file_path("path", path)
     try:
         from safetensors.numpy import load
     except ImportError as error:

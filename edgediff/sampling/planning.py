@@ -247,6 +247,6 @@ def _interval(interval: tuple[float, float] | None, count: int) -> tuple[int, in
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if not is_number(value):
         raise ArgumentError(f"{name} is {shown(value)}; it must be a number")
-    if not low <= value <= high:  # NaN too
+    if not is_number(value, low, high):  # NaN too
         raise ArgumentError(f"{name} is {shown(value)}; it must be {low:g} .. {high:g}")
     return float(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ArgumentError
+from ..checks import is_whole
+from ..errors import ArgumentError, shown
 from .names import resolve_spacing
 from .samplers import Sampler
 from .schedule import CLEAN, Level, Schedule
@@ -84,8 +85,10 @@ def visits(
 
 
 def _explicit(schedule: Schedule, entry: Sampler, steps: int | None, levels: tuple[Level, ...], clean: bool) -> Visits:
-    if steps is not None and steps != len(levels):
-        raise ArgumentError(f"num_inference_steps is {steps}, but {len(levels)} levels were given; leave one out")
+    if steps is not None and not is_whole(steps, len(levels), len(levels)):
+        raise ArgumentError(
+            f"num_inference_steps is {shown(steps)}, and {len(levels)} levels were given; leave one out"
+        )
     levels = _ended(schedule, entry, levels, clean)
     return Visits(levels, "custom", 1.0 if entry.unit_start or schedule.flow else levels[0].sigma)
 

@@ -154,6 +154,8 @@ def call(name: str, values: dict[str, Any], pipe: edgediff.Pipeline) -> None:
         for step in pipe.stream("a", num_inference_steps=1, seed=1):
             step.preview(**values)
     elif name == "engine":
+        if callable(values["engine"]) and values["engine"] not in SOUND["engine"]["engine"]:
+            return  # what a caller's own function raises is the caller's
         other = edgediff.load(DATA / "tiny", threads=1)
         other.set_engine(values["part"], values["engine"])
         other("a", num_inference_steps=1, seed=1)

@@ -111,7 +111,7 @@ def test_nothing_to_build_from(standin: Any, tiny_bundle: Path, cache: EngineCac
         ({"engine": "trt"}, "no engine 'trt'; choose from onnx, tensorrt, auto"),
         ({"engine": "auto"}, "engine 'auto' needs device='cuda'; the CPU's is 'onnx'"),
         ({"engine": "tensorrt", "device": "cuda", "providers": ["CUDAExecutionProvider"]}, "providers are ONNX"),
-        ({"engine_cache": 3}, "engine_cache is 3; it must be the path of a folder"),
+        ({"engine_cache": 3}, "engine_cache is 3; it must be a path"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
