@@ -19,7 +19,7 @@ def check_deadline(value: Any) -> float | None:
     """A call's seconds; ``ArgumentError`` for what is no positive, finite number."""
     if value is None:
         return None
-    if not is_number(value) or not 0 < value <= sys.float_info.max:
+    if not is_number(value, 0, sys.float_info.max) or not float(value):
         raise ArgumentError(f"deadline is {shown(value)}; it must be a positive number of seconds")
     return float(value)
 

@@ -37,7 +37,7 @@ def check_fields(schedule: Any) -> None:
         if not is_number(value, low, high):
             raise ArgumentError(f"{name} is {shown(value)}; it must be a number, {low:g} .. {high:g} (usually {usual})")
     start, end = schedule.beta_start, schedule.beta_end
-    if not (is_number(start) and is_number(end) and 0 < start <= end < 1):
+    if not (is_number(start, 0, 1) and is_number(end, 0, 1) and 0 < float(start) <= float(end) < 1):
         raise ArgumentError(
             f"betas run from {shown(start)} to {shown(end)}; they must satisfy 0 < beta_start <= beta_end < 1"
         )

@@ -87,7 +87,7 @@ def visits(
 def _explicit(schedule: Schedule, entry: Sampler, steps: int | None, levels: tuple[Level, ...], clean: bool) -> Visits:
     if steps is not None and not is_whole(steps, len(levels), len(levels)):
         raise ArgumentError(
-            f"num_inference_steps is {shown(steps)}, and {len(levels)} levels were given; leave one out"
+            f"num_inference_steps is {shown(steps)}, but {len(levels)} levels were given; leave one out"
         )
     levels = _ended(schedule, entry, levels, clean)
     return Visits(levels, "custom", 1.0 if entry.unit_start or schedule.flow else levels[0].sigma)
