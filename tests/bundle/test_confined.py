@@ -128,6 +128,19 @@ def test_a_hubs_cache_keeps_its_files_in_blobs(damaged: Folder, tmp_path: Path) 
         read_bundle(other)
 
 
+def test_a_bundle_may_lie_inside_a_hubs_revision(damaged: Folder, tmp_path: Path) -> None:
+    hub = tmp_path / "models--me--tiny"
+    inside = hub / "snapshots" / "0123abc" / "onnx" / "fp16"
+    (hub / "blobs").mkdir(parents=True)
+    shutil.copytree(damaged(), inside)
+    for k, path in enumerate(sorted(inside.iterdir())):
+        path.rename(hub / "blobs" / f"{k}")
+        link(path, f"../../../../blobs/{k}")
+    for name in FILES:
+        use(inside, name)
+    assert not stays(inside, hub / "snapshots" / "0123abc" / "README.md")
+
+
 def test_links_in_a_circle(damaged: Folder) -> None:
     root = damaged()
     (root / "unet.onnx").unlink()
