@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +47,8 @@ def parse_object(path: Path, raw: bytes, *, infinite: bool = False) -> dict[str,
     Raises:
         BundleError: it holds something else; the message says what.
     """
-    constant, whole = (float, _large) if infinite else (_constant, _whole)
+    constant: Callable[[str], Any] = float if infinite else _constant
+    whole: Callable[[str], Any] = _large if infinite else _whole
     try:
         data = json.loads(raw, parse_constant=constant, parse_float=_float, parse_int=whole)
         _check(data)
