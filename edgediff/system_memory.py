@@ -119,8 +119,8 @@ def _number(file: Path) -> int | None:
 
 
 def _stat(file: Path, names: Collection[str]) -> int:
-    """The sum of these numbers of a group's memory.stat: pages of files, which the system can drop; those that were read
-    twice, too (weights, when a model is opened again).
+    """The sum of these numbers of a group's memory.stat: pages of files, which the system can drop. Those that were
+    read twice are among them (weights, when a model is opened again).
     """
     lines = (line.partition(" ") for line in _text(file).splitlines())
     return sum(int(value) for key, _, value in lines if key in names and value.isdecimal() and len(value) < 20)
