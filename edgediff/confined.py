@@ -25,6 +25,8 @@ def confined(root: Path, path: Path) -> Path:
     """
     try:
         home, end = root.resolve(), path.resolve()
+    except RecursionError:  # Python's stack ended; no RuntimeError of links
+        raise
     except (RuntimeError, ValueError) as error:  # a circle of links (before Python 3.13), a NUL in a name
         raise BundleError(f"{shown(str(path))} cannot be followed: {error}") from error
     hub = next((folder.parent for folder in home.parents if folder.name == SNAPSHOTS), None)
