@@ -14,6 +14,7 @@ for _name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
     FLAGS |= getattr(os, _name, 0)
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what a lock that another has says
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # what a disk without locks says
+TRIES = 1000
 
 
 class FileLock:
@@ -32,9 +33,9 @@ class FileLock:
         """Take the lock at once; None where another holds it, in this process or another one. The file is made.
 
         Raises:
-            OSError: the file cannot be made, or is none: a link, a folder, a pipe.
+            OSError: the file cannot be made, is none (a link, a folder, a pipe), or does not stay.
         """
-        while True:
+        for _ in range(TRIES):
             descriptor = os.open(path, FLAGS, 0o666)
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -52,6 +53,7 @@ class FileLock:
             finally:
                 if descriptor >= 0:
                     os.close(descriptor)
+        raise OSError(errno.EAGAIN, "it does not stay", str(path))
 
     def release(self, remove: bool = False) -> None:
         """Give the lock back; with ``remove`` its file goes, too."""

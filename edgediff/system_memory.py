@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,9 @@ def _control_groups(proc: Path, groups: Path) -> Iterator[int]:
         number, _, rest = line.partition(":")
         kinds, _, path = rest.partition(":")
         if number == "0" and not kinds:
-            root, most, used, droppable = groups, "memory.max", "memory.current", "inactive_file"
+            root, most, used, droppable = groups, "memory.max", "memory.current", ("inactive_file", "active_file")
         elif "memory" in kinds.split(","):
-            root, droppable = groups / "memory", "total_inactive_file"
+            root, droppable = groups / "memory", ("total_inactive_file", "total_active_file")
             most, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
@@ -118,13 +118,12 @@ def _number(file: Path) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 20 else None
 
 
-def _stat(file: Path, name: str) -> int:
-    """A number of a group's memory.stat: pages of files that the system can drop."""
-    for line in _text(file).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name and value.isdecimal():
-            return int(value)
-    return 0
+def _stat(file: Path, names: Collection[str]) -> int:
+    """The sum of these numbers of a group's memory.stat: pages of files, which the system can drop. Those that were
+    read twice are among them (weights, when a model is opened again).
+    """
+    lines = (line.partition(" ") for line in _text(file).splitlines())
+    return sum(int(value) for key, _, value in lines if key in names and value.isdecimal() and len(value) < 20)
 
 
 def _windows(swap: bool) -> int | None:

@@ -34,7 +34,7 @@ _cleared = ("", 0.0)  # the last folder, and when
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` where the block ends without an error.
 
-    What was there keeps its permissions, and its owner where the system lets us; a link is replaced, not followed. A
+    What was there keeps its permissions and its owner where the system lets us; a link is replaced, not followed. A
     file is never seen in part, also where the power fails: it is on the disk before it has its name.
 
     Raises:
@@ -48,7 +48,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 with suppress(OSError):
                     os.fchown(descriptor, *owner)
             if mode is not None and hasattr(os, "fchmod"):
-                os.fchmod(descriptor, mode)
+                with suppress(OSError):  # disks without permissions (FAT, SMB, shared folders) let the owner alone
+                    os.fchmod(descriptor, mode)
             yield f
             f.flush()
             os.fsync(descriptor)

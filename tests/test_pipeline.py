@@ -290,7 +290,7 @@ def test_random_seed_can_be_repeated(pipe: edgediff.Pipeline) -> None:
         ({"seed": True}, "seed is True"),
         ({"sampler": ["ddim"]}, "no sampler"),
         ({"width": 8 * 10**9}, "width is 8000000000; it must be at most 16384"),
-        ({"latents": "abc"}, "latents have shape str"),
+        ({"latents": "abc"}, "latents are str; this call needs"),
         ({"latents": np.full((1, 4, 8, 8), np.nan)}, "latents hold values that are not finite"),
         ({"output_type": "jpeg"}, "no output_type 'jpeg'; choose from pil, np, latent"),
         ({"latents": np.zeros((1, 4, 4, 4))}, r"latents have shape \(1, 4, 4, 4\); this call needs \(1, 4, 8, 8\)"),

@@ -109,3 +109,11 @@ def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with scratch_folder(tmp_path) as folder:
         assert folder.is_dir()
     assert [p.name for p in tmp_path.iterdir()] == ["edgediff-other"]
+
+
+def test_a_disk_whose_files_change_their_numbers_is_an_error_and_no_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with pytest.raises(OSError, match="does not stay"):
+        FileLock.take(tmp_path / "lock")

@@ -46,7 +46,7 @@ def test_control_groups_of_version_2_count_with_those_around_them(proc: Path, tm
         {
             "service/memory.max": f"{300 * MB}\n",
             "service/memory.current": f"{120 * MB}\n",
-            "service/memory.stat": f"anon 7\ninactive_file {20 * MB}\n",
+            "service/memory.stat": f"anon 7\ninactive_file {12 * MB}\nactive_file {8 * MB}\n",
             "service/worker/memory.max": "max\n",
             "service/worker/memory.current": f"{100 * MB}\n",
         },

@@ -56,6 +56,22 @@ def test_what_was_there_keeps_its_owner(tmp_path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
 
 
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="no permissions of open files here")
+def test_a_disk_that_keeps_no_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT and SMB refuse ``fchmod`` to all but the owner of the mount; they still take files."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"before")
+    with replacing(path) as file:
+        file.write(b"after")
+    assert path.read_bytes() == b"after"
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
 @POSIX
 def test_a_link_is_replaced_and_what_it_names_stays(tmp_path: Path) -> None:
     (tmp_path / "kept.png").write_bytes(b"kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ from ..looks import stand_in
 from .bounds import MAX_CONFIG, MAX_DEPTH, MAX_TEXT
 
 MAX_DIGITS = 19  # of a whole number
+LARGE_DIGITS = 40  # of one in a config, where transformers writes int(1e30) for "no limit"; it becomes a float
 
 
 def read_object(root: Path, path: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
@@ -39,14 +41,16 @@ def read_inside(root: Path, path: Path, limit: int) -> bytes:
 
 
 def parse_object(path: Path, raw: bytes, *, infinite: bool = False) -> dict[str, Any]:
-    """The JSON object that the file at ``path`` holds; ``infinite``: diffusers writes -Infinity into its configs.
+    """The JSON object that the file at ``path`` holds; ``infinite``: diffusers writes -Infinity into its configs, and
+    transformers a whole number that no int64 is.
 
     Raises:
         BundleError: it holds something else; the message says what.
     """
-    constant = float if infinite else _constant
+    constant: Callable[[str], Any] = float if infinite else _constant
+    whole: Callable[[str], Any] = _large if infinite else _whole
     try:
-        data = json.loads(raw, parse_constant=constant, parse_float=_float, parse_int=_whole)
+        data = json.loads(raw, parse_constant=constant, parse_float=_float, parse_int=whole)
         _check(data)
     except (ValueError, RecursionError) as error:
         if wrong := stand_in(path):
@@ -75,6 +79,10 @@ def _whole(text: str) -> int:
     if len(text) > MAX_DIGITS + text.startswith("-"):
         raise ValueError(f"it holds a whole number of {len(text)} digits; they have at most {MAX_DIGITS}")
     return int(text)
+
+
+def _large(text: str) -> int | float:
+    return float(text) if MAX_DIGITS < len(text.lstrip("-")) <= LARGE_DIGITS else _whole(text)
 
 
 def _check(data: Any) -> None:

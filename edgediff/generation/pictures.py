@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def _pixels(name: str, source: Any, width: int, height: int) -> NDArray[np.uint8
     try:
         picture = _opened(name, source)
         check_pixels(name, picture)
-        turn = TURNS.get(picture.getexif().get(ORIENTATION, 1))  # phones turn pictures by a note
+        turn = _turn(picture)
         eight = _mask(name, picture) if name == "mask_image" else _image(name, picture)
         del picture
         if turn is not None:
@@ -76,6 +77,14 @@ def _pixels(name: str, source: Any, width: int, height: int) -> NDArray[np.uint8
         raise MemoryLimitError(f"{name} takes more memory than there is: scale it down") from error
     except Exception as error:  # Pillow raises many kinds
         raise ArgumentError(f"{name} cannot be read as a picture: {printable(str(error))[:400]}") from error
+
+
+def _turn(picture: Image) -> str | None:
+    """How phones say by a note that a picture is to be turned; a note that cannot be read says nothing."""
+    try:
+        return TURNS.get(picture.getexif().get(ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):  # what Pillow raises for damaged EXIF
+        return None
 
 
 def _opened(name: str, source: Any) -> Image:

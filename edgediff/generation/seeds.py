@@ -17,8 +17,8 @@ MAX_SEED = 2**64 - 1
 def check_latents(values: Any, shape: tuple[int, ...]) -> Float32:
     """A caller's starting noise as float32 of ``shape``; ``ArgumentError`` where it is not that."""
     if not isinstance(values, np.ndarray) or values.shape != shape:
-        given = values.shape if isinstance(values, np.ndarray) else type(values).__name__
-        raise ArgumentError(f"latents have shape {given}; this call needs {shape}")
+        given = f"have shape {values.shape}" if isinstance(values, np.ndarray) else f"are {type(values).__name__}"
+        raise ArgumentError(f"latents {given}; this call needs {shape}")
     if values.dtype.kind not in "fiu":
         raise ArgumentError(f"latents are of type {values.dtype}; they must be numbers")
     with np.errstate(over="ignore"):  # seen below

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import edgediff
-from edgediff import BundleError, EdgediffError
+from edgediff import BundleError, EdgediffError, EngineError
 from edgediff.bundle.golden import read_golden
 from edgediff.bundle.manifest import _digest, sha256
 from edgediff.bundle.reading import read_bundle
@@ -128,6 +128,19 @@ def test_a_hubs_cache_keeps_its_files_in_blobs(damaged: Folder, tmp_path: Path) 
         read_bundle(other)
 
 
+def test_a_bundle_may_lie_inside_a_hubs_revision(damaged: Folder, tmp_path: Path) -> None:
+    hub = tmp_path / "models--me--tiny"
+    inside = hub / "snapshots" / "0123abc" / "onnx" / "fp16"
+    (hub / "blobs").mkdir(parents=True)
+    shutil.copytree(damaged(), inside)
+    for k, path in enumerate(sorted(inside.iterdir())):
+        path.rename(hub / "blobs" / f"{k}")
+        link(path, f"../../../../blobs/{k}")
+    for name in FILES:
+        use(inside, name)
+    assert not stays(inside, hub / "snapshots" / "0123abc" / "README.md")
+
+
 def test_links_in_a_circle(damaged: Folder) -> None:
     root = damaged()
     (root / "unet.onnx").unlink()
@@ -138,6 +151,16 @@ def test_links_in_a_circle(damaged: Folder) -> None:
     link(root / "bundle.json", "bundle.json")
     with pytest.raises(BundleError):
         read_bundle(root)
+
+
+def test_the_end_of_pythons_stack_is_no_fault_of_a_bundle(damaged: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_: object, **__: object) -> Path:
+        raise RecursionError
+
+    pipe = edgediff.load(damaged())
+    monkeypatch.setattr(Path, "resolve", resolve)
+    with pytest.raises(EngineError, match="Python's stack ended while"):
+        pipe("a cat")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes by name here")

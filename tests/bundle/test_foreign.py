@@ -255,6 +255,16 @@ def test_configs_that_cannot_be_run(config: str, changes: dict[str, Any], said: 
         read_bundle(root)
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
+def test_a_number_that_transformers_writes_for_no_limit(folder: Folder, made: Path, name: str) -> None:
+    """A tokenizer of no ``model_max_length`` says int(1e30)."""
+    root = folder()
+    part = "tokenizer" if name.startswith("tokenizer") else "text_encoder"
+    config = json.loads((root / part / name).read_text()) if (root / part / name).is_file() else {}
+    (root / part / name).write_text(json.dumps(config | {"model_max_length": int(1e30)}))
+    assert read_bundle(root).text == read_bundle(made).text
+
+
 def test_other_pipelines_are_named(folder: Folder) -> None:
     root = folder()
     edit_json(root / "model_index.json", _class_name="FluxPipeline")

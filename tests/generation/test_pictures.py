@@ -116,6 +116,17 @@ def test_a_transparent_colour_is_white_too(mode: str, tmp_path: Path) -> None:
         mask(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("kind", ["png", "webp", "jpg"])
+def test_notes_that_cannot_be_read_turn_nothing(kind: str, tmp_path: Path) -> None:
+    """Viewers show such a picture."""
+    path = tmp_path / f"a.{kind}"
+    Image.new("RGB", (8, 4), "red").save(path, exif=b"Exif\0\0no notes at all")
+    plain = image_pixels(Image.open(path).convert("RGB").copy(), 8, 4)
+    for source in (path, Image.open(path)):
+        assert np.array_equal(image_pixels(source, 8, 4), plain)
+    assert plain[0, 0, 0] > 200
+
+
 def test_an_opaque_alpha_says_nothing() -> None:
     whole = np.dstack([COLOURS, np.full((SIDE, SIDE), 255, np.uint8)])
     assert (image(whole) == COLOURS).all()

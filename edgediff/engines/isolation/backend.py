@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...bundle.manifest import Bundle, Part, TokenizerFile
+from ...confined import stays
 from ...device.base import Device
 from ...prompts.clip_tokenizer import MERGES, VOCABULARY
 from ...system_memory import free_memory
@@ -73,11 +74,10 @@ def memory_of(bundle: Bundle, limits: Limits) -> int:
 
 
 def readable(bundle: Bundle) -> Sequence[Path]:
-    """Return the files of a bundle that a child reads. A link that leads out of its folder is none."""
-    root = bundle.root.resolve()
+    """Return the files of a bundle that a child reads, at the ends of links. One that ``confined`` refuses is none."""
+    root = bundle.root
     named = [root / file.path for part in bundle.parts.values() for file in part.files]
     for text in bundle.text:
         path = root / text.file.path
         named += [path, *((path.with_name(name) for name in BESIDE) if path.name == VOCABULARY else ())]
-    resolved = [path.resolve() for path in named]
-    return [path for path in dict.fromkeys(resolved) if path.is_relative_to(root) and path.is_file()]
+    return list(dict.fromkeys(path.resolve() for path in named if stays(root, path) and path.is_file()))

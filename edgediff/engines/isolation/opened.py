@@ -66,7 +66,7 @@ class IsolatedEngine:
         self.name, self.inputs, self.outputs = name, part.inputs, part.outputs
         described = {"inputs": _plain(part.inputs), "outputs": _plain(part.outputs), "threads": threads}
         self._opened = Opened(
-            child, name, lambda: {"op": "engine", "name": name, "path": str(path().resolve()), **described}
+            child, name, lambda: {"op": "engine", "name": name, "path": str(path().absolute()), **described}
         )
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -100,7 +100,7 @@ class IsolatedTokenizer(Tokenizer):
         self._opened = Opened(
             child,
             "tokenizer",
-            lambda: {"op": "tokenizer", "path": str(path().resolve()), "max_length": max_length, "pad_id": pad_id},
+            lambda: {"op": "tokenizer", "path": str(path().absolute()), "max_length": max_length, "pad_id": pad_id},
         )
         facts = self._opened.facts
         self.begin, self.end = _id(facts.get("begin")), _id(facts.get("end"))

@@ -344,3 +344,17 @@ def test_commands(tiny_bundle: Path, tmp_path: Path) -> None:
             pictures.append(path.read_bytes())
         assert main(["verify", str(tiny_bundle), "--isolated"]) == 0
     assert pictures[0] == pictures[1]
+
+
+def test_a_hubs_cache(half_bundle: Path, tmp_path: Path) -> None:
+    """Its files are links out of the folder, and weights are found beside the graph's name."""
+    hub = tmp_path / "models--me--half"
+    revision = hub / "snapshots" / "0123abc"
+    revision.mkdir(parents=True)
+    (hub / "blobs").mkdir()
+    for k, path in enumerate(sorted(half_bundle.iterdir())):
+        (hub / "blobs" / f"{k}").write_bytes(path.read_bytes())
+        (revision / path.name).symlink_to(f"../../blobs/{k}")
+    expected = edgediff.load(half_bundle)("a cat", **CALL).images
+    with edgediff.load(revision, isolated=True) as pipe:
+        assert np.array_equal(pipe("a cat", **CALL).images, expected)
