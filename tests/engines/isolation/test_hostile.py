@@ -123,9 +123,9 @@ def test_what_cannot_be_opened(hostile_unet: Put, make: Any) -> None:
     root = hostile_unet(make())
     texts = []
     for isolated in (False, SMALL):
-        with edgediff.load(root, isolated=isolated) as pipe:
-            with pytest.raises((BundleError, EngineError), match="unet") as error:
-                pipe.engine("unet")
+        refused = pytest.raises((BundleError, EngineError), match="unet")
+        with edgediff.load(root, isolated=isolated) as pipe, refused as error:
+            pipe.engine("unet")
         texts.append(str(error.value))
     assert texts[0] == texts[1]
 
