@@ -60,6 +60,7 @@ class FileLock:
         if remove and sys.platform != "win32":  # while it is held: whoever opened this file sees that it is gone
             with suppress(OSError):
                 self.path.unlink()
+        _unlock(self._descriptor)
         os.close(self._descriptor)
         if remove and sys.platform == "win32":  # which removes no file that is open
             with suppress(OSError):
@@ -82,3 +83,12 @@ def _locked(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Give a lock back. To close the file is not enough where a process that was forked meanwhile has it open, too."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)

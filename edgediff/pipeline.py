@@ -219,6 +219,8 @@ class Pipeline(OwnAttributes):
         """Stop building, wait for the GPU and give back its memory and the engines; calls are refused afterwards. A
         pipeline is a context manager that does so at its end.
         """
+        if self._isolation is not None:
+            self._isolation.close()  # first: a call has the lock while its child opens something
         with self._lock:
             if self._closed:
                 return
@@ -228,8 +230,6 @@ class Pipeline(OwnAttributes):
             self.build.wait()
         self._runners.clear()
         self._parts = None
-        if self._isolation is not None:
-            self._isolation.close()
         if self._device is not None:
             self._device.close()
 

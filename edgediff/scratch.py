@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from .file_lock import FileLock
 LOCK = ".edgediff-lock"  # in each folder, held as long as the folder is in use
 PREFIX = "edgediff-"
 TRIES = 100
+POSIX = os.name == "posix"
+MADE = re.compile("[a-z0-9_]{8}")  # the end of a name by tempfile.mkdtemp
 
 
 @contextmanager
@@ -43,8 +46,8 @@ def scratch_folder(parent: str | Path | None = None, prefix: str = PREFIX) -> It
 
 
 def clear_dead(parent: Path, prefix: str = PREFIX) -> None:
-    """Clear away scratch folders whose process is dead. A folder is one where it is this user's, no link, and holds
-    nothing or a lock that nobody has.
+    """Clear away scratch folders whose process is dead. A folder is one where it is this user's, no link, and holds a
+    lock that nobody has, or nothing and is named and closed as such folders are.
     """
     for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
@@ -52,7 +55,8 @@ def clear_dead(parent: Path, prefix: str = PREFIX) -> None:
             if not stat.S_ISDIR(facts.st_mode) or (hasattr(os, "getuid") and facts.st_uid != os.getuid()):
                 continue
             if not os.listdir(folder):
-                folder.rmdir()
+                if MADE.fullmatch(folder.name, len(prefix)) and (not POSIX or stat.S_IMODE(facts.st_mode) == 0o700):
+                    folder.rmdir()
             elif stat.S_ISREG((folder / LOCK).lstat().st_mode):
                 lock = FileLock.take(folder / LOCK)
                 if lock is not None:
@@ -61,15 +65,17 @@ def clear_dead(parent: Path, prefix: str = PREFIX) -> None:
 
 def _remove(folder: Path, lock: FileLock) -> None:
     """Remove a folder whose lock we have. The lock goes last, so that what stays can be told for what it is."""
-    for entry in os.scandir(folder):
-        if entry.name == LOCK:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                os.unlink(entry.path)
-    left = [name for name in os.listdir(folder) if name != LOCK]
+    left = []
+    with suppress(OSError):  # somebody else may have taken all of it away
+        for entry in os.scandir(folder):
+            if entry.name == LOCK:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+        left = [name for name in os.listdir(folder) if name != LOCK]
     lock.release(remove=not left)
     with suppress(OSError):
         folder.rmdir()

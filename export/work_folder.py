@@ -59,7 +59,10 @@ class WorkFolder:
 
     def _check_held(self) -> None:
         """Raise ``OutputError`` where it holds what no export wrote."""
-        strange = next((path for path, is_ours in _walk(self.root) if not is_ours), None)
+        try:
+            strange = next((path for path, is_ours in _walk(self.root) if not is_ours), None)
+        except (OSError, RecursionError) as error:
+            raise self._refused("cannot be read to its end, so that no export made it; move it away") from error
         if strange is not None:
             raise self._refused(f"holds {strange.as_posix()!r}, which no export wrote; move that away")
         if set(os.listdir(self.root)) - {LOCK, FRESH} and self.state() is None:
@@ -97,12 +100,16 @@ class WorkFolder:
         for _ in range(TRIES):
             self.check()
             self.root.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another export ended, and took its folder away
+            try:
                 lock = FileLock.take(self.root / LOCK)
-                if lock is None:
-                    raise OutputError(f"cannot write {self.out}: another export to it is running; name another")
-                self.sure = lock.sure
-                return lock
+            except FileNotFoundError:  # another export ended, and took its folder away
+                continue
+            except OSError as error:
+                raise self._refused(f"cannot be locked by {LOCK} ({error.strerror}); move it away") from error
+            if lock is None:
+                raise OutputError(f"cannot write {self.out}: another export to it is running; name another")
+            self.sure = lock.sure
+            return lock
         raise OutputError(f"cannot write {self.out}: {self.root} does not stay")
 
     def state(self) -> dict[str, Any] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,9 +65,46 @@ def test_the_next_one_clears_what_is_dead_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_a_folder_that_was_killed_before_its_lock(tmp_path: Path) -> None:
-    (tmp_path / "edgediff-empty").mkdir()
+    tempfile.mkdtemp(prefix="edgediff-", dir=tmp_path)
     clear_dead(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["edgediff-out", "edgediff-pictures"])
+def test_an_empty_folder_of_somebody_elses(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name).chmod(0o755)
+    clear_dead(tmp_path)
+    if sys.platform != "win32":
+        assert (tmp_path / name).is_dir()
+
+
+def test_what_is_gone_already(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="an error"), scratch_folder(tmp_path) as folder:  # noqa: PT012
+        shutil.rmtree(folder)
+        raise ValueError("an error")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_lock_is_given_back_though_a_forked_process_has_its_file(tmp_path: Path) -> None:
+    code = """
+import os, sys, time
+from pathlib import Path
+from edgediff.file_lock import FileLock
+path = Path(sys.argv[1])
+lock = FileLock.take(path)
+if (pid := os.fork()) == 0:
+    time.sleep(60)
+    os._exit(0)
+lock.release()
+print(FileLock.take(path) is not None)
+os.kill(pid, 9)
+os.waitpid(pid, 0)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "lock")], capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "True\n", run.stderr
 
 
 def test_a_lock_is_held_once(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +19,13 @@ def check_deadline(value: Any) -> float | None:
     """A call's seconds; ``ArgumentError`` for what is no positive, finite number."""
     if value is None:
         return None
-    if not is_number(value, 0, sys.float_info.max) or not float(value):
+    try:
+        seconds = float(value) if is_number(value) else 0.0
+    except OverflowError:  # a whole number
+        seconds = math.inf
+    if not 0 < seconds < math.inf:
         raise ArgumentError(f"deadline is {shown(value)}; it must be a positive number of seconds")
-    return float(value)
+    return seconds
 
 
 class Watch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import edgediff
 from edgediff.errors import ArgumentError, DeadlineError
+from edgediff.generation.watch import check_deadline
 from edgediff.pipeline import Pipeline
 
 from ..support.host_device import CountingDevice
@@ -118,3 +120,9 @@ def test_a_picture_says_nothing_of_it(tiny: Pipeline) -> None:
 def test_what_is_no_time_is_refused_before_any_work(tiny: Pipeline, value: Any) -> None:
     with pytest.raises(ArgumentError, match=r"^deadline is .*; it must be a positive number of seconds$"):
         tiny.stream(**CALL, deadline=value)
+
+
+def test_times_of_numpy_are_times() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [check_deadline(kind(5)) for kind in (np.float16, np.float32, np.int64)] == [5.0] * 3

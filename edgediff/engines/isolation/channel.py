@@ -7,9 +7,11 @@ sealed: a child that cut it short would end its parent by SIGBUS.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
+import platform
 import re
 import socket
 import struct
@@ -31,6 +33,9 @@ MEMORY = "memory"  # the kind of an error that comes of the limit
 NO_MEMORY = re.compile(
     "bad_alloc|bad allocation|Failed to allocate memory|Cannot allocate memory|MemoryError|memory allocation of"
 )
+MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}
+CLOSE_ON_EXEC, ALLOW_SEALING = 1, 2  # of memfd_create
+ADD_SEALS, SEAL_SEAL, SEAL_SHRINK, SEAL_GROW = 1033, 1, 2, 4  # of fcntl; linux/fcntl.h
 DTYPES = frozenset(
     ["bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float16", "float32",
      "float64"]
@@ -114,10 +119,10 @@ class Arena:
         self.size = -(-max(size, SMALLEST) // SMALLEST) * SMALLEST
         import fcntl  # Unix alone has it
 
-        self.descriptor = os.memfd_create("edgediff", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.descriptor = _shared_memory()
         try:
             os.ftruncate(self.descriptor, self.size)
-            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            fcntl.fcntl(self.descriptor, ADD_SEALS, SEAL_SEAL | SEAL_SHRINK | SEAL_GROW)
             self.memory = mmap.mmap(self.descriptor, self.size)
         except BaseException:
             os.close(self.descriptor)
@@ -134,6 +139,20 @@ class Arena:
             raise Gone(str(error)) from error
         finally:
             os.close(self.descriptor)
+
+
+def _shared_memory() -> int:
+    """Make memory that can be sealed. Python's own call is missing where Python was built with an old C library, as
+    uv's and conda's were; the kernel's is there.
+    """
+    number = MEMFD_CREATE.get(platform.machine())
+    if hasattr(os, "memfd_create") or number is None:
+        return os.memfd_create("edgediff", CLOSE_ON_EXEC | ALLOW_SEALING)
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = int(libc.syscall(ctypes.c_long(number), b"edgediff", ctypes.c_uint(CLOSE_ON_EXEC | ALLOW_SEALING)))
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return descriptor
 
 
 def take_over(connection: socket.socket, size: int) -> mmap.mmap:

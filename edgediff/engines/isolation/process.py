@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import threading
 import weakref
@@ -51,14 +52,22 @@ class Child:
         self._end()
         self.generation += 1
         readable = [str(path) for path in self._readable()]
-        running = self._running = Running()
         try:
+            running = self._running = Running()
+            if self._closed:  # meanwhile: ``close`` saw nothing to end
+                self._end()
+                raise EngineError(f"{what}: the pipeline was closed")
             running.tell({"memory": self.held.memory, "readable": readable}, START)
             ready = running.hear(START)
         except (ChannelError, ChannelTimeout) as error:
             words = running.last_words() or str(error)
             self._end()
+            if self._closed:
+                raise EngineError(f"{what}: the pipeline was closed") from None
             raise EngineError(f"{what}: the child that should run it could not start: {words}") from error
+        except BaseException:
+            self._end()  # what it says of its start would be taken for an answer
+            raise
         if "error" in ready:
             self._end()
             raise EngineError(f"{what}: {printable(str(ready.get('text'))[:TEXT])}")
@@ -90,6 +99,10 @@ class Child:
             ) from None
         except ChannelError as error:
             raise self._death(what, running, error) from None
+        except OSError as error:
+            self._end()
+            said = f"{what}: no memory can be shared with its child ({error.strerror})"
+            raise (MemoryLimitError if error.errno == errno.ENOMEM else EngineError)(said) from error
         except BaseException:
             self._end()  # its answer would be taken for another's
             raise

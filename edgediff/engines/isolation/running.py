@@ -45,8 +45,16 @@ class Running:
     """A process, the socket to it, and the memory that both see."""
 
     def __init__(self) -> None:
-        self._connection, theirs = socket.socketpair()
-        self._errors, errors_theirs = os.pipe()
+        try:
+            self._connection, theirs = socket.socketpair()
+            try:
+                self._errors, errors_theirs = os.pipe()
+            except BaseException:
+                self._connection.close()
+                theirs.close()
+                raise
+        except OSError as error:
+            raise EngineError(f"an isolated child cannot be started: {error}") from error
         try:
             os.set_blocking(errors_theirs, False)  # what nobody reads is lost, and stops nobody
             os.set_blocking(self._errors, False)
@@ -56,7 +64,7 @@ class Running:
         except BaseException as error:
             self._connection.close()
             os.close(self._errors)
-            if isinstance(error, OSError):
+            if isinstance(error, (OSError, RuntimeError)):  # the second: no thread can be started
                 raise EngineError(f"an isolated child cannot be started: {error}") from error
             raise
         finally:

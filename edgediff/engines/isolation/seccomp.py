@@ -18,7 +18,7 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     **{"writev": (20, 66), "dup": (32, 23), "stat": (4, None), "fstat": (5, 80), "lstat": (6, None)},
     **{"newfstatat": (262, 79), "statx": (332, 291), "access": (21, None), "faccessat": (269, 48)},
     **{"readlink": (89, None), "readlinkat": (267, 78), "getcwd": (79, 17)},
-    **{"munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "brk": (12, 214), "mincore": (27, 232)},
+    **{"munmap": (11, 215), "mremap": (25, 216), "brk": (12, 214), "mincore": (27, 232)},
     **{"futex": (202, 98), "exit": (60, 93), "exit_group": (231, 94), "set_robust_list": (273, 99), "rseq": (334, 293)},
     **{"set_tid_address": (218, 96), "membarrier": (324, 283), "restart_syscall": (219, 128)},
     **{"rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132)},
@@ -33,7 +33,7 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
 SOME: dict[str, tuple[int | None, int | None]] = {
     **{"open": (2, None), "openat": (257, 56), "mmap": (9, 222), "clone": (56, 220), "tgkill": (234, 131)},
     **{"prlimit64": (302, 261), "prctl": (157, 167), "fcntl": (72, 25), "ioctl": (16, 29), "sendto": (44, 206)},
-    "madvise": (28, 233),
+    **{"madvise": (28, 233), "mprotect": (10, 226)},
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above; AUDIT_ARCH_*
 X32 = 0x40000000  # numbers of x86_64's second interface begin here
@@ -41,6 +41,7 @@ UNIFORM = 424  # from here on numbers are new: glibc has another way where they 
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 SHARED, ANONYMOUS, GROWSDOWN = 0x01, 0x20, 0x100  # of mmap: memory that RLIMIT_DATA does not count
+PROT_WRITE = 2  # of mprotect
 THREAD, NAMESPACES = 0x00010000, 0x7E020000  # of clone
 SET_NAME, GET_NAME, SET_VMA = 15, 16, 0x53564D41  # of prctl: labels for debuggers
 DESCRIPTOR_FLAGS = (1, 2, 3, 4, 1030)  # of fcntl: F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
@@ -104,6 +105,8 @@ def program(machine: str, pid: int) -> list[Instruction]:
         "fcntl": _if_one_of(1, DESCRIPTOR_FLAGS),
         "ioctl": _if_one_of(1, (TCGETS,)),
         "sendto": _if_null(4),
+        # What is no longer to be written is no longer counted by RLIMIT_DATA, though it stays.
+        "mprotect": [_argument(2), (ANY_BIT, 0, 1, PROT_WRITE), _give(ALLOW), _give(DENY)],
         "madvise": [_argument(2), (AT_LEAST, 1, 0, MACHINE_CHECKS), _give(ALLOW), _give(DENY)],
     }  # fmt: skip
     for name, rule in rules.items():

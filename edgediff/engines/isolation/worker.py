@@ -56,7 +56,12 @@ class Worker:
                 self._fail(error)
 
     def _arena(self, message: Message) -> None:
-        self._memory, self._size = take_over(self._connection, message["size"]), message["size"]
+        try:
+            self._memory, self._size = take_over(self._connection, message["size"]), message["size"]
+        except (OSError, MemoryError, IndexError) as error:
+            # An answer would be taken for one to the message behind, and that finds its arrays in the old arena.
+            os.write(2, f"shared memory: {error or 'Cannot allocate memory'}\n".encode())
+            raise SystemExit from error
 
     def _engine(self, message: Message) -> None:
         part = Part((), _tensors(message["inputs"]), _tensors(message["outputs"]))

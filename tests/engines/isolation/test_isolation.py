@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,6 +319,102 @@ def test_a_child_that_cannot_start(tiny_bundle: Path, monkeypatch: pytest.Monkey
     monkeypatch.undo()
     pipe("a cat", **CALL)
     pipe.close()
+
+
+def test_an_interrupted_start_leaves_no_answer_behind(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the child says of its start would be taken for its first answer, and each answer for the next one."""
+    hear = running.Running.hear
+
+    def interrupted(self: Any, seconds: float | None) -> Any:
+        monkeypatch.setattr(running.Running, "hear", hear)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running.Running, "hear", interrupted)
+    with edgediff.load(tiny_bundle, isolated=True) as pipe:
+        with pytest.raises(KeyboardInterrupt):
+            pipe("a cat", **CALL)
+        pipe("a cat", **CALL)
+
+
+def test_close_ends_a_child_that_starts(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = edgediff.load(tiny_bundle, isolated=True)
+    starting, go_on, errors = threading.Event(), threading.Event(), []
+    make = running.Running.__init__
+
+    def slow(self: Any) -> None:
+        starting.set()
+        go_on.wait(20)
+        make(self)
+        monkeypatch.setattr(self, "hear", lambda seconds: pytest.fail("it was waited for"))
+
+    monkeypatch.setattr(running.Running, "__init__", slow)
+
+    def call() -> None:
+        with pytest.raises(EngineError) as error:
+            pipe("a cat", **CALL)
+        errors.append(str(error.value))
+
+    threads = [threading.Thread(target=call), threading.Thread(target=pipe.close)]
+    threads[0].start()
+    starting.wait(20)
+    threads[1].start()
+    time.sleep(0.2)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert errors == ["tokenizer: the pipeline was closed"]
+
+
+def test_a_python_that_was_built_with_an_old_c_library(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with edgediff.load(tiny_bundle, isolated=True) as pipe:
+        pipe("a cat", **CALL)
+
+
+def test_links_in_a_circle_are_files_that_no_child_reads(tiny_bundle: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (root / "vae_encoder.onnx").unlink()
+    (root / "vae_encoder.onnx").symlink_to("vae_encoder.onnx")
+    with edgediff.load(root, isolated=True) as pipe:
+        pipe("a cat", **CALL)
+
+
+SHORT = """
+import os, resource, sys
+import edgediff
+from edgediff.engines.isolation import channel, running
+pipe = edgediff.load(sys.argv[1], isolated=True)
+if sys.argv[2] == "files":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    try:
+        while True: os.open(os.devnull, 0)
+    except OSError: pass
+elif sys.argv[2] == "size": resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+elif sys.argv[2] == "child":  # has no room for the second arena
+    pipe.warm()
+    resource.prlimit(pipe._isolation._child._running._process.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+    channel.SMALLEST = 2 << 20
+    pipe._isolation._child._running._arena = None
+try:
+    pipe("a cat", num_inference_steps=1)
+except edgediff.EdgediffError as error:
+    print(type(error).__name__, error)
+pipe.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("lacking", "words"),
+    [
+        ("files", r"EngineError an isolated child cannot be started: .*Too many open files"),
+        ("size", r"EngineError tokenizer: no memory can be shared with its child \(File too large\)"),
+        ("child", r"MemoryLimitError tokenizer: shared memory: .*Cannot allocate memory; the limit"),
+    ],
+)
+def test_what_the_system_refuses_is_said(tiny_bundle: Path, lacking: str, words: str) -> None:
+    command = [sys.executable, "-c", SHORT, str(tiny_bundle), lacking]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert re.match(words, run.stdout), run
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from pathlib import Path
 from edgediff.engines.isolation.limits import apply
 allowed, beside, new = map(Path, sys.argv[1:])
 libc = ctypes.CDLL(None, use_errno=True)
+page = os.sysconf("SC_PAGE_SIZE")
+ours = ctypes.create_string_buffer(page)
 apply(512 << 20, [allowed])
 def call(number, *arguments):
     if libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)) < 0:
@@ -70,6 +72,8 @@ CALLS = {
     "makes a ring": ("call(425, 1, 0)", ["ENOSYS"]),
     "makes a process the new way": ("call(435, 0, 0)", ["ENOSYS"]),
     "makes files of memory": ("os.memfd_create('x')", ["EPERM"]),
+    "keeps memory that it no longer writes, which is not counted": (
+        "call(10 if os.uname().machine == 'x86_64' else 226, ctypes.addressof(ours) & -page, page, 1)", ["EPERM"]),
     "takes shared memory, which is not counted": ("mmap.mmap(-1, 1 << 20)", ["EPERM"]),
     "changes a mode": ("os.chmod(allowed, 0o777)", ["EPERM"]),
     "waits": ("threading.Event().wait(0.01)", ["done"]),
