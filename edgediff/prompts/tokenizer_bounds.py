@@ -65,6 +65,8 @@ def _model(model: Any) -> dict[str, int]:
             raise ValueError(f"the id of {shown(token)} is {shown(number)}; it must be a whole number, 0 .. {MAX_ID}")
     if model.get("dropout"):
         raise ValueError(f"its dropout is {shown(model['dropout'])}, which would cut a prompt otherwise each time")
+    if prefix := model.get("continuing_subword_prefix"):  # the library fails where a merge is shorter than it
+        raise ValueError(f"its continuing_subword_prefix is {shown(prefix)}; CLIP's is empty")
     unknown = model.get("unk_token")
     if unknown is not None and (not isinstance(unknown, str) or unknown not in vocabulary):
         raise ValueError(f"its unk_token is {shown(unknown)}, which is not in its vocabulary")

@@ -16,6 +16,7 @@ pytest.importorskip("onnx", reason="onnx, which writes the graphs, is not instal
 
 import onnx
 
+import edgediff
 from edgediff import BundleError, BundleNotFoundError
 from edgediff.bundle.foreign.tokenizers import tokenizer_file
 from edgediff.bundle.onnx_file.header import Port
@@ -93,6 +94,15 @@ def test_added_tokens_that_are_no_list(folder: Folder) -> None:
     edit_json(root / "tokenizer" / "tokenizer.json", added_tokens=1)
     with pytest.raises(BundleError, match=r"tokenizer\.json: added_tokens is 1; it must be a list"):
         read_bundle(root)
+
+
+def test_an_added_token_that_is_no_text(folder: Folder) -> None:
+    root = folder()
+    data = json.loads((root / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    edit_json(root / "tokenizer" / "tokenizer.json", added_tokens=[*data["added_tokens"], {"content": {}, "id": 1}])
+    read_bundle(root)  # the ids of others tell what is needed
+    with pytest.raises(BundleError, match="added"):
+        edgediff.load(root)("a", num_inference_steps=1)
 
 
 def test_weights_are_not_read(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

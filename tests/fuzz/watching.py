@@ -52,7 +52,7 @@ def watch(roots: Iterable[Path]) -> list[str]:
                 found.append(f"{'wrote' if writing else 'opened'} {path!r}")
         elif event in WRITES:
             for path in arguments[: 1 + WRITES[event]]:
-                if event == "os.remove" and arguments[1:] != (-1,):
+                if event in ("os.remove", "os.rmdir") and arguments[1:] != (-1,):
                     continue  # inside of a tree whose removal was seen
                 if not within(path, own):
                     found.append(f"{event} {path!r}")

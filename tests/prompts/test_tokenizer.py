@@ -93,6 +93,7 @@ GROWING = {"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": "xxxxxxx
         (model(vocab={"a": -1}), "the id of 'a' is -1"),
         (model(vocab={"a": 2**40}), "the id of 'a' is 1099511627776"),
         (model(vocab={"a": True}), "the id of 'a' is True"),
+        (model(continuing_subword_prefix="##"), "its continuing_subword_prefix is '##'; CLIP's is empty"),
         (model(unk_token="[UNK]"), "its unk_token is '\\[UNK\\]', which is not in its vocabulary"),
         (model(merges=5), "its model has no vocab and merges"),
         (put("post_processor", {"type": "RobertaProcessing", "sep": ["a", -1], "cls": ["a", 1]}), "sep is"),

@@ -77,5 +77,5 @@ def _ids(root: Path, file: Path) -> dict[str, int]:
     added = data.get("added_tokens") or []
     if not isinstance(added, list):
         raise BundleError(f"{file}: added_tokens is {shown(added)}; it must be a list")
-    more = {t["content"]: t["id"] for t in added if isinstance(t, dict) and {"content", "id"} <= set(t)}
-    return {**model["vocab"], **more}
+    named = (t for t in added if isinstance(t, dict) and isinstance(t.get("content"), str) and "id" in t)
+    return {**model["vocab"], **{t["content"]: t["id"] for t in named}}

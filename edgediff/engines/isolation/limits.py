@@ -115,6 +115,8 @@ def apply(memory: int, readable: Iterable[Path]) -> None:
         resource.RLIMIT_NOFILE: OPEN_FILES,
     }
     for kind, bound in bounds.items():
+        hard = resource.getrlimit(kind)[1]
+        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)  # one may only go lower
         resource.setrlimit(kind, (bound, bound))
     _prctl(DUMPABLE, 0)  # other processes of the user do not read its memory
     _prctl(NO_NEW_PRIVILEGES, 1)
