@@ -344,7 +344,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "unet-256": partial(section, "unet", partial(unet, size="256 px")),
     "samplers": partial(section, "samplers", samplers),
     "guidance": partial(section, "guidance", guidance),
-    "trust": partial(section, "trust", trust),
+    "trust": partial(section, "trust", trust, lambda facts: source(facts | {"command": "python -m benchmarks.trust"})),
     "kernels": partial(section, "kernel-cpu", twin),
 }
 

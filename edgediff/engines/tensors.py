@@ -49,7 +49,7 @@ def _agrees(tensor: Tensor, own: Any) -> bool:
     match = TENSOR.fullmatch(own.type)
     if match is None or TYPES.get(match[1]) != tensor.dtype:
         return False
-    if not own.shape or tensor.shape == ("?",):  # the file does not tell a rank, or the manifest of another exporter
+    if not own.shape or tensor.shape in ((), ("?",)):  # the file does not tell a rank, or another exporter's did not
         return True
     if len(own.shape) != len(tensor.shape):
         return False

@@ -22,8 +22,8 @@ from .watching import watch
 
 CPU_SECONDS = 10  # a case that takes more is found
 WALL_SECONDS = 60  # a case that waits for longer is found; the machine may be busy
-MEMORY = 1_000_000_000  # bytes of resident memory; a case that takes more is found
-ADDRESSES = 6 << 30  # bytes; keeps the machine alive
+MEMORY = 1_000_000_000  # bytes of memory beyond the parent's; a case that takes more is found
+ADDRESSES = 4 << 30  # bytes beyond the parent's; keeps the machine alive
 FINE = ("worked", "refused", "panicked")
 
 
@@ -92,12 +92,18 @@ def in_child(do: Callable[[Report], None], roots: list[Path]) -> list[Outcome]:
         outcomes.append(Outcome("hung", f"{cpu:.1f} s of CPU; {printed[-300:]}", f"after {last}", cpu))
     elif status:
         outcomes.append(Outcome("crashed", f"status {status}; {printed[-1000:]}", f"after {last}", cpu))
-    if usage.ru_maxrss * 1024 > MEMORY:
-        outcomes.append(Outcome("memory", f"{usage.ru_maxrss / 1e6:.1f} GB", f"up to {last}", cpu))
+    if (grown := usage.ru_maxrss * 1024 - held()[1]) > MEMORY:
+        outcomes.append(Outcome("memory", f"{grown / 1e9:.1f} GB", f"up to {last}", cpu))
     if printed and not hung and not status:
         verdict = "panicked" if "panicked at" in printed else "printed"
         outcomes.append(Outcome(verdict, printed[-500:], f"up to {last}", cpu))
     return outcomes
+
+
+def held() -> tuple[int, int]:
+    """This process's address space and resident memory, in bytes; a fork begins with both."""
+    size, resident = Path("/proc/self/statm").read_text().split()[:2]
+    return int(size) * resource.getpagesize(), int(resident) * resource.getpagesize()
 
 
 def _read(file: object) -> str:
@@ -126,7 +132,8 @@ def _live(do: Callable[[Report], None], roots: list[Path], write: int, output: i
     """The child's life; it does not return."""
     code = 70
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+        addresses = held()[0] + ADDRESSES
+        resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(output, 1)
         os.dup2(output, 2)

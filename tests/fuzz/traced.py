@@ -31,7 +31,8 @@ CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\) = (?P<value>-?
 def is_outside(name: str, arguments: str, path: str, places: tuple[str, ...]) -> bool:
     """Whether a call that succeeded reached out of these places."""
     if name in ("openat", "open", "openat2", "creat"):
-        return path != "" and not f"{path}/".startswith(places)
+        own = re.sub(r"^/proc/\d+/", "/proc/self/", path) if '"/proc/self/' in arguments else path
+        return path != "" and not f"{own}/".startswith(places)
     if name == "socket":
         return "AF_UNIX" not in arguments
     if name in ("connect", "execve"):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 # What the interpreter, NumPy, Pillow and the runtime's own look at the machine may read.
-SYSTEM = ("/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/fs/cgroup", "/sys/devices/system")
+SYSTEM = ("/proc/self/cgroup", "/proc/self/status", "/proc/self/maps", "/proc/self/mountinfo", "/proc/self/task")
+SYSTEM += ("/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/fs/cgroup", "/sys/devices/system")
 SYSTEM += ("/dev/null", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime", "/dev/shm", "/usr/lib", "/lib")
 READS = ("open",)
 WRITES = {"os.remove": 0, "os.rename": 1, "os.rmdir": 0, "shutil.rmtree": 0, "os.truncate": 0, "os.chmod": 0}
@@ -33,14 +34,14 @@ def watch(roots: Iterable[Path]) -> list[str]:
     """Watch this process from now on; what it does outside of ``roots`` is added to the list that is returned."""
     own = tuple(f"{os.path.realpath(root).rstrip('/')}/" for root in roots)
     proc = f"/proc/{os.getpid()}/"
-    readable = (proc, *own, *(f"{os.path.realpath(p)}/" for p in libraries()), *SYSTEM)
+    readable = (*own, *(f"{os.path.realpath(p)}/" for p in libraries()), *SYSTEM)
     found: list[str] = []
 
     def within(path: Any, places: tuple[str, ...]) -> bool:
         if isinstance(path, int):  # opened before
             return True
         try:
-            return f"{os.path.realpath(os.fsdecode(path))}/".startswith(places)
+            return f"{os.path.realpath(os.fsdecode(path))}/".replace(proc, "/proc/self/", 1).startswith(places)
         except (TypeError, ValueError):
             return True  # no path: the call will fail
 
