@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 # What the interpreter, NumPy, Pillow and the runtime's own look at the machine may read.
-SYSTEM = ("/proc/self/cgroup", "/proc/self/status", "/proc/self/maps", "/proc/self/mountinfo", "/proc/self/task")
+SYSTEM = (
+    "/proc/self/cgroup",
+    "/proc/self/status",
+    "/proc/self/maps",
+    "/proc/self/statm",
+    "/proc/self/mountinfo",
+    "/proc/self/task",
+)
 SYSTEM += ("/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/fs/cgroup", "/sys/devices/system")
 SYSTEM += ("/dev/null", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime", "/dev/shm", "/usr/lib", "/lib")
 READS = ("open",)
