@@ -18,8 +18,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["edgediff"]):
-    from edgediff.bundle.foreign.graph import read_header
     from edgediff.bundle.foreign.scheduler_defaults import completed
+    from edgediff.bundle.onnx_file.walk import read_header
     from edgediff.bundle.reading import read_bundle
     from edgediff.bundle.scheduler_config import schedule_of
     from edgediff.errors import EdgediffError
