@@ -16,16 +16,10 @@ from edgediff import BundleError, BundleNotFoundError
 from edgediff.bundle.manifest import KINDS, PARTS, sha256
 from edgediff.bundle.reading import read_bundle
 
+from ..support.manifest import edit
+
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "edgediff" / "bundle" / "bundle.schema.json").read_text(encoding="utf-8"))
-
-
-def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    path = root / "bundle.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    change(data)
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return root
 
 
 def test_built_in_model_follows_the_schema_and_fits() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,10 @@ import pytest
 
 from edgediff.cli.main import main
 
+from ..support.manifest import edit
+
 Folder = Callable[[], Path]
 ESCAPES = "\x1b]0;pwned\x07\x1b[2J\u202e"
-
-
-def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    path = root / "bundle.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    change(data)
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return root
 
 
 def printed(command: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
