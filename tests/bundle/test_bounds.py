@@ -16,7 +16,8 @@ from edgediff import BundleError
 from edgediff.bundle import bounds
 from edgediff.bundle.reading import read_bundle
 
-from .test_reading import SCHEMA, _put, edit
+from ..support.manifest import edit
+from .test_reading import SCHEMA, _put
 
 Change = Callable[[dict[str, Any]], Any]
 TABLES = {"latent": bounds.LATENT, "defaults": bounds.DEFAULTS, "schedule": bounds.SCHEDULE}

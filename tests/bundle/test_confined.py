@@ -21,7 +21,7 @@ from edgediff.bundle.reading import read_bundle
 from edgediff.cli.main import main
 from edgediff.confined import confined, stays
 
-from .test_reading import edit
+from ..support.manifest import edit
 
 Folder = Callable[[], Path]
 FILES = ("unet.onnx", "text_encoder.onnx", "tokenizer.json", "golden.safetensors")

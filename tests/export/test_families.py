@@ -22,8 +22,9 @@ from edgediff.cli import main as cli
 from edgediff.verify import prove
 from edgediff_export.convert import export
 
-from ..bundle.test_reading import SCHEMA, edit
+from ..bundle.test_reading import SCHEMA
 from ..support.families import FAMILIES
+from ..support.manifest import edit
 
 
 @pytest.fixture
