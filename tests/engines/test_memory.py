@@ -255,7 +255,7 @@ memory_guard.free_memory = lambda swap: None
 call = dict(num_images_per_prompt=64, width=64, height=64, num_inference_steps=1, seed=1)
 pipe = edgediff.load(sys.argv[1], threads=1)
 pipe("a cat", **call | dict(num_images_per_prompt=1)).images
-for k in range(24):
+for k in range(36):
     size = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1])
     resource.setrlimit(resource.RLIMIT_AS, (size + int(100_000 * 1.35**k), resource.RLIM_INFINITY))
     try:
@@ -265,11 +265,12 @@ for k in range(24):
         said = f"{isinstance(error, edgediff.EdgediffError)} {type(error).__name__}: {error}"
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     print(json.dumps(said))
+    if said == "done":
+        break
 """
     run = subprocess.run([sys.executable, "-c", code, tiny_bundle], capture_output=True, text=True, check=True)
     said = [json.loads(line) for line in run.stdout.splitlines()]
-    assert len(said) == 24
-    assert said[-1] == "done"
+    assert said[-1] == "done", said  # how much is enough depends on the machine: 3.6 GB is the last size tried
     failed = [one for one in said if one != "done"]
     assert failed
     assert all(one.startswith(("True MemoryLimitError: memory ran out while ", "True EngineError: ")) for one in failed)
