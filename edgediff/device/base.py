@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
-FLOAT_TYPES = ("float32", "float16", "bfloat16")
+if TYPE_CHECKING:
+    from .geometry import Geometry
+
+BYTES = {"float32": 4, "float16": 2, "int64": 8}  # what a bundle's tensors may be of
+FLOAT_TYPES = ("float32", "float16")
 
 
 class Block(NamedTuple):
-    """A block is a piece of device memory; the kernels take it as this pair."""
+    """A block is a piece of device memory."""
 
     address: int
     nbytes: int
@@ -38,12 +41,49 @@ class DeviceArray:
         return Block(self.address, self.nbytes)
 
 
-class Device(Protocol):
-    """A device works in the order of one stream. Only ``download``, ``wait`` and ``close`` let the host wait."""
+class PreparedUpdate(Protocol):
+    """A prepared update is the launches of one loop on a device's stream, checked and laid out."""
 
-    ordinal: int  # of the CUDA device, as edgediff_kernels counts; -1 is the host
+    def begin(self) -> None:
+        """Enqueue the first state and the model's first input."""
+
+    def step(self) -> None:
+        """Enqueue the next row."""
+
+
+class Kernels(Protocol):
+    """The kernels of a device; each call enqueues one on the device's stream.
+
+    Raises:
+        ArgumentError: a number, a type or a buffer out of range.
+        EngineError: the launch failed.
+    """
+
+    def update(self, geometry: Geometry, buffers: Mapping[str, Block], emulated: int = 0) -> PreparedUpdate:
+        """Lay out the launches of a loop. ``buffers`` are those of ``Geometry.state``; the caller keeps them.
+        ``emulated``, on the host: walk the grid that a GPU of so many multiprocessors would.
+        """
+
+    def unscale(self, x: Block, z: Block, dtype: str, count: int, scale: float, shift: float) -> None:
+        """``z = x/scale + shift``, from float32 to ``dtype``."""
+
+    def to_uint8(self, decoded: Block, pixels: Block, header: Block, dtype: str, images: int, area: int) -> None:
+        """A decoder's output (images, 3, area) in [-1, 1] -> uint8 (images, area, 3), in 0 .. 255."""
+
+
+class Device(Protocol):
+    """A device works in the order of one stream. Only ``download``, ``wait`` and ``close`` let the host wait.
+
+    After ``close`` every method but ``free`` and ``close`` raises ``EngineError``.
+    """
+
+    ordinal: int  # of the CUDA device; -1 is the host
     stream: int  # the stream's address
     lock: threading.RLock  # held while work is enqueued that belongs together; the methods below take it themselves
+
+    @property
+    def kernels(self) -> Kernels:
+        """The kernels, found or compiled at first use. Raises ``EngineError`` where there are none."""
 
     def use(self) -> None:
         """Make this the calling thread's device, for libraries that take the current one."""
@@ -53,6 +93,9 @@ class Device(Protocol):
 
     def free(self, address: int) -> None:
         """Give memory back, once what is enqueued has run."""
+
+    def trim(self) -> None:
+        """Give freed memory back to the system, for libraries that allocate by themselves. Waits for the device."""
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
         """Copy to the device; ``values`` may be changed afterwards."""
@@ -67,7 +110,7 @@ class Device(Protocol):
         """Enqueue a captured graph."""
 
     def mark(self) -> Any:
-        """A point in the stream, for ``wait``."""
+        """A point in the stream, for one ``wait``, after which the device may use the mark again."""
 
     def wait(self, mark: Any) -> None:
         """Wait until the stream has passed ``mark``."""
