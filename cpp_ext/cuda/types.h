@@ -69,6 +69,8 @@ using Weights = float[MAX_HISTORY];
   X(uint32_t, threads) /* of torch's random kernel on the GPU whose noise is drawn */      \
   X(float, start)      /* factor of the first state */                                     \
   X(int32_t, drawn)    /* 0: the first state is given; k + 1: it is draw k of the seeds */ \
+  X(uint32_t, first_draw) /* the draw that the rows count theirs from */                   \
+  X(uint32_t, rounds)  /* counters that each of the threads moves on by in a draw */       \
   X(uint64_t, noise)   /* address of float32 noise, batch*size for each draw; 0 draws it here */
 
 #define DECLARE(type, name) type name;

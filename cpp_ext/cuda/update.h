@@ -60,7 +60,7 @@ BOTH unsigned step(const State& s, const Header& h, const Row& r, const float* w
     }
     store<N>(pushed, remember(r, x, guided, u, c));
   }
-  if (r.d != 0) add(next, r.d, noise<N>(s, h, r.draw, image, at));
+  if (r.d != 0) add(next, r.d, noise<N>(s, h, h.first_draw + r.draw, image, at));
   if (s.x0) {
     Pack<N> m = c;
     if (guided) {
