@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import is_whole
 from ..errors import ArgumentError, EdgediffError, EngineError
-from ..sampling.kernels import require_package
+from .driver import probe
 
 INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cuda-bindings"
 
@@ -137,13 +136,7 @@ def why_no_device(ordinal: int = 0) -> str:
 
 def _open_driver(ordinal: int) -> tuple[Any, Any]:
     """Open cuda-bindings' driver and cuda-core's Device; errors as ``CudaDevice``."""
-    kernels = require_package()
-    try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
-        count = kernels.device_count()
-    except kernels.CudaError as error:
-        raise EngineError(str(error)) from error
-    if not is_whole(ordinal, 0, count - 1):
-        raise ArgumentError(f"device is {ordinal!r}; this machine has 0 .. {count - 1}")
+    probe(ordinal)
     try:
         from cuda.bindings import driver
         from cuda.core import Device as CoreDevice

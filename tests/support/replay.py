@@ -33,7 +33,7 @@ def copy(device: Any, to: int, source: int, size: int) -> None:
 
 
 def fetched(device: Any, array: DeviceArray) -> NDArray[Any]:
-    """The values of an array in device memory; bfloat16 as uint16."""
+    """The values of an array in device memory."""
     out: NDArray[Any] = np.empty(array.shape, DTYPES[array.dtype])
     device.download(array.address, out)
     return out
@@ -50,7 +50,7 @@ class Replay:
         calls = 1 if fixed else CALLS
         values = np.random.default_rng(seed).standard_normal((calls, 2, *shape)).astype(np.float32)
         self.memory = narrowed(values, dtype)
-        self.values = widened(self.memory, dtype)
+        self.values = widened(self.memory)
         self.address = device.allocate(self.memory.nbytes)
         device.upload(self.address, self.memory)
         self.call = 0
