@@ -100,7 +100,7 @@ def load(
     cache = None if engine_cache is None else Path(engine_cache)
     options = EngineOptions(threads, providers, engine, cache, release_parts, memory_limit, isolation)
     check_foreign(bundle, options, ordinal)
-    pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal), isolation)
+    pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal, cache), isolation)
     if engine == "auto":
         pipe.build_engines(build_options)
     return pipe
