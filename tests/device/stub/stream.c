@@ -10,7 +10,7 @@ static pthread_mutex_t guard = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 struct stream* capturing_here(void) { return captured; }
 
 int on_stream(struct stream* s) {
-  if (!s) { fault("the default stream is used"); return 0; }
+  if ((u64)s <= 2) { fault("the default stream is used"); return 0; }  /* null, legacy, per thread */
   if (!s->alive) { fault("a destroyed stream is used"); return 0; }
   if (s->device != current) { fault("a stream of device %d is used with the context of %d", s->device, current); return 0; }
   return 1;
@@ -102,10 +102,11 @@ API int cuEventCreate(struct event** out, u32 flags) {
 API int cuEventRecord(struct event* e, struct stream* s) {
   ENTER(CONTEXT, "event=%p", (void*)e);
   if (!e->alive) { fault("a destroyed event is recorded"); return INVALID_HANDLE; }
-  if (s->capturing) fault("an event is recorded in a capture");
   int code = enqueue(s, (struct op){.kind = RECORD, .object = e});
+  if (code) return code;
+  if (s->capturing) fault("an event is recorded in a capture");
   e->stream = s; e->at = s->enqueued;
-  return code;
+  return OK;
 }
 API int cuEventRecordWithFlags(struct event* e, struct stream* s, u32 flags) { (void)flags; return cuEventRecord(e, s); }
 API int cuEventQuery(struct event* e) { ENTER(SYNC); return !e->stream || e->stream->done >= e->at ? OK : NOT_READY; }
