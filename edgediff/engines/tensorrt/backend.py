@@ -96,7 +96,8 @@ def _open_file(bundle: Bundle, part: str, built: BuiltEngine, options: EngineOpt
 
     graph = source_of(bundle, part).path if built.options.stripped else None
     scratch = _scratch.setdefault(device, Scratch())
-    engine = TensorRTEngine(part, bundle.parts[part], built, device, scratch, graph)
+    with device.lock:  # opening may wait for the whole GPU, which a stream that captures forbids
+        engine = TensorRTEngine(part, bundle.parts[part], built, device, scratch, graph)
     if not options.cuda_graphs:
         engine.capture = "never"
     return engine
