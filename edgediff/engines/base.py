@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..bundle.manifest import PLAIN, WEIGHTS, Bundle, File, Part, Tensor
 from ..cache_folder import default_cache_folder
 from ..device.base import Device, DeviceArray
+from ..device.model import Capture
 from ..errors import ArgumentError, choices, shown
 
 DEVICES = ("cpu", "cuda", "cuda:N")
@@ -36,7 +37,8 @@ class Engine(Protocol):
 class StreamEngine(Engine, Protocol):
     """A stream engine can also enqueue itself on a device's stream."""
 
-    capturable: bool  # whether its work may be part of a captured graph
+    capture: Capture  # whether its work may be part of a captured graph
+    warm_runs: int  # calls that must run before
 
     @property
     def key(self) -> Hashable:
@@ -57,6 +59,7 @@ class EngineOptions:
         release_parts: hold one part at a time.
         memory_limit: bytes that a call may be predicted to take; None for what is free.
         only: the one backend that may run a part; it was made for this pipeline.
+        cuda_graphs: whether work on a GPU may be captured and launched as graphs.
     """
 
     threads: int | None = None
@@ -66,6 +69,7 @@ class EngineOptions:
     release_parts: bool = False
     memory_limit: int | None = None
     only: Backend | None = None
+    cuda_graphs: bool = True
 
     def cache_folder(self) -> Path:
         """Return the folder of engine files, for who wants one. Raises as ``default_cache_folder``."""

@@ -41,7 +41,7 @@ class ConditionedUnet:
         self._types = {t.name: t.dtype for t in inputs}
         self._places: dict[tuple[str, tuple[int, ...]], DeviceArray] = {}
         self._now: dict[str, DeviceArray] = {}
-        self.capturable = engine.capturable
+        self.capture, self.warm_runs = engine.capture, engine.warm_runs
 
     @property
     def key(self) -> Hashable:

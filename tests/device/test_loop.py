@@ -40,7 +40,7 @@ def net(sample: np.ndarray, t: float, half: int) -> np.ndarray:
 class Net:
     """The model on the host's memory; as a GPU's, it knows nothing but its buffers."""
 
-    capturable, key = True, 0
+    capture, warm_runs, key = "always", 1, 0
 
     def __init__(self, channels: int = SHAPE[1], broken_at: int | None = None, factor: float = 1.0) -> None:
         self.calls, self.channels, self.broken_at, self.factor = 0, channels, broken_at, factor
@@ -244,7 +244,7 @@ def test_a_model_with_other_inputs_is_captured_again() -> None:
 def test_models_that_capture_themselves_are_called() -> None:
     table = plan(SCHEDULE, "euler", 4, 7.5)
     device, model = CountingDevice(), Net()
-    model.capturable = False
+    model.capture = "never"
     *_, last = DeviceLoop(device, model, SHAPE).run(table, generators())
     assert device.calls["capture"] == device.calls["launch"] == 0
     assert model.calls == 4

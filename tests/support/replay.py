@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.device.base import DeviceArray
+from edgediff.device.model import Capture
 from edgediff.sampling import loop as host
 from edgediff.sampling.planning import Plan
 from edgediff.sampling.rng import Generator
@@ -46,7 +47,8 @@ class Replay:
     """
 
     def __init__(self, device: Any, shape: Shape, dtype: str, fixed: bool = False, seed: int = 0) -> None:
-        self.device, self.capturable, self.fixed = device, fixed, fixed
+        self.device, self.fixed, self.warm_runs = device, fixed, 1
+        self.capture: Capture = "always" if fixed else "never"
         calls = 1 if fixed else CALLS
         values = np.random.default_rng(seed).standard_normal((calls, 2, *shape)).astype(np.float32)
         self.memory = narrowed(values, dtype)
