@@ -52,6 +52,17 @@ class CountingDevice(HostDevice):
         super().wait(mark)
 
 
+class OddDevice(CountingDevice):
+    """Its blocks are aligned to 256 bytes, as a device promises, and never to more: nothing is aligned by luck."""
+
+    def allocate(self, size: int) -> int:
+        with self.lock:
+            address = super().allocate(size + 256)
+            odd = address if address % 512 else address + 256
+            self.memory[odd] = self.memory.pop(address)
+            return odd
+
+
 def view(array: DeviceArray) -> NDArray[Any]:
     """The values of a ``DeviceArray`` of host memory; bfloat16 as uint16."""
     buffer = memoryview((ctypes.c_char * array.nbytes).from_address(array.address))
