@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cache_folder import default_cache_folder
 from ..errors import EngineError
-from .base import Block, PreparedUpdate
+from .array import Block
+from .base import PreparedUpdate
 from .geometry import BLOCK, Geometry, check_pixels, check_unscale
 from .kernel_code import KernelCode, kernel_codes
 
@@ -32,9 +35,7 @@ class CudaKernels:
     """
 
     def __init__(self, device: CudaDevice) -> None:
-        from cuda.bindings import driver
-
-        self._device, self._driver = device, driver
+        self._device, self._driver = device, device.driver
         self._functions: dict[str, Any] = {}
         self._code, self.origin = self._loaded()
 
@@ -58,15 +59,15 @@ class CudaKernels:
 
     def launch(self, function: Any, grid: tuple[int, int], arguments: int) -> None:
         """Enqueue a kernel. ``arguments`` is the address of the addresses of its arguments."""
-        device = self._device
-        device.use()
-        (error,) = self._driver.cuLaunchKernel(function, *grid, 1, BLOCK, 1, 1, 0, device.stream, arguments, 0)
-        if error:
-            raise EngineError(f"launching a kernel: cuLaunchKernel gave {error.name}")
+        stream = self._device.stream
+        self._device.call(self._driver.cuLaunchKernel, function, *grid, 1, BLOCK, 1, 1, 0, stream, arguments, 0)
 
     def _loaded(self) -> tuple[Any, str]:
         device, reasons = self._device, []
-        for code in kernel_codes(device.compute_capability, device.driver_version, device.cache_folder):
+        folder = device.cache_folder
+        with suppress(EngineError):  # no home: they are compiled each time
+            folder = folder or default_cache_folder()
+        for code in kernel_codes(device.compute_capability, device.driver_version, folder):
             if isinstance(code, KernelCode):
                 try:
                     return self._load(code), code.origin

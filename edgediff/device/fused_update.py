@@ -20,7 +20,8 @@ from ..arrays import Float32
 from ..errors import ArgumentError, EngineError
 from ..sampling.kernel_layout import BAD_OUTPUT, BAD_PIXELS, HEADER, NOT_BAD, ROW
 from ..sampling.planning import Plan
-from .base import DeviceArray, PreparedUpdate
+from .array import DeviceArray
+from .base import PreparedUpdate
 from .geometry import Geometry
 from .memory import DeviceMemory
 from .noise import RunNoise

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.pictures import DevicePictures
 from edgediff.errors import ArgumentError, EngineError

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.pictures import DevicePictures
 from edgediff.sampling.planning import Plan, plan

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.host import HostDevice
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "int64": np.int64}
@@ -50,6 +50,17 @@ class CountingDevice(HostDevice):
     def wait(self, mark: Any) -> None:
         self.calls["wait"] += 1
         super().wait(mark)
+
+
+class OddDevice(CountingDevice):
+    """Its blocks are aligned to 256 bytes, as a device promises, and never to more: nothing is aligned by luck."""
+
+    def allocate(self, size: int) -> int:
+        with self.lock:
+            address = super().allocate(size + 256)
+            odd = address if address % 512 else address + 256
+            self.memory[odd] = self.memory.pop(address)
+            return odd
 
 
 def view(array: DeviceArray) -> NDArray[Any]:

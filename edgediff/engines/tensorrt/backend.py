@@ -10,9 +10,9 @@ from ...device.base import Device
 from ...device.cuda import why_no_device
 from ...errors import EdgediffError, EngineError
 from ..base import Backend, Engine, EngineOptions
+from .scratch import Scratch
 
 if TYPE_CHECKING:
-    from .engine import Scratch
     from .engine_file import BuiltEngine
 
 _scratch: WeakKeyDictionary[Device, Scratch] = WeakKeyDictionary()  # one for all engines of a device
@@ -91,7 +91,7 @@ def engine_files(
 
 
 def _open_file(bundle: Bundle, part: str, built: BuiltEngine, options: EngineOptions, device: Device) -> Engine:
-    from .engine import Scratch, TensorRTEngine
+    from .engine import TensorRTEngine
     from .source import source_of
 
     graph = source_of(bundle, part).path if built.options.stripped else None

@@ -84,8 +84,8 @@ def test_requests_side_by_side_have_contexts_of_their_own(standin: Any, half_bun
     last = [steps[-1] for steps in zip(*zip(*streams, strict=True), strict=True)]
     engine: Any = pipe.engine("unet")
     assert len(engine._contexts) == 2
-    for context, _ in engine._contexts.values():
-        assert context.moved == 0
+    for context in engine._contexts.values():
+        assert context.context.moved == 0
     for seed, step in enumerate(last):
         wanted = reference(half_bundle)(PROMPT, seed=seed, num_inference_steps=5, output_type="latent").latents
         np.testing.assert_array_equal(step.latents, wanted)
