@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,12 +17,25 @@ from .base import PreparedUpdate
 from .geometry import BLOCK, Geometry, check_pixels, check_unscale
 from .kernel_code import KernelCode, kernel_codes
 
-if TYPE_CHECKING:
-    from .cuda import CudaDevice
-
 SHORT = {"float32": "f32", "float16": "f16"}
 MOST_BLOCKS = 65536  # of a launch over plain values
 PROBED = "step_1_f32_f32"
+
+
+class Gpu(Protocol):
+    """What the kernels need of ``CudaDevice``, and what its attributes say."""
+
+    driver: Any
+    name: str
+    stream: int
+    multiprocessors: int
+    compute_capability: tuple[int, int]
+    driver_version: tuple[int, int]
+    cache_folder: Path | None
+
+    def use(self) -> None: ...
+
+    def call(self, function: Any, *args: Any) -> Any: ...
 
 
 class CudaKernels:
@@ -34,7 +48,7 @@ class CudaKernels:
         EngineError: there is no code for this GPU, or its driver refuses it.
     """
 
-    def __init__(self, device: CudaDevice) -> None:
+    def __init__(self, device: Gpu) -> None:
         self._device, self._driver = device, device.driver
         self._functions: dict[str, Any] = {}
         self._code, self.origin = self._loaded()
