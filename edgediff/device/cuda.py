@@ -64,10 +64,9 @@ class CudaDevice(CudaContext):
     @cached_property
     def kernels(self) -> Kernels:
         """The kernels, found or compiled at first use. Raises ``EngineError`` where there are none."""
+        self.refuse("loading the kernels")
         from .cuda_kernels import CudaKernels  # type: ignore[import-not-found, unused-ignore]
 
-        if self._closed:
-            raise EngineError(self._closed)
         kernels: Kernels = CudaKernels(self)
         return kernels
 
