@@ -21,7 +21,9 @@ def refuse_host_work(device: Device) -> None:
         return  # the host's graphs are calls
     from cuda.bindings import driver
 
-    _, _, _, graph, *_ = _checked(driver, "cuStreamGetCaptureInfo", device.stream)
+    _, status, _, graph, *_ = _checked(driver, "cuStreamGetCaptureInfo", device.stream)
+    if status != driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE:
+        return  # whoever ends the capture is told why it is broken
     _, _, count = _checked(driver, "cuGraphGetNodes", graph)
     _, nodes, _ = _checked(driver, "cuGraphGetNodes", graph, count)
     if found := Counter(kind for node in nodes[:count] if (kind := _host_work(driver, node))):
