@@ -51,6 +51,8 @@ class RawDriver:
             for name in ("spin", "nothing")
         }
         self._out = self.take(8)
+        self.spin(0)  # the driver loads a kernel at its first launch
+        self.nothing()
         self.call("cuStreamSynchronize", self.stream)
 
     def both(self, function: str, *args: Any) -> tuple[Any, ...]:

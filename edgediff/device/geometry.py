@@ -1,4 +1,4 @@
-"""A loop's geometry is what its launches are laid out by: sizes and types, checked here for the GPU and for the host."""
+"""A loop's geometry is what its launches are laid out by: sizes and types, checked for the GPU and for the host."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class ConditionedUnet:
         self._types = {t.name: t.dtype for t in inputs}
         self._places: dict[Shapes, Place] = {}
         self._now = Place(0, 0, {}, {})
-        self.capturable = engine.capturable
+        self.capture, self.warm_runs = engine.capture, engine.warm_runs
 
     @property
     def key(self) -> Hashable:

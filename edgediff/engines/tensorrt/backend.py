@@ -62,7 +62,7 @@ class TensorRT:
             raise EngineError(f"{part} cannot run by TensorRT: {_without(part, error)}") from error
         for built in files:
             try:
-                return _open_file(bundle, part, built, device)
+                return _open_file(bundle, part, built, options, device)
             except EngineError as error:
                 reasons.append(_without(part, error))
                 if isinstance(error, DamagedEngineFile):
@@ -90,13 +90,17 @@ def engine_files(
     return EngineCache(options.cache_folder()).find(source_of(bundle, part), part, platform)
 
 
-def _open_file(bundle: Bundle, part: str, built: BuiltEngine, device: Device) -> Engine:
+def _open_file(bundle: Bundle, part: str, built: BuiltEngine, options: EngineOptions, device: Device) -> Engine:
     from .engine import TensorRTEngine
     from .source import source_of
 
     graph = source_of(bundle, part).path if built.options.stripped else None
     scratch = _scratch.setdefault(device, Scratch())
-    return TensorRTEngine(part, bundle.parts[part], built, device, scratch, graph)
+    with device.lock:  # opening may wait for the whole GPU, which a stream that captures forbids
+        engine = TensorRTEngine(part, bundle.parts[part], built, device, scratch, graph)
+    if not options.cuda_graphs:
+        engine.capture = "never"
+    return engine
 
 
 def _without(part: str, error: EngineError) -> str:

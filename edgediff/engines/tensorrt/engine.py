@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...bundle.manifest import Part, Tensor, sha256
 from ...device.base import Device, DeviceArray
+from ...device.model import Capture
 from ...errors import EngineError
 from .context import Context
 from .engine_file import BuiltEngine, DamagedEngineFile
@@ -57,7 +58,8 @@ class TensorRTEngine:
         EngineError: TensorRT cannot open the engine file, has no memory for it, or it has other inputs and outputs.
     """
 
-    capturable = True
+    capture: Capture = "always"
+    warm_runs = 1
 
     def __init__(
         self, name: str, part: Part, built: BuiltEngine, device: Device, scratch: Scratch, graph: Path | None = None

@@ -146,7 +146,7 @@ def test_version_compatible_engines_may_bring_their_runtime(
 ) -> None:
     build_all(half_bundle, cache, BuildOptions(version_compatible=True))
     pipe, _ = opened(half_bundle, cache, "tensorrt")
-    assert pipe.engine("unet").capturable  # type: ignore[attr-defined]
+    assert pipe.engine("unet").capture == "always"  # type: ignore[attr-defined]
 
 
 def test_shapes_outside_the_profile_go_to_onnx_runtime(standin: Any, half_bundle: Path, filled: EngineCache) -> None:
