@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import table, write
+from edgediff.device.model import Capture
 from tests.device.stub.library import Stub, compile_stub, environment, why_not
 
 STEPS, TURNS = 20, 300
@@ -36,7 +37,8 @@ PACKAGES = ("edgediff", "cuda-core", "cuda-bindings", "numpy")
 class Empty:
     """An empty model enqueues nothing."""
 
-    capturable = True
+    capture: Capture = "always"
+    warm_runs = 1
     address = 0  # of scratch memory, as TensorRT's key has it
 
     @property
@@ -51,7 +53,7 @@ def loops(device: Any) -> Iterator[tuple[str, Any]]:
     """A device loop for each number of conditions."""
     from edgediff.bundle.manifest import Tensor
     from edgediff.device.loop import DeviceLoop
-    from edgediff.generation.device_runner import ConditionedUnet
+    from edgediff.generation.conditioned_unet import ConditionedUnet
 
     for name, shapes in CONDITIONS.items():
         model: Any = Empty()

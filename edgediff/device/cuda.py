@@ -31,7 +31,7 @@ class CudaDevice(CudaContext):
 
     Args:
         ordinal: which one, from 0.
-        cache_folder: where its kernels' machine code is kept.
+        cache_folder: where compiled kernels are kept; edgediff's own when None.
 
     Attributes:
         name, compute_capability, multiprocessors, threads_per_multiprocessor: of the GPU.
@@ -65,10 +65,9 @@ class CudaDevice(CudaContext):
     def kernels(self) -> Kernels:
         """The kernels, found or compiled at first use. Raises ``EngineError`` where there are none."""
         self.refuse("loading the kernels")
-        from .cuda_kernels import CudaKernels  # type: ignore[import-not-found, unused-ignore]
+        from .cuda_kernels import CudaKernels
 
-        kernels: Kernels = CudaKernels(self)
-        return kernels
+        return CudaKernels(self)
 
     def allocate(self, size: int) -> int:
         with Exclusive(self, f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):
@@ -190,6 +189,6 @@ def why_no_device(ordinal: int = 0) -> str:
         open_driver(ordinal)
     except EdgediffError as error:
         return str(error)
-    from .kernel_code import why_no_code  # type: ignore[import-not-found, unused-ignore]
+    from .kernel_code import why_no_code
 
-    return str(why_no_code(ordinal))
+    return why_no_code(ordinal)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, EngineError
+from .host_kernels import HostKernels
 
 ALIGNMENT = 256
 
@@ -37,6 +39,10 @@ class HostDevice:
         self._launching = self._closed = False
         self._kept: list[NDArray[np.uint8]] = []  # kernels that run while it is closed may still write there
 
+    @cached_property
+    def kernels(self) -> HostKernels:
+        return HostKernels()
+
     def use(self) -> None:
         self._refuse_closed()
 
@@ -54,6 +60,11 @@ class HostDevice:
                 return  # it has been given back
             self._refuse_in_graph("freeing memory")
             del self.memory[address]
+
+    def trim(self) -> None:
+        """There is nothing to do: memory goes back when it is freed, and the device is never behind."""
+        with self.lock:
+            self._refuse_in_graph("waiting for the device")
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
         with self.lock:

@@ -156,7 +156,11 @@ def test_failures_are_typed_and_name_the_call(stub: Stub) -> None:
     for name, call, message in (
         ("cuMemAllocFromPoolAsync", lambda: device.allocate(1 << 20), r"allocating 1\.0 MB on CUDA device 0"),
         ("cuMemsetD8Async", lambda: device.allocate(16), "cuMemsetD8Async gave CUDA_ERROR_UNKNOWN"),
-        ("cuMemcpyHtoDAsync", lambda: device.upload(address, values), "copying to the device: cuMemcpyHtoDAsync gave CUDA_ERROR_UNKNOWN"),
+        (
+            "cuMemcpyHtoDAsync",
+            lambda: device.upload(address, values),
+            "copying to the device: cuMemcpyHtoDAsync gave CUDA_ERROR_UNKNOWN",
+        ),
         ("cuMemcpyDtoHAsync", lambda: device.download(address, values), "cuMemcpyDtoHAsync gave CUDA_ERROR_UNKNOWN"),
         ("cuStreamSynchronize", lambda: device.download(address, values), "waiting for the device: ERROR_999"),
         ("cuGraphLaunch", lambda: device.launch(graph), "launching a CUDA graph: ERROR_999"),
