@@ -1,4 +1,4 @@
-"""Steps of a pipeline that was closed: what is on the host stays, and the engines of a device are not asked any more."""
+"""Steps of a closed pipeline: what is on the host stays, and the engines of a device are not asked any more."""
 
 from __future__ import annotations
 
