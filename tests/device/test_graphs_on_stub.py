@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.graphs import StepGraphs
 from tests.device.stub.library import Stub
@@ -38,7 +38,7 @@ class Net:
 def run(steps=8, fail=(), **facts):
     stub.clear()
     for nth in fail:
-        stub.fail("cuStreamEndCapture", 901, nth)
+        stub.fail("cuStreamEndCapture", 901, nth, times=1)
     net, rows = Net(), []
     vars(net).update(facts)
     arrays = [DeviceArray(device.allocate(4096), (1, 4, 16, 16), "float32") for _ in range(3)]
