@@ -1,4 +1,5 @@
-// How a CUDA launch covers the values. Plain functions of a thread's place, so that the host can walk the same grid.
+// How a CUDA launch covers the values. Plain functions of a thread's place, so that the host can walk the same grid,
+// which Python lays out (edgediff/device/geometry.py).
 #pragma once
 
 #include "update.h"
@@ -36,24 +37,6 @@ template <int N, class In, class Out> BOTH unsigned step_thread(const State& s, 
   return cover<N>(s, p, [&](int image, int64_t at) { return step<N, In, Out>(s, h, r, w, image, at); });
 }
 
-struct Grid {
-  uint32_t x, y;
-  int pack;
-};
-
-// Enough blocks to fill the GPU, walked in strides beyond that. Small latents take one value a thread: there latency
-// counts, not bandwidth.
-inline Grid grid_of(const State& s, int multiprocessors, bool aligned) {
-  const int64_t fill = int64_t(multiprocessors) * 8;  // blocks of 256 threads on 2,048-thread multiprocessors
-  const bool wide = aligned && s.size % 4 == 0 && s.stride % 4 == 0 && s.batch * s.size >= fill * BLOCK;
-  const int pack = wide ? 4 : 1;
-  const int64_t blocks = (s.size / pack + BLOCK - 1) / BLOCK;
-  const int64_t x = blocks < fill ? blocks : fill;
-  const int64_t rows = fill / x > 0 ? fill / x : 1;
-  const int64_t y = s.batch < rows ? s.batch : rows;
-  return {uint32_t(x), uint32_t(y), pack};
-}
-
 // The first bad step and what was bad in it. On the device blocks race, hence the atomics there.
 BOTH void report(Header* header, int step, unsigned bad) {
 #ifdef __CUDA_ARCH__
@@ -63,18 +46,6 @@ BOTH void report(Header* header, int step, unsigned bad) {
   header->bad_step = step;
   header->bad_what |= bad;
 #endif
-}
-
-// Calls f(In(), Out()) with the types of the model's input and output.
-template <class F> auto with_types(Type input, Type output, F f) {
-  const auto second = [&](auto in) {
-    if (output == Type::f16) return f(in, Half());
-    if (output == Type::bf16) return f(in, Bfloat());
-    return f(in, float());
-  };
-  if (input == Type::f16) return second(Half());
-  if (input == Type::bf16) return second(Bfloat());
-  return second(float());
 }
 
 }  // namespace edgediff

@@ -1,13 +1,21 @@
 // What the host and the device agree on: the structures in memory, number formats, and blocks of values.
 #pragma once
 
+#ifdef __CUDACC_RTC__  // which has no headers of the standard library
+using int32_t = int;
+using int64_t = long long;
+using uint8_t = unsigned char;
+using uint16_t = unsigned short;
+using uint32_t = unsigned;
+using uint64_t = unsigned long long;
+using uintptr_t = unsigned long long;
+#else
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#endif
 
 #ifdef __CUDACC__
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #define BOTH __host__ __device__ __forceinline__
 #elif defined(_MSC_VER)
 #define BOTH __forceinline
@@ -61,6 +69,8 @@ using Weights = float[MAX_HISTORY];
   X(uint32_t, threads) /* of torch's random kernel on the GPU whose noise is drawn */      \
   X(float, start)      /* factor of the first state */                                     \
   X(int32_t, drawn)    /* 0: the first state is given; k + 1: it is draw k of the seeds */ \
+  X(uint32_t, first_draw) /* the draw that the rows count theirs from */                   \
+  X(uint32_t, rounds)  /* counters that each of the threads moves on by in a draw */       \
   X(uint64_t, noise)   /* address of float32 noise, batch*size for each draw; 0 draws it here */
 
 #define DECLARE(type, name) type name;
@@ -70,29 +80,33 @@ struct Row {
 struct Header {
   HEADER_FIELDS(DECLARE)
 };
+
+enum class Type : int { f32, f16, i64 };
+
+// Addresses and geometry: fixed while a captured graph lives. A kernel takes it by value.
+#define STATE_FIELDS(X)                                                                              \
+  X(Header*, header)                                                                                 \
+  X(const Row*, rows)                                                                                \
+  X(const uint64_t*, seeds)  /* one an image */                                                      \
+  X(float*, x)               /* (batch, size) */                                                     \
+  X(float*, history)         /* (depth, batch, size), a ring: row k's h' lies in slot k % depth */   \
+  X(float*, x0)              /* (batch, size), or null */                                            \
+  X(const void*, output)     /* of the model: u then c, or c alone */                                \
+  X(void*, input)            /* of the model: copies of (batch, stride); `size` of each the state's */ \
+  X(void*, timestep)         /* copies*batch values */                                               \
+  X(int64_t, size)           /* values of one image */                                               \
+  X(int64_t, stride)                                                                                 \
+  X(int32_t, batch)                                                                                  \
+  X(Type, input_type)                                                                                \
+  X(Type, output_type)                                                                               \
+  X(Type, timestep_type)
+
+struct State {
+  STATE_FIELDS(DECLARE)
+};
 #undef DECLARE
 
-enum class Type : int { f32, f16, bf16, i64, i32 };
-
-// Addresses and geometry: fixed while a captured graph lives.
-struct State {
-  Header* header;
-  const Row* rows;
-  const uint64_t* seeds;  // one an image
-  float* x;               // (batch, size)
-  float* history;         // (depth, batch, size), a ring: row k's h' lies in slot k % depth
-  float* x0;              // (batch, size), or null
-  const void* output;     // of the model: u then c, or c alone
-  void* input;            // of the model: copies of (batch, stride), the first `size` of each are the state's
-  void* timestep;         // copies*batch values
-  int64_t size;           // values of one image
-  int64_t stride;
-  int32_t batch;
-  Type input_type, output_type, timestep_type;
-};
-
 struct Half { uint16_t bits; };
-struct Bfloat { uint16_t bits; };
 
 BOTH float from_bits(uint32_t bits) {
   float value;
@@ -106,10 +120,11 @@ BOTH uint32_t to_bits(float value) {
 }
 
 BOTH float widen(float v) { return v; }
-BOTH float widen(Bfloat v) { return from_bits(uint32_t(v.bits) << 16); }
 BOTH float widen(Half v) {
 #ifdef __CUDA_ARCH__
-  return __half2float(__ushort_as_half(v.bits));
+  float wide;  // as cuda_fp16.h does, which NVRTC has not by itself
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(v.bits));
+  return wide;
 #else
   const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, rest = uint32_t(v.bits & 0x7fff) << 13;
   if (rest >= 0x0f800000) return from_bits(sign | (rest + 0x70000000));  // infinity, NaN
@@ -119,14 +134,11 @@ BOTH float widen(Half v) {
 
 template <class T> BOTH T narrow(float v);
 template <> BOTH float narrow<float>(float v) { return v; }
-template <> BOTH Bfloat narrow<Bfloat>(float v) {
-  const uint32_t bits = to_bits(v);
-  if ((bits & 0x7fffffff) > 0x7f800000) return {uint16_t(bits >> 16 | 0x40)};  // NaN stays one
-  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};                 // to nearest even
-}
 template <> BOTH Half narrow<Half>(float v) {
 #ifdef __CUDA_ARCH__
-  return {__half_as_ushort(__float2half_rn(v))};
+  Half half;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half.bits) : "f"(v));
+  return half;
 #else
   const uint32_t bits = to_bits(v), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
   if (rest > 0x7f800000) return {uint16_t(sign | 0x7e00 | (rest >> 13 & 0x3ff))};

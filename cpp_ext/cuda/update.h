@@ -60,7 +60,7 @@ BOTH unsigned step(const State& s, const Header& h, const Row& r, const float* w
     }
     store<N>(pushed, remember(r, x, guided, u, c));
   }
-  if (r.d != 0) add(next, r.d, noise<N>(s, h, r.draw, image, at));
+  if (r.d != 0) add(next, r.d, noise<N>(s, h, h.first_draw + r.draw, image, at));
   if (s.x0) {
     Pack<N> m = c;
     if (guided) {
@@ -82,9 +82,7 @@ BOTH void tell(const State& s, int copies, float t, int first, int stride) {
   for (int k = first; k < copies * s.batch; k += stride) {
     if (s.timestep_type == Type::f32) static_cast<float*>(s.timestep)[k] = t;
     if (s.timestep_type == Type::f16) static_cast<Half*>(s.timestep)[k] = narrow<Half>(t);
-    if (s.timestep_type == Type::bf16) static_cast<Bfloat*>(s.timestep)[k] = narrow<Bfloat>(t);
     if (s.timestep_type == Type::i64) static_cast<int64_t*>(s.timestep)[k] = int64_t(t);
-    if (s.timestep_type == Type::i32) static_cast<int32_t*>(s.timestep)[k] = int32_t(t);
   }
 }
 

@@ -14,17 +14,16 @@ from ._kernels import (
     NOT_BAD,
     ROW_BYTES,
     ROW_FIELDS,
-    CudaError,
+    STATE_BYTES,
+    STATE_FIELDS,
     Update,
-    device_count,
-    facts,
     normals,
     to_uint8,
     unscale,
     update,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ABI",
     "BAD_OUTPUT",
@@ -36,10 +35,9 @@ __all__ = [
     "NOT_BAD",
     "ROW_BYTES",
     "ROW_FIELDS",
-    "CudaError",
+    "STATE_BYTES",
+    "STATE_FIELDS",
     "Update",
-    "device_count",
-    "facts",
     "normals",
     "to_uint8",
     "unscale",

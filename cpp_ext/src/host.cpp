@@ -17,6 +17,12 @@
 namespace edgediff::host {
 namespace {
 
+// Calls f(In(), Out()) with the types of the model's input and output.
+template <class F> auto with_types(Type input, Type output, F f) {
+  const auto second = [&](auto in) { return output == Type::f16 ? f(in, Half()) : f(in, float()); };
+  return input == Type::f16 ? second(Half()) : second(float());
+}
+
 constexpr int WIDE = 64;            // values a block: in registers and first-level cache
 constexpr int64_t SHARE = 1 << 19;  // values that are worth a thread of their own (its start costs some 20 us)
 
@@ -123,8 +129,7 @@ template <class Thread> void walk(const Grid& grid, Thread thread) {
 
 }  // namespace
 
-void begin_as_device(const State& s, int multiprocessors, bool aligned) {
-  const Grid grid = grid_of(s, multiprocessors, aligned);
+void begin_as_device(const State& s, const Grid& grid) {
   with_types(s.input_type, s.output_type, [&](auto in, auto) {
     using In = decltype(in);
     walk(grid, [&](const Place& p) { grid.pack == 4 ? begin_thread<4, In>(s, p) : begin_thread<1, In>(s, p); });
@@ -132,8 +137,7 @@ void begin_as_device(const State& s, int multiprocessors, bool aligned) {
   begun(s);
 }
 
-void step_as_device(const State& s, int multiprocessors, bool aligned) {
-  const Grid grid = grid_of(s, multiprocessors, aligned);
+void step_as_device(const State& s, const Grid& grid) {
   const int at = s.header->step;
   with_types(s.input_type, s.output_type, [&](auto in, auto out) {
     using In = decltype(in);

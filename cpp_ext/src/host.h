@@ -12,8 +12,12 @@ unsigned pixels(const void* decoded, Type type, uint8_t* out, int64_t images, in
 void normals(uint64_t seed, uint64_t draw, float* out, int64_t size, uint32_t threads);
 
 // Walks the grid of a CUDA launch, thread by thread: the device's own code but for the hardware.
-void begin_as_device(const State& s, int multiprocessors, bool aligned);
-void step_as_device(const State& s, int multiprocessors, bool aligned);
+struct Grid {
+  uint32_t x, y;
+  int pack;  // 1 or 4
+};
+void begin_as_device(const State& s, const Grid& grid);
+void step_as_device(const State& s, const Grid& grid);
 
 // One row on arrays apart: x' and h' (where wanted) of `count` values.
 struct Row1 {

@@ -10,7 +10,6 @@ original's latents, their noise), filled by ``load``. The kernel reads them wher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32
 from ..errors import ArgumentError, EngineError
-from ..sampling.kernels import HEADER, ROW, require_package
+from ..sampling.kernel_layout import BAD_OUTPUT, BAD_PIXELS, HEADER, NOT_BAD, ROW
 from ..sampling.planning import Plan
-from .base import DeviceArray
+from .base import DeviceArray, PreparedUpdate
+from .geometry import Geometry
 from .memory import DeviceMemory
 from .noise import RunNoise
 
@@ -57,11 +57,10 @@ class FusedUpdate:
     version: int = field(init=False, default=0)  # of the state; see ``renew``
     _header: NDArray[Any] = field(init=False, repr=False)
     _sampler: str = field(init=False, repr=False, default="")
-    _kernels: Any = field(init=False, repr=False)
-    _prepared: Any = field(init=False, repr=False)
+    _prepared: PreparedUpdate = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        kernels = self._kernels = require_package()
+        kernels = self.memory.device.kernels  # the first thing to say
         self._header = np.zeros(1, HEADER)
         batch, size = self.shape[0], math.prod(self.shape[1:])
         sizes = {
@@ -74,25 +73,18 @@ class FusedUpdate:
         }
         buffers = {name: self.memory.reserve(name, nbytes) for name, nbytes in sizes.items() if nbytes}
         buffers |= {"input": self.sample.block, "output": self.output.block, "timestep": self.timestep.block}
-        try:
-            self._prepared = kernels.Update(
-                device=self.memory.device.ordinal,
-                batch=batch,
-                size=size,
-                stride=math.prod(self.sample.shape[1:]),
-                depth=self.depth,
-                rows=self.rows,
-                copies=HALVES,
-                input=self.sample.dtype,
-                output=self.output.dtype,
-                timestep=self.timestep.dtype,
-                buffers=buffers,
-                emulated=self.emulated,
-            )
-        except ValueError as error:
-            raise ArgumentError(str(error)) from error
-        except kernels.CudaError as error:
-            raise EngineError(str(error)) from error
+        geometry = Geometry(
+            batch=batch,
+            size=size,
+            stride=math.prod(self.sample.shape[1:]),
+            depth=self.depth,
+            rows=self.rows,
+            copies=HALVES,
+            input=self.sample.dtype,
+            output=self.output.dtype,
+            timestep=self.timestep.dtype,
+        )
+        self._prepared = kernels.update(geometry, buffers, self.emulated)
 
     @property
     def state(self) -> DeviceArray:
@@ -115,26 +107,26 @@ class FusedUpdate:
         header[:] = np.zeros(1, HEADER)
         header["steps"], header["depth"] = len(plan.rows), plan.depth
         header["copies"] = HALVES if plan.guided else 1
-        header["bad_step"] = self._kernels.NOT_BAD
+        header["bad_step"] = NOT_BAD
         header["start"] = plan.start
         header["threads"], header["drawn"] = noise.threads, noise.first_draw if x is None else 0
+        header["first_draw"], header["rounds"] = noise.first_draw, noise.rounds
         if noise.values is not None:
             block = self.memory.reserve("noise", noise.values.nbytes)
             device.upload(block.address, noise.values)
             header["noise"] = block.address
         if noise.seeds is not None:
             device.upload(self.memory["seeds"].address, noise.seeds)
-        table["draw"] += noise.first_draw
         self._sampler = plan.sampler
         if x is not None:
             device.upload(self.memory["x"].address, x)
         device.upload(self.memory["rows"].address, table)
         device.upload(self.memory["header"].address, header)
-        enqueue_kernel(self._prepared.begin, stream=device.stream)
+        self._prepared.begin()
 
     def step(self) -> None:
         """Enqueue the next row, which the device counts."""
-        enqueue_kernel(self._prepared.step, stream=self.memory.device.stream)
+        self._prepared.step()
 
     def fetch(self, name: str, version: int) -> Float32:
         """The state ("x") or the x0 estimate ("x0") of a version, (B, C, h, w). Waits for the device.
@@ -157,17 +149,9 @@ class FusedUpdate:
         """Wait for the device; ``EngineError`` naming the part whose values were not finite, and the step."""
         self.memory.device.download(self.memory["header"].address, self._header)
         what, step = int(self._header["bad_what"][0]), int(self._header["bad_step"][0])
-        if what & self._kernels.BAD_OUTPUT:
+        if what & BAD_OUTPUT:
             raise EngineError(f"unet, step {step + 1}, gave values that are not finite (NaN or infinity)")
-        if what & self._kernels.BAD_PIXELS:
+        if what & BAD_PIXELS:
             raise EngineError("vae_decoder gave values that are not finite (NaN or infinity)")
         if what:
             raise EngineError(f"sampler {self._sampler}, step {step + 1}, gave values that are not finite")
-
-
-def enqueue_kernel(kernel: Callable[..., None], **arguments: Any) -> None:
-    """Enqueue a kernel of edgediff_kernels; ``EngineError`` with CUDA's words where that fails."""
-    try:
-        kernel(**arguments)
-    except require_package().CudaError as error:
-        raise EngineError(str(error)) from error

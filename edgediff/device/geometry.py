@@ -1,7 +1,4 @@
-"""A loop's geometry is what its launches are laid out by: sizes, types, and the structure that tells them to a kernel.
-
-It is checked here once, for the GPU and for the host. ``State`` in cpp_ext/cuda/types.h is the structure's twin.
-"""
+"""A loop's geometry is what its launches are laid out by: sizes and types, checked here for the GPU and for the host."""
 
 from __future__ import annotations
 
@@ -14,22 +11,17 @@ from numpy.typing import NDArray
 
 from ..checks import is_whole
 from ..errors import ArgumentError, choices, shown
-from ..sampling.kernels import HEADER, MAX_HISTORY, ROW
+from ..sampling.kernel_layout import BUFFERS, HEADER, MAX_HISTORY, ROW, STATE
 from .base import BYTES, FLOAT_TYPES, Block
 
 BLOCK = 256  # threads
 FILL = 8  # blocks a multiprocessor: two waves, at 2,048 threads
 PACK = 4  # neighbouring values a thread, where there are enough of them
 TYPES = {"float32": 0, "float16": 1, "int64": 2}  # Type in types.h
+IMAGES, LARGEST = 65535, 1 << 31  # images, and values of one
 MOST = 1 << 40  # values of a model's input
 
-BUFFERS = ("header", "rows", "seeds", "x", "history", "x0", "output", "input", "timestep")
 WIDE = ("x", "history", "x0", "output", "input")  # those of which four values are read at once
-STATE = np.dtype(
-    [(name, np.uint64) for name in BUFFERS]
-    + [("size", np.int64), ("stride", np.int64), ("batch", np.int32)]
-    + [(f"{name}_type", np.int32) for name in ("input", "output", "timestep")]
-)
 
 
 class Grid(NamedTuple):
@@ -69,16 +61,9 @@ class Geometry:
     timestep: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("batch", 1, 65535),
-            ("size", 1, 1 << 31),
-            ("stride", 1, 1 << 31),
-            ("rows", 1, 1 << 20),
-            ("copies", 1, 2),
-            ("depth", 0, MAX_HISTORY),
-        ):
-            if not is_whole(value := getattr(self, name), least, most):
-                raise ArgumentError(f"{name} is {shown(value)}; it must be {least} .. {most}")
+        for name, most in (("batch", IMAGES), ("size", LARGEST), ("stride", LARGEST), ("rows", 1 << 20), ("copies", 2)):
+            check_count(name, getattr(self, name), most)
+        check_count("depth", self.depth, MAX_HISTORY, 0)
         if self.stride < self.size:
             raise ArgumentError(f"stride is {self.stride}, below the size, {self.size}")
         if self.batch * self.stride > MOST:
@@ -151,3 +136,27 @@ def check_block(name: str, block: Block, nbytes: int, alignment: int = 1) -> Non
         raise ArgumentError(f"buffer {name} lies at {address}; it must be aligned to {alignment} bytes")
     if size < nbytes:
         raise ArgumentError(f"buffer {name} holds {size} bytes; this geometry needs {nbytes}")
+
+
+def check_count(name: str, count: int, most: int = MOST, least: int = 1) -> None:
+    """Refuse what is no whole number of ``least`` .. ``most``, by ``ArgumentError``."""
+    if not is_whole(count, least, most):
+        raise ArgumentError(f"{name} is {shown(count)}; it must be {least} .. {most}")
+
+
+def check_unscale(x: Block, z: Block, dtype: str, count: int) -> None:
+    """Refuse what ``Kernels.unscale`` refuses."""
+    check_type("z", dtype)
+    check_count("count", count)
+    check_block("x", x, count * 4, 4)
+    check_block("z", z, count * BYTES[dtype], BYTES[dtype])
+
+
+def check_pixels(decoded: Block, pixels: Block, header: Block, dtype: str, images: int, area: int) -> None:
+    """Refuse what ``Kernels.to_uint8`` refuses."""
+    check_type("decoded", dtype)
+    check_count("images", images, IMAGES)
+    check_count("area", area, LARGEST)
+    check_block("decoded", decoded, 3 * images * area * BYTES[dtype], BYTES[dtype])
+    check_block("pixels", pixels, 3 * images * area)
+    check_block("header", header, HEADER.itemsize, 8)

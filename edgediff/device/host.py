@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, EngineError
+from .host_kernels import HostKernels
 
 ALIGNMENT = 256
 
@@ -36,6 +38,10 @@ class HostDevice:
         self.lock = threading.RLock()
         self._launching = self._closed = False
         self._kept: list[NDArray[np.uint8]] = []  # kernels that run while it is closed may still write there
+
+    @cached_property
+    def kernels(self) -> HostKernels:
+        return HostKernels()
 
     def use(self) -> None:
         self._refuse_closed()

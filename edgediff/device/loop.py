@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..arrays import Float32
 from ..checks import is_whole
 from ..errors import ArgumentError, EngineError, choices
-from ..sampling.kernels import MAX_HISTORY, packed, require_package
+from ..sampling.kernel_layout import MAX_HISTORY, packed
 from ..sampling.planning import Plan
 from ..sampling.rng import Generator
 from ..sampling.update import Row
@@ -116,7 +116,6 @@ class DeviceLoop:
     _warm: set[Hashable] = field(init=False, repr=False, default_factory=set)  # what has run outside of a graph
 
     def __post_init__(self) -> None:
-        require_package()  # the first thing to say
         channels = self._checked_channels()
         batch, own, height, width = (int(v) for v in self.shape)
         self.shape = batch, own, height, width

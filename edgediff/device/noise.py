@@ -24,6 +24,7 @@ class RunNoise:
     seeds: NDArray[np.uint64] | None = None  # one an image, for the kernels
     threads: int = 0  # of torch's random kernel in a draw of one image, for the kernels
     earlier_draws: int = 0  # of each seed, before this run
+    rounds: int = 1  # counters that each of the threads moves on by in a draw
 
     @property
     def first_draw(self) -> int:
@@ -48,7 +49,8 @@ def draw_noise(
     if len(cuda) == len(streams) and earlier_draws is not None:
         for generator in cuda:
             generator.skip(size, int(np.count_nonzero(table["d"])) + (x is None))
-        return RunNoise(x, None, np.array([g.seed for g in cuda], np.uint64), threads, earlier_draws)
+        rounds = (size - 1) // (4 * threads) + 1
+        return RunNoise(x, None, np.array([g.seed for g in cuda], np.uint64), threads, earlier_draws, rounds)
 
     def draw() -> Float32:
         return np.concatenate([s.randn((1, *shape[1:])) for s in streams])

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, choices
-from ..sampling.kernels import require_package
 from .base import FLOAT_TYPES, DeviceArray
-from .fused_update import enqueue_kernel
 from .loop import DeviceLoop
 
 
@@ -64,36 +62,18 @@ class DevicePictures:
             return self._draw()
 
     def _draw(self) -> NDArray[np.uint8]:
-        loop, kernels = self.loop, require_package()
+        loop = self.loop
         device, memory = loop.device, loop.memory
         batch, _, height, width = loop.shape
         out = np.empty((batch, height * self.factor, width * self.factor, 3), np.uint8)
         latents = memory.array("latents", loop.shape, self.latent_type)
         pixels = memory.array("pixels", (batch, 3, *out.shape[1:3]), self.pixel_type)
         picture = memory.reserve("picture", out.nbytes)
-        enqueue_kernel(
-            kernels.unscale,
-            device=device.ordinal,
-            x=loop.update.state.block,
-            z=latents.block,
-            type=latents.dtype,
-            count=math.prod(latents.shape),
-            scale=self.scale,
-            shift=self.shift,
-            stream=device.stream,
-        )
+        count, state = math.prod(latents.shape), loop.update.state.block
+        device.kernels.unscale(state, latents.block, latents.dtype, count, self.scale, self.shift)
         self.decoder.enqueue(latents, pixels, device.stream)
-        enqueue_kernel(
-            kernels.to_uint8,
-            device=device.ordinal,
-            decoded=pixels.block,
-            pixels=picture,
-            header=memory["header"],
-            type=pixels.dtype,
-            images=batch,
-            area=math.prod(out.shape[1:3]),
-            stream=device.stream,
-        )
+        area = math.prod(out.shape[1:3])
+        device.kernels.to_uint8(pixels.block, picture, memory["header"], pixels.dtype, batch, area)
         device.download(picture.address, out)
         loop.update.check()
         return out

@@ -9,43 +9,19 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, EngineError
-from .planning import Plan
+from ..errors import EngineError
+from . import kernel_layout
+from .kernel_layout import HEADER, MAX_HISTORY, ROW, STATE, fields_of
 from .update import Row, remember, update
 
 Array = NDArray[np.floating[Any]]
-ABI = 2  # of the structures below and of the package's functions
-MAX_HISTORY = 8
+ABI = 3  # of the structures and of the package's functions
 INSTALL = "the package edgediff-kernels is not installed (pip install ./cpp_ext in the repository)"
-
-# How the types of Row's fields lie in memory.
-_FORMATS: dict[Any, Any] = {float: np.float32, bool: np.int32, tuple[float, ...]: (np.float32, (MAX_HISTORY,))}
-# A row as the kernels read it: the fields of Row, then rest, which is 1 - scale, and draw, the run's draws of noise so
-# far. Row is the list of columns; its twin is ROW_COLUMNS in cpp_ext/src/types.h.
-ROW = np.dtype(
-    [(name, _FORMATS[kind]) for name, kind in get_type_hints(Row).items()] + [("rest", np.float32), ("draw", np.uint32)]
-)
-# What a run changes, in device memory, so that a captured graph serves the next run too; cpp_ext/src/types.h says what.
-HEADER = np.dtype(
-    [
-        ("step", np.int32),
-        ("done", np.uint32),
-        ("steps", np.int32),
-        ("depth", np.int32),
-        ("copies", np.int32),
-        ("bad_step", np.int32),
-        ("bad_what", np.uint32),
-        ("threads", np.uint32),
-        ("start", np.float32),
-        ("drawn", np.int32),
-        ("noise", np.uint64),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -68,24 +44,16 @@ def find_package() -> KernelPackage:
     described = f"edgediff-kernels {getattr(module, '__version__', '')}"
     if getattr(module, "ABI", None) != ABI:
         return KernelPackage(None, f"{described} is of another ABI; install it again")
-    for name, dtype, theirs, size in (
-        ("row", ROW, module.ROW_FIELDS, module.ROW_BYTES),
-        ("header", HEADER, module.HEADER_FIELDS, module.HEADER_BYTES),
-    ):
+    for name, dtype in (("row", ROW), ("header", HEADER), ("state", STATE)):
+        theirs, size = (getattr(module, f"{name.upper()}_{what}") for what in ("FIELDS", "BYTES"))
         differing = sorted({field[0] for field in {*fields_of(dtype)} ^ {*theirs}})
         if differing or dtype.itemsize != size:
             fields = ", ".join(differing) or "its size"
             return KernelPackage(None, f"{described} lays out a {name} otherwise ({fields}); install it again")
+    for name in kernel_layout.CONSTANTS:
+        if getattr(module, name) != getattr(kernel_layout, name):
+            return KernelPackage(None, f"{described} has another {name}; install it again")
     return KernelPackage(module)
-
-
-def fields_of(dtype: np.dtype[Any]) -> tuple[tuple[str, str, int], ...]:
-    """The fields of a structure in memory order, each as (name, type, offset), as the package says its own."""
-    fields = []
-    for name, (kind, offset, *_) in (dtype.fields or {}).items():
-        count = "".join(map(str, kind.shape))
-        fields.append((name, f"{count}{kind.base.kind}{kind.base.itemsize}", offset))
-    return tuple(fields)
 
 
 def require_package() -> Any:
@@ -101,14 +69,7 @@ def describe() -> str:
     package = find_package()
     if package.module is None:
         return f"NumPy; {package.why_not}"
-    facts = package.module.facts()
-    if facts["cuda"] is None:
-        return f"edgediff-kernels {package.module.__version__}, built without CUDA"
-    try:
-        devices = f"{package.module.device_count()} CUDA devices"
-    except package.module.CudaError as error:
-        devices = str(error)
-    return f"edgediff-kernels {package.module.__version__} (CUDA {facts['cuda']}); {devices}"
+    return f"edgediff-kernels {package.module.__version__}"
 
 
 def advance(
@@ -141,26 +102,3 @@ def advance(
         **vars(row),
     )
     return after, pushed
-
-
-def packed(plan: Plan, first_draw: int = 0) -> NDArray[Any]:
-    """The rows as the kernels read them, dtype ``ROW``; noise is numbered from ``first_draw``.
-
-    Raises:
-        ArgumentError: more history than the kernels hold.
-    """
-    if plan.depth > MAX_HISTORY:
-        raise ArgumentError(f"the plan reads {plan.depth} past values; the kernels hold a history of {MAX_HISTORY}")
-    records = []
-    draw = first_draw
-    for row in plan.rows:
-        records.append(record(row, draw))
-        draw += row.d != 0
-    return np.array(records, ROW)
-
-
-def record(row: Row, draw: int) -> tuple[Any, ...]:
-    """The values of one row in the order of ``ROW``; its noise is the run's draw number ``draw``."""
-    w = (*row.w, *[0.0] * (MAX_HISTORY - len(row.w)))
-    values = vars(row) | {"w": w, "rest": 1 - row.scale, "draw": draw}
-    return tuple(values[name] for name in ROW.names or ())

@@ -1,0 +1,1 @@
+"""The CUDA sources, as data: edgediff compiles and launches them (edgediff/device/)."""

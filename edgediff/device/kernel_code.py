@@ -1,0 +1,153 @@
+"""The CUDA kernels' machine code, from the first place that has it.
+
+- edgediff-kernels, where it was built beside nvcc, holds code for many GPUs (a "fatbin").
+- NVRTC, NVIDIA's compiler as a library, makes it for the GPU at hand. That takes a second or two, once: the code is
+  kept in edgediff's cache folder.
+
+Neither nvcc nor a C++ compiler is needed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import EngineError, printable
+from ..files import read_regular
+from ..whole import replacing
+from .driver import probe
+from .kernel_source import kernel_source
+from .nvrtc import OPTIONS, compile_kernels, nvrtc_architectures, nvrtc_version
+
+Version = tuple[int, int]
+LARGEST = 64 << 20  # bytes of machine code
+
+
+@dataclass(frozen=True)
+class KernelCode:
+    """Machine code of the kernels: its kind (fatbin, cubin or ptx, as cuda-core names them), and whence it is."""
+
+    kind: str
+    data: bytes
+    origin: str
+
+
+def kernel_codes(capability: Version, driver: Version, cache_folder: Path | None) -> Iterator[KernelCode | EngineError]:
+    """Code for a GPU, the best first, made when it is asked for; an error in the place of what cannot be had.
+
+    Args:
+        capability: the GPU's compute capability.
+        driver: the newest CUDA that the driver runs.
+        cache_folder: where compiled code is kept; None keeps none.
+    """
+    for find in (_prebuilt, lambda: _compiled(capability, driver, cache_folder)):
+        try:
+            yield find()
+        except EngineError as error:
+            yield error
+
+
+def why_no_code(ordinal: int = 0) -> str:
+    """Why no kernels can be had for this GPU, or an empty string. Loads the compiler, and compiles nothing."""
+    try:
+        _prebuilt_facts()
+        return ""
+    except EngineError as error:
+        missing = str(error)
+    try:
+        gpu = probe(ordinal)
+        _target(gpu.capability, gpu.driver)
+    except EngineError as error:
+        return f"no CUDA kernels: {error}; and {missing}"
+    return ""
+
+
+def describe_code(ordinal: int = 0) -> str:
+    """One line for people: where the CUDA kernels of this GPU would come from, or why there are none."""
+    if why := why_no_code(ordinal):
+        return why
+    with suppress(EngineError):
+        facts = _prebuilt_facts()
+        return f"compiled beforehand by CUDA {facts['cuda']} for {facts['architectures']}"
+    version = ".".join(map(str, nvrtc_version()))
+    return f"compiled at first use by NVRTC {version}, and kept"
+
+
+def _prebuilt() -> KernelCode:
+    facts = _prebuilt_facts()
+    path = Path(facts["path"])
+    try:
+        data = read_regular(path, LARGEST)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error}") from error
+    return KernelCode("fatbin", data, f"edgediff-kernels, by CUDA {facts['cuda']}")
+
+
+def _prebuilt_facts() -> dict[str, str]:
+    """What edgediff-kernels says of its fatbin: ``path``, ``cuda``, ``architectures``."""
+    spec = find_spec("edgediff_kernels")
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError("edgediff-kernels, which may hold them, is not installed")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    try:
+        facts = json.loads(read_regular(folder / "kernels.json", 1 << 16))
+        stamp, cuda, architectures = (str(facts[key]) for key in ("sources", "cuda", "architectures"))
+    except FileNotFoundError:
+        raise EngineError("edgediff-kernels was built where there was no nvcc") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EngineError(f"edgediff-kernels has a damaged kernels.json ({printable(str(error))})") from error
+    if stamp != kernel_source().stamp:
+        raise EngineError("edgediff-kernels holds those of other sources; install it again (pip install ./cpp_ext)")
+    return {"path": str(folder / "kernels.fatbin"), "cuda": cuda, "architectures": architectures}
+
+
+def _compiled(capability: Version, driver: Version, cache_folder: Path | None) -> KernelCode:
+    source, target = kernel_source(), _target(capability, driver)
+    kind = "cubin" if target.startswith("sm_") else "ptx"
+    version = ".".join(map(str, nvrtc_version()))
+    origin = f"NVRTC {version} for {target}"
+    named = json.dumps([source.stamp, target, version, OPTIONS])
+    kept = None if cache_folder is None else cache_folder / f"kernels-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
+    if kept is not None:
+        with suppress(OSError):
+            return KernelCode(kind, _checked(read_regular(kept, LARGEST)), origin)
+    data = compile_kernels(target)
+    if kept is not None:
+        with suppress(OSError):  # it is compiled again next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(kept) as f:
+                f.write(hashlib.sha256(data).digest() + data)
+    return KernelCode(kind, data, origin)
+
+
+def _checked(data: bytes) -> bytes:
+    """The code in a kept file, which begins with its hash; ``OSError`` where that is another's."""
+    digest, code = data[:32], data[32:]
+    if hashlib.sha256(code).digest() != digest:
+        raise OSError("damaged")
+    return code
+
+
+def _target(capability: Version, driver: Version) -> str:
+    """What NVRTC shall compile for: the GPU's own machine code, or the newest PTX that an unknown GPU can run."""
+    version = nvrtc_version()
+    if version[0] > driver[0]:
+        raise EngineError(
+            f"NVRTC is of CUDA {version[0]}.{version[1]}, and the driver, of CUDA {driver[0]}.{driver[1]}, cannot run what "
+            f"it makes; update the driver, or run: pip install nvidia-cuda-nvrtc-cu{driver[0]}"
+        )
+    own, known = 10 * capability[0] + capability[1], nvrtc_architectures()
+    if own in known:
+        return f"sm_{own}"
+    older = [one for one in known if one < own]
+    if not older:
+        raise EngineError(
+            f"NVRTC {version[0]}.{version[1]} compiles for compute capability {known[0] / 10} and newer; the GPU has "
+            f"{capability[0]}.{capability[1]}"
+        )
+    return f"compute_{older[-1]}"
