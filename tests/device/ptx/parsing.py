@@ -72,7 +72,7 @@ def _kernel(name: str, parameters: str, bounds: str, body: str) -> Kernel:
     body = re.sub(r"(\$\w+):", r"\1:;", body)
     for statement in re.sub(r"^\s*\{|\}\s*$", "", body, flags=re.MULTILINE).split(";"):
         statement = statement.strip().strip("{").strip()  # inline assembly stands in braces of its own
-        if not statement or statement == "}":
+        if not statement or statement == "}" or statement.startswith(".pragma"):
             continue
         if statement.endswith(":"):
             labels[statement[:-1]] = len(code)
