@@ -35,6 +35,10 @@ class EngineError(EdgediffError, RuntimeError):
     """An engine is not installed, cannot open a part, failed in it, or gave values that are not finite."""
 
 
+class EngineWarning(UserWarning):
+    """An engine runs otherwise than it could; the message says which part, and why. Its results are right."""
+
+
 class MemoryLimitError(EdgediffError, MemoryError):
     """A call, or a bundle, would take more memory than there is or than it was allowed."""
 

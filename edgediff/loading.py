@@ -13,6 +13,7 @@ from .device.cuda import CudaDevice
 from .engines.base import EngineOptions, Provider, check_device
 from .engines.choose import check_engine, check_foreign
 from .engines.isolation.limits import Limits, held
+from .engines.own_graphs import check_own_graphs
 from .engines.providers import check_providers
 from .errors import ArgumentError, shown, warn_caller
 from .pipeline import Pipeline
@@ -36,6 +37,7 @@ def load(
     release_parts: bool = False,
     memory_limit: int | None = None,
     isolated: bool | Limits = False,
+    cuda_graphs: bool = True,
 ) -> Pipeline:
     """Open a bundle (the built-in emoji model when ``path`` is None). Engines open on first use, or by ``warm()``.
 
@@ -58,6 +60,8 @@ def load(
         isolated: run the native libraries that read the bundle (ONNX Runtime, tokenizers) in a child process with
             limits, without network and other files; for bundles of strangers, on Linux's CPUs. Pictures are the same.
             True: with the limits of ``Limits()``. ``pipe.isolation`` tells what is held back on this system.
+        cuda_graphs: on a GPU, capture the work of a step and launch it as one graph: of TensorRT after its first call,
+            of ONNX Runtime where two checks find that such a graph gives what calls give. False captures nothing.
 
     Warns:
         RuntimeWarning: this system lacks some of the means to isolate; the message names what is not held back.
@@ -65,7 +69,7 @@ def load(
     Raises:
         BundleError: the manifest is missing or malformed; another exporter's folder that cannot be run.
         ArgumentError: an unknown device or engine, threads outside 1 .. 256, providers of another form, a
-            memory_limit below 1.
+            memory_limit below 1, options that exclude each other.
         EngineError: a CUDA device that cannot be used; another exporter's graph with operators that nothing here
             runs. The message says why.
     """
@@ -83,6 +87,9 @@ def load(
         raise ArgumentError(f"release_parts is {shown(release_parts)}; it must be True or False")
     if release_parts and ordinal is not None:
         raise ArgumentError(f"release_parts is for device 'cpu'; device is {device!r}, which keeps what it loops over")
+    if not isinstance(cuda_graphs, bool):
+        raise ArgumentError(f"cuda_graphs is {shown(cuda_graphs)}; it must be True or False")
+    check_own_graphs(providers, ordinal, cuda_graphs)
     if build_options is not None:
         from .engines.tensorrt.options import BuildOptions
 
@@ -98,9 +105,9 @@ def load(
     bundle = read_bundle(path)
     isolation = isolate(bundle, isolated) if isolated else None
     cache = None if engine_cache is None else Path(engine_cache)
-    options = EngineOptions(threads, providers, engine, cache, release_parts, memory_limit, isolation)
+    options = EngineOptions(threads, providers, engine, cache, release_parts, memory_limit, isolation, cuda_graphs)
     check_foreign(bundle, options, ordinal)
-    pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal), isolation)
+    pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal, cache), isolation)
     if engine == "auto":
         pipe.build_engines(build_options)
     return pipe

@@ -14,10 +14,10 @@ from .engines.choose import Parts
 from .engines.isolation.limits import Held
 from .errors import ArgumentError, BundleError, CopyError, EngineError, choices, shown
 from .generation.arguments import Arguments
-from .generation.device_runner import RunnerPool
 from .generation.elsewhere import OwnAttributes
 from .generation.request import check
 from .generation.run import run
+from .generation.runner_pool import RunnerPool
 from .generation.signature import takes_arguments
 from .generation.step import Result, Step
 from .generation.stream import Stream

@@ -17,7 +17,7 @@ FLOORS = (
     *("cli", "examples", "loading", "verify", "pipeline"),
     *("generation", "engines", "bundle", "device", "sampling", "prompts"),
     *("image", "looks", "scratch", "file_lock", "python_child", "confined", "rust", "compare", "checks", "arrays"),
-    *("whole", "files", "system_memory", "errors", "version"),
+    *("whole", "files", "cache_folder", "system_memory", "errors", "version"),
 )
 LAZY = {"onnxruntime", "tensorrt", "PIL", "tokenizers", "safetensors", "cuda", "tqdm"}
 
@@ -46,7 +46,7 @@ def test_every_package_is_shipped() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     found = []
-    for folder, name in (("edgediff", "edgediff"), ("export", "edgediff_export")):
+    for folder, name in (("edgediff", "edgediff"), ("export", "edgediff_export"), ("cpp_ext/cuda", "edgediff_cuda")):
         for init in sorted((ROOT / folder).rglob("__init__.py")):
             found.append(".".join([name, *init.parent.relative_to(ROOT / folder).parts]))
     assert sorted(listed) == sorted(found)

@@ -14,8 +14,8 @@ import pytest
 
 import edgediff
 from edgediff import EngineError
+from edgediff.cache_folder import default_cache_folder
 from edgediff.cli import main as cli
-from edgediff.engines.base import default_engine_cache
 
 NOBODY = """
 import edgediff, sys
@@ -60,7 +60,7 @@ def test_no_home(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", home)
     with pytest.raises(EngineError, match="this user has no home; name one by EDGEDIFF_CACHE, engine_cache= or"):
-        default_engine_cache()
+        default_cache_folder()
     assert edgediff.load(tiny_bundle)("a tiger", num_inference_steps=1).images
     assert cli.main(["info", str(tiny_bundle)]) == 0
     assert "yes" in capsys.readouterr().out

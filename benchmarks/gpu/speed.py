@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.gpu.testbed import Testbed
 from benchmarks.sections import Report
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.pipeline import Pipeline
 
 AROUND = 0.01  # of the U-Net's time, at most
@@ -22,7 +22,7 @@ class Recorded:
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.inputs, self.outputs = engine, engine.inputs, engine.outputs
-        self.capturable = getattr(engine, "capturable", False)
+        self.capture, self.warm_runs = getattr(engine, "capture", "never"), getattr(engine, "warm_runs", 0)
         self.calls: list[Callable[[], Any]] = []
 
     @property
@@ -84,13 +84,13 @@ def around(report: Report, testbed: Testbed, pipe: Pipeline, label: str) -> dict
         pipe.set_engine(part, engine.engine)
     row = {name: statistics.median(r[name] for r in rows) for name in rows[0]}
     unet, texts = row["unet"], sum(row[p] for p in pipe.bundle.text_encoders)
-    capturable = engines["unet"].capturable
+    captured = engines["unet"].capture != "never"
     figures = {name: round(value, 6) for name, value in row.items()} | {
         "unet_calls": len(engines["unet"].calls),
         "around_unet": round((row["latents_s"] - texts - unet) / unet, 5),
         "around_engines": round((row["whole_s"] - sum(row[p] for p in engines)) / row["whole_s"], 5),
     }
-    if capturable:  # its calls are inside of graphs from the third on
+    if captured:  # its calls are inside of graphs after the first few
         figures["around_unet"] = figures["around_engines"] = None
     else:
         report.goal(f"time around the U-Net's calls, of theirs, {label}", figures["around_unet"], f"<= {AROUND}")

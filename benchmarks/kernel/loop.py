@@ -11,9 +11,10 @@ import numpy as np
 
 from benchmarks.kernel.speed import STEPS, on_device
 from benchmarks.sections import Report
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.loop import DeviceLoop
+from edgediff.device.model import Capture
 from edgediff.sampling import loop as host
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCpuGenerator, TorchCudaGenerator
@@ -34,7 +35,8 @@ class _Memory:
 class Small:
     """A stand-in U-Net of a few torch ops that allocate nothing, so that it may be captured. ``spin``: clock ticks."""
 
-    capturable = True
+    capture: Capture = "always"
+    warm_runs = 1
     key = "small"
 
     def __init__(self, torch: Any, device: CudaDevice, shape: Shape, spin: int = 0) -> None:

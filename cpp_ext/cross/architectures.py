@@ -1,4 +1,4 @@
-"""Lists the machine code and the PTX in a library that nvcc made: what `cuobjdump -lelf -lptx` says, without CUDA."""
+"""Lists the machine code and the PTX in a file that nvcc made: what `cuobjdump -lelf -lptx` says, without CUDA."""
 
 import struct
 import sys

@@ -3,7 +3,7 @@
 # jetson.sh [OUT]
 #   PYTHON          a Python here of the target's minor version (default: python3)
 #   PYTHON_INCLUDE  the target's own Python headers, where you have them (default: those of PYTHON)
-#   ARCHITECTURES   CUDA's, in CMake's words (default: Orin and Thor, and PTX for others)
+#   ARCHITECTURES   compute capabilities to compile the CUDA kernels for (default: 87;110, Orin and Thor)
 #   CUDACXX         nvcc (default: the one on the PATH)
 # Exits with 77, and says why, where something it needs is missing.
 set -euo pipefail
@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-dist}
 python=${PYTHON:-python3}
 nvcc=${CUDACXX:-nvcc}
-architectures=${ARCHITECTURES:-87-real;110-real;75-virtual}
+architectures=${ARCHITECTURES:-87;110}
 
 lacks=()
 need() { command -v "$1" >/dev/null || lacks+=("$1: $2"); }
@@ -40,16 +40,8 @@ cuda=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# The target's CUDA runtime, of nvcc's version. It is linked statically: the device needs its driver alone.
-"$python" -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_aarch64 -d "$work" \
-  "nvidia-cuda-runtime==$cuda.*" || missing "pip cannot download nvidia-cuda-runtime==$cuda.* for aarch64"
-"$python" -m zipfile -e "$work"/nvidia_cuda_runtime-*.whl "$work/cudart"
-EDGEDIFF_CUDART=$(dirname "$(find "$work/cudart" -name libcudart_static.a)")
-# CUDA's headers are the same for every target.
-EDGEDIFF_CUDA_HOME=$("$nvcc" --dryrun -ccbin aarch64-linux-gnu-g++ -x cu /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')
-export EDGEDIFF_CUDA_HOME EDGEDIFF_CUDART
-
-# So are Python's but for pyconfig.h, and that differs in no size and no layout: both are LP64 and little-endian.
+# Python's headers are the same but for pyconfig.h, and that differs in no size and no layout: both are LP64 and
+# little-endian.
 # Debian's picks one by the compiler's architecture; this machine's is put in its place.
 if [[ -z ${PYTHON_INCLUDE:-} ]]; then
   cp -rL "$include" "$work/include"
@@ -66,15 +58,15 @@ CUDACXX=$nvcc "$python" -m pip wheel -q --no-deps -w "$work/wheel" "$here/.." \
   --config-settings=build-dir="$work/build" \
   --config-settings=cmake.define.CMAKE_TOOLCHAIN_FILE="$here/aarch64.cmake" \
   --config-settings=cmake.define.EDGEDIFF_CUDA=ON \
-  --config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES="$architectures" \
+  --config-settings=cmake.define.EDGEDIFF_ARCHITECTURES="$architectures" \
   --config-settings=cmake.define.Python_INCLUDE_DIR="$include"
 
 "$python" -m zipfile -e "$work"/wheel/*.whl "$work/unpacked"
 library=$work/unpacked/edgediff_kernels/_kernels$SETUPTOOLS_EXT_SUFFIX
 needed=$(aarch64-linux-gnu-readelf -d "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | paste -sd ' ')
-[[ $needed != *libcud* ]] || { echo "jetson.sh: the library needs $needed; CUDA is not linked statically" >&2; exit 1; }
+[[ $needed != *libcud* ]] || { echo "jetson.sh: the library needs $needed; no CUDA library may be among them" >&2; exit 1; }
 mkdir -p "$out"
 mv "$work"/wheel/*.whl "$out"
 ls "$out"/edgediff_kernels-*-"cp$version"-linux_aarch64.whl
-echo "for GPUs: $("$python" "$here/architectures.py" "$library")"
+echo "for GPUs: $("$python" "$here/architectures.py" "$work/unpacked/edgediff_kernels/kernels.fatbin")"
 echo "needs: $needed"

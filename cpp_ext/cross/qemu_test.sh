@@ -49,6 +49,6 @@ cd "$root"
 export PYTHONPATH=$work/site:$root PYTHONDONTWRITEBYTECODE=1
 target=(qemu-aarch64 -L "$SYSROOT" "$SYSROOT/usr/bin/python$version")
 "${target[@]}" -c 'import platform, numpy, edgediff_kernels as kernels
-print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__, kernels.facts())'
+print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__, "kernels", kernels.__version__)'
 "${target[@]}" -m pytest -p no:cacheprovider -q tests/device tests/sampling/test_kernels.py tests/sampling/test_update.py \
   --deselect tests/sampling/test_kernels.py::test_the_package_is_looked_for_only_when_needed "$@"

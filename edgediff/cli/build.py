@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.reading import read_bundle
-from ..engines.base import check_device, default_engine_cache
+from ..cache_folder import default_cache_folder
+from ..engines.base import check_device
 from ..engines.tensorrt.build import build_part, describe_engine
 from ..engines.tensorrt.cache import EngineCache
 from ..engines.tensorrt.installed import building_platform
@@ -64,7 +65,7 @@ def build(args: argparse.Namespace) -> None:
         memory_limit=None if args.memory is None else args.memory << 20,
     )
     platform = building_platform(ordinal)
-    cache = EngineCache(Path(args.engine_cache) if args.engine_cache else default_engine_cache())
+    cache = EngineCache(Path(args.engine_cache) if args.engine_cache else default_cache_folder())
     orders = [(part, *describe_engine(bundle, part, options, platform)) for part in parts]  # all errors before any work
     for part, source, described in orders:
         there = [built for built in cache.find(source, part, platform)[0] if built.key == described.key]

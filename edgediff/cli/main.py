@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from ..errors import ArgumentError, EdgediffError, PromptWarning, printable
+from ..errors import ArgumentError, EdgediffError, EngineWarning, PromptWarning, printable
 from ..version import __version__
 from . import adopt, build, export, generate, info, plan, samplers, verify
 
@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(), _spelled():
             warnings.simplefilter("always", PromptWarning)
+            warnings.simplefilter("always", EngineWarning)
             warnings.simplefilter("always", RuntimeWarning)
             warnings.showwarning = show_warning  # type: ignore[assignment]
             if arguments and arguments[0] in HANDED_OVER:

@@ -65,6 +65,7 @@ def add_engine(p: argparse.ArgumentParser) -> None:
     )
     add_engine_cache(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a physical core)")
+    p.add_argument("--no-cuda-graphs", action="store_true", help="on a GPU, capture no work as graphs")
     p.add_argument("--release-parts", action="store_true", help="hold one part in memory at a time")
     p.add_argument(
         "--memory-limit",
@@ -82,7 +83,8 @@ def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_engine`` adds, under the names of ``edgediff.load``."""
     names = ("device", "engine", "threads", "engine_cache", "release_parts", "isolated")
     limit = None if args.memory_limit is None else amount_of(args.memory_limit, "memory-limit")
-    return {**{name: getattr(args, name) for name in names}, "memory_limit": limit}
+    own = {name: getattr(args, name) for name in names}
+    return {**own, "memory_limit": limit, "cuda_graphs": not args.no_cuda_graphs}
 
 
 def add_plan_arguments(p: argparse.ArgumentParser) -> None:

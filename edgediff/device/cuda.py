@@ -3,166 +3,192 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import is_whole
 from ..errors import ArgumentError, EdgediffError, EngineError
-from ..sampling.kernels import require_package
+from .cuda_context import CLOSED, CudaContext, Exclusive, here
+from .cuda_driver import open_driver
+from .cuda_graph import capture_graph
+from .driver import probe
+from .staging import StagingRing
 
-INSTALL = "the package cuda-core is not installed; run: pip install cuda-core cuda-bindings"
+if TYPE_CHECKING:
+    from .base import Kernels
+
+IN_GRAPH = "a captured graph cannot hold it"
 
 
-class CudaDevice:
+class CudaDevice(CudaContext):
     """``CudaDevice`` runs the device loop on an NVIDIA GPU.
+
+    Threads may share it. Its events block: a thread that waits sleeps, where cuda-core's own would spin. Uploads go
+    through pinned memory, and wait only where more than the staging ring holds is on its way.
 
     Args:
         ordinal: which one, from 0.
+        cache_folder: where compiled kernels are kept; edgediff's own when None.
+
+    Attributes:
+        name, compute_capability, multiprocessors, threads_per_multiprocessor: of the GPU.
+        driver_version: the newest CUDA that the driver runs.
+        driver: cuda-bindings' module of the driver's functions, for ``call``.
 
     Raises:
-        EngineError: no driver, no device, edgediff-kernels or cuda-core missing or built without CUDA.
+        EngineError: no driver, one that is too old, no device, or cuda-core missing or broken. Methods raise it where
+            the driver fails, after ``close``, in a forked process, and in a capture for what a graph cannot hold.
         ArgumentError: no device of this number.
     """
 
-    def __init__(self, ordinal: int = 0) -> None:
-        driver, CoreDevice = _open_driver(ordinal)
-        self.ordinal = ordinal
-        self._driver = driver
+    def __init__(self, ordinal: int = 0, cache_folder: Path | None = None) -> None:
+        super().__init__(ordinal)
+        self.cache_folder = cache_folder
         self._buffers: dict[int, Any] = {}
-        self._sent: deque[tuple[Any, NDArray[Any]]] = deque()  # what copies may still read, and the mark behind each
-        self.lock = threading.RLock()
-        with _typed(f"opening CUDA device {ordinal}"):
-            self._device = CoreDevice(ordinal)
-            self._device.set_current()
+        self._marks: list[Any] = []  # events that nobody waits for
+        with Exclusive(self, f"opening CUDA device {ordinal}"):
+            properties, (major, minor) = self._device.properties, self._device.compute_capability
+            self.name, self.compute_capability = str(self._device.name), (int(major), int(minor))
+            self.multiprocessors = int(properties.multiprocessor_count)
+            self.threads_per_multiprocessor = int(properties.max_threads_per_multiprocessor)
+            self.driver_version = probe(self.ordinal).driver
             self._stream = self._device.create_stream()
+            self._blocking = self._core.EventOptions(blocking_sync=True)
+            self._done = self._device.create_event(self._blocking)
+            self._staging = StagingRing(self.driver, self._device, self._stream, self._blocking)
             self.stream = int(self._stream.handle)
-            self.multiprocessors = int(self._device.properties.multiprocessor_count)
-            self.threads_per_multiprocessor = int(self._device.properties.max_threads_per_multiprocessor)
-            self.name = str(self._device.name)
 
-    def use(self) -> None:
-        with _typed(f"turning to CUDA device {self.ordinal}"):
-            self._device.set_current()
+    @cached_property
+    def kernels(self) -> Kernels:
+        """The kernels, found or compiled at first use. Raises ``EngineError`` where there are none."""
+        self.refuse("loading the kernels")
+        from .cuda_kernels import CudaKernels
+
+        return CudaKernels(self)
 
     def allocate(self, size: int) -> int:
-        with self.lock, _typed(f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):
-            self._device.set_current()
-            buffer = self._device.allocate(max(size, 256), stream=self._stream)
+        with Exclusive(self, f"allocating {size / 1e6:.1f} MB on CUDA device {self.ordinal}"):
+            size = max(size, 256)
+            buffer = self._device.allocate(size, stream=self._stream)
             address = int(buffer.handle)
+            self.call(self.driver.cuMemsetD8Async, address, 0, size, self._stream.handle)
             self._buffers[address] = buffer
-            self._call(self._driver.cuMemsetD8Async, address, 0, max(size, 256), self.stream)
         return address
 
     def free(self, address: int) -> None:
-        with self.lock, _typed("freeing memory"):
-            self._device.set_current()
+        if self._closed:
+            return  # it has been given back
+        with Exclusive(self, "freeing memory"):
+            if address not in self._buffers:
+                raise EngineError(f"freeing memory: nothing is allocated at {address}")
             self._buffers.pop(address).close(self._stream)
 
+    def trim(self) -> None:
+        with Exclusive(self, "giving memory back to the system"):
+            self._sleep_until_done()
+            pool = getattr(self._device.memory_resource, "handle", None)  # None: a driver without memory pools
+            if pool is not None:
+                self.call(self.driver.cuMemPoolTrimTo, pool, 0)
+
     def upload(self, address: int, values: NDArray[Any]) -> None:
-        values = np.array(values, order="C")  # where the GPU reads the host's memory itself, it may do so later
-        with self.lock, _typed("copying to the device"):
-            self._device.set_current()
-            while self._sent and self._sent[0][0].is_done:
-                self._sent.popleft()
-            self._call(self._driver.cuMemcpyHtoDAsync, address, values.ctypes.data, values.nbytes, self.stream)
-            self._sent.append((self._stream.record(), values))
+        with self.lock:
+            if self._refused:
+                self.refuse("copying to the device")
+            if here.current is not self._token:
+                self.use()
+            try:
+                self._staging.upload(address, values)
+            except Exception:
+                self.again("copying to the device", self._staging.upload, address, values)
 
     def download(self, address: int, values: NDArray[Any]) -> None:
         if not values.flags.c_contiguous:
             raise ArgumentError("values must be contiguous")
-        with self.lock, _typed("waiting for the device"):
-            self._device.set_current()
-            self._call(self._driver.cuMemcpyDtoHAsync, values.ctypes.data, address, values.nbytes, self.stream)
+        with Exclusive(self, "waiting for the device"):
+            self._sleep_until_done()  # a copy to pageable memory would spin
+            self.call(self.driver.cuMemcpyDtoHAsync, values.ctypes.data, address, values.nbytes, self._stream.handle)
             self._stream.sync()
-            self._sent.clear()
 
     def capture(self, work: Callable[[], None]) -> Any:
-        with self.lock, _typed("capturing a CUDA graph"):
-            self._device.set_current()
-            builder = self._stream.create_graph_builder()
+        with Exclusive(self, "capturing a CUDA graph"):
+            self._refused, self._capturing = IN_GRAPH, threading.get_ident()
             try:
-                builder.begin_building("thread_local")  # other threads may go on allocating
-                work()
-                graph = builder.end_building().complete()
-            except BaseException:
-                with suppress(Exception):  # it ends the capture, and complains of what broke it once more
-                    builder.close()
-                raise
-            builder.close()
-            return graph
+                return capture_graph(self._stream, work)
+            finally:
+                self._refused, self._capturing = self._closed, 0
 
     def launch(self, graph: Any) -> None:
-        with self.lock, _typed("launching a CUDA graph"):
-            self._device.set_current()
-            graph.launch(self._stream)
+        with self.lock:
+            if self._refused:
+                self.refuse("launching a CUDA graph")
+            if here.current is not self._token:
+                self.use()
+            try:
+                graph.launch(self._stream)
+            except Exception:
+                self.again("launching a CUDA graph", graph.launch, self._stream)
 
     def mark(self) -> Any:
-        with self.lock, _typed("marking the stream"):
-            self._device.set_current()
-            return self._stream.record()
+        with self.lock:
+            if self._refused:
+                self.refuse("marking the stream")
+            if here.current is not self._token:
+                self.use()
+            try:
+                return self._stream.record(self._marks.pop() if self._marks else None, self._blocking)
+            except Exception:
+                return self.again("marking the stream", self._stream.record, None, self._blocking)
 
     def wait(self, mark: Any) -> None:
-        with _typed("waiting for the device"):
+        if self._refused:
+            self.refuse("waiting for the device")
+        if here.current is not self._token:
+            self.use()
+        try:
             mark.sync()
+        except Exception:
+            self.again("waiting for the device", mark.sync)
+        self._marks.append(mark)
 
     def close(self) -> None:
-        """Wait for the stream and free the memory; the object is of no use afterwards."""
-        with self.lock, _typed("closing the device"):
-            self._device.set_current()
-            self._stream.sync()
-            self._sent.clear()
-            while self._buffers:
-                self._buffers.popitem()[1].close(self._stream)
-            self._stream.close()
+        """Wait for the stream and free the memory. Raises ``EngineError`` where the device failed; it is closed then,
+        too.
+        """
+        if self._closed:
+            return
+        with Exclusive(self, "closing the device"):
+            self._closed = self._refused = CLOSED
+            self.__dict__.pop("kernels", None)
+            buffers = [partial(buffer.close, self._stream) for buffer in self._buffers.values()]
+            self._buffers.clear()
+            self._marks.clear()
+            self.stream = 0
+            failures = []
+            for end in (self._stream.sync, *buffers, self._staging.close, self._stream.close):
+                try:
+                    end()
+                except Exception as error:
+                    failures.append(error)
+            if failures:
+                raise failures[0]
 
-    def _call(self, function: Any, *args: Any) -> None:
-        (error,) = function(*args)
-        if error != self._driver.CUresult.CUDA_SUCCESS:
-            raise EngineError(f"{function.__name__} gave {error.name}")
+    def forked(self) -> None:
+        super().forked()
+        self.stream = 0
+
+    def _sleep_until_done(self) -> None:
+        self._stream.record(self._done).sync()
 
 
 def why_no_device(ordinal: int = 0) -> str:
-    """Why this CUDA device cannot be opened, or an empty string. Opens nothing."""
+    """Why this CUDA device cannot be opened, or has no kernels; or an empty string. Opens nothing."""
+    from .kernel_code import why_no_code
+
     try:
-        _open_driver(ordinal)
+        open_driver(ordinal)
     except EdgediffError as error:
         return str(error)
-    return ""
-
-
-def _open_driver(ordinal: int) -> tuple[Any, Any]:
-    """Open cuda-bindings' driver and cuda-core's Device; errors as ``CudaDevice``."""
-    kernels = require_package()
-    try:  # through edgediff-kernels: cuda-core says less of what is wrong with a driver
-        count = kernels.device_count()
-    except kernels.CudaError as error:
-        raise EngineError(str(error)) from error
-    if not is_whole(ordinal, 0, count - 1):
-        raise ArgumentError(f"device is {ordinal!r}; this machine has 0 .. {count - 1}")
-    try:
-        from cuda.bindings import driver
-        from cuda.core import Device as CoreDevice
-    except ImportError as error:
-        raise EngineError(INSTALL) from error
-    return driver, CoreDevice
-
-
-class _typed:
-    """``_typed`` turns what cuda-core raises into ``EngineError``. It is a class, as a generator would cost each launch
-    a microsecond.
-    """
-
-    def __init__(self, doing: str) -> None:
-        self.doing = doing
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, EdgediffError):
-            raise EngineError(f"{self.doing}: {error}") from error
+    return why_no_code(ordinal)

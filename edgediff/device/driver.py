@@ -28,6 +28,16 @@ class Gpu:
     driver: tuple[int, int]  # the newest CUDA that the driver runs
 
 
+def count_gpus() -> int:
+    """How many GPUs the driver has, at least 1. Errors as ``probe``."""
+    driver, count = _open(), ctypes.c_int()
+    _call(driver, "cuInit", 0)
+    _call(driver, "cuDeviceGetCount", ctypes.byref(count))
+    if not count.value:
+        raise EngineError("the NVIDIA driver has no GPU")
+    return count.value
+
+
 @cache
 def probe(ordinal: int = 0) -> Gpu:
     """The GPU of this number. Makes no context.
@@ -35,13 +45,12 @@ def probe(ordinal: int = 0) -> Gpu:
     Raises:
         EngineError: no driver, no GPU, no GPU of this number, or a driver that cannot start; the message says which.
     """
+    count = count_gpus()
+    if not 0 <= ordinal < count:
+        raise EngineError(f"no CUDA device {ordinal}; the driver has {count}")
     driver = _open()
-    _call(driver, "cuInit", 0)
-    version, count, device = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    version, device = ctypes.c_int(), ctypes.c_int()
     _call(driver, "cuDriverGetVersion", ctypes.byref(version))
-    _call(driver, "cuDeviceGetCount", ctypes.byref(count))
-    if not 0 <= ordinal < count.value:
-        raise EngineError(f"no CUDA device {ordinal}; the driver has {count.value}")
     _call(driver, "cuDeviceGet", ctypes.byref(device), ordinal)
     name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     _call(driver, "cuDeviceGetName", name, len(name), device)

@@ -61,6 +61,11 @@ class HostDevice:
             self._refuse_in_graph("freeing memory")
             del self.memory[address]
 
+    def trim(self) -> None:
+        """There is nothing to do: memory goes back when it is freed, and the device is never behind."""
+        with self.lock:
+            self._refuse_in_graph("waiting for the device")
+
     def upload(self, address: int, values: NDArray[Any]) -> None:
         with self.lock:
             self._refuse_in_graph("copying to the device")

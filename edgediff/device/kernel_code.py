@@ -137,9 +137,10 @@ def _target(capability: Version, driver: Version) -> str:
     """What NVRTC shall compile for: the GPU's own machine code, or the newest PTX that an unknown GPU can run."""
     version = nvrtc_version()
     if version[0] > driver[0]:
+        ours, theirs = (".".join(map(str, one)) for one in (version, driver))
         raise EngineError(
-            f"NVRTC is of CUDA {version[0]}.{version[1]}, and the driver, of CUDA {driver[0]}.{driver[1]}, cannot run what "
-            f"it makes; update the driver, or run: pip install nvidia-cuda-nvrtc-cu{driver[0]}"
+            f"NVRTC is of CUDA {ours}, and the driver, of CUDA {theirs}, cannot run what it makes; update the driver, "
+            f"or run: pip install nvidia-cuda-nvrtc-cu{driver[0]}"
         )
     own, known = 10 * capability[0] + capability[1], nvrtc_architectures()
     if own in known:

@@ -6,10 +6,10 @@ step; the update reads its row by a counter on the device, so the same graph ser
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,36 +21,31 @@ from ..sampling.kernel_layout import MAX_HISTORY, packed
 from ..sampling.planning import Plan
 from ..sampling.rng import Generator
 from ..sampling.update import Row
-from .base import BYTES, FLOAT_TYPES, Device, DeviceArray
+from .array import BYTES, FLOAT_TYPES, DeviceArray
+from .base import Device
 from .fused_update import HALVES, FusedUpdate
+from .graphs import StepGraphs, Tensors
 from .memory import DeviceMemory
+from .model import Model
 from .noise import draw_noise
 
 
-class Model(Protocol):
-    """A model is a U-Net that can enqueue itself on a stream. Its conditions (texts, sizes) are its own business."""
-
-    capturable: bool  # whether its work may be part of a graph; TensorRT's may, ONNX Runtime captures its own
-
-    @property
-    def key(self) -> Hashable:
-        """What a captured graph of it depends on besides the batch: addresses and shapes of its other inputs."""
-
-    def enqueue(self, sample: DeviceArray, timestep: DeviceArray, output: DeviceArray, stream: int) -> None:
-        """Enqueue one call that reads ``sample`` (N, C', h, w) and ``timestep`` (N,) and writes ``output``
-        (N, C, h, w); the unconditional half first. Must not wait for the device.
-        """
-
-
-@dataclass(frozen=True)
 class DeviceStep:
-    """A device step is what one U-Net call made, as ``LoopStep``; values come to the host when they are asked for."""
+    """A device step is what one U-Net call made, as ``LoopStep``; values come to the host when they are asked for.
 
-    row: Row
-    index: int
-    loop: DeviceLoop
-    version: int  # of the loop's state
-    _settled: dict[str, Float32] = field(init=False, repr=False, default_factory=dict)
+    One is made a step, so it costs little: it is no dataclass, and has no dictionary until it is settled.
+
+    Args:
+        row, index: the row that was enqueued, and its number.
+        loop: whose.
+        version: of the loop's state.
+    """
+
+    __slots__ = ("_settled", "index", "loop", "row", "version")
+
+    def __init__(self, row: Row, index: int, loop: DeviceLoop, version: int) -> None:
+        self.row, self.index, self.loop, self.version = row, index, loop, version
+        self._settled: dict[str, Float32] | None = None
 
     @property
     def live(self) -> bool:
@@ -59,8 +54,8 @@ class DeviceStep:
 
     def settle(self) -> None:
         """Bring the values to the host for good, before the loop goes on. Waits for the device; errors as ``after``."""
-        for name in ("x", "x0") if self.loop.previews else ("x",):
-            self._settled[name] = self.loop.update.fetch(name, self.version)
+        names = ("x", "x0") if self.loop.previews else ("x",)
+        self._settled = {name: self._value(name) for name in names}
 
     @property
     def after(self) -> Float32:
@@ -70,11 +65,15 @@ class DeviceStep:
             EngineError: it is not finite.
             ArgumentError: the loop has gone on since.
         """
-        return self._settled["x"] if "x" in self._settled else self.loop.update.fetch("x", self.version)
+        return self._value("x")
 
     def x0(self) -> Float32:
         """The x0 estimate of this step, (B, C, h, w). Waits for the device; errors as ``after``."""
-        return self._settled["x0"] if "x0" in self._settled else self.loop.update.fetch("x0", self.version)
+        return self._value("x0")
+
+    def _value(self, name: str) -> Float32:
+        settled = self._settled
+        return settled[name] if settled is not None and name in settled else self.loop.update.fetch(name, self.version)
 
 
 @dataclass
@@ -112,8 +111,7 @@ class DeviceLoop:
     output: DeviceArray = field(init=False, repr=False)
     timestep: DeviceArray = field(init=False, repr=False)
     update: FusedUpdate = field(init=False, repr=False)
-    _graphs: dict[Hashable, Any] = field(init=False, repr=False, default_factory=dict)
-    _warm: set[Hashable] = field(init=False, repr=False, default_factory=set)  # what has run outside of a graph
+    graphs: StepGraphs = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         channels = self._checked_channels()
@@ -160,6 +158,15 @@ class DeviceLoop:
         self.update = FusedUpdate(
             self.memory, self.shape, *tensors, self.rows, self.depth, self.previews, self.emulated
         )
+        halves = {guided: self._first(batch * (HALVES if guided else 1)) for guided in (False, True)}
+        self.graphs = StepGraphs(self.device, self.model, halves, self.update)
+
+    def _first(self, batch: int) -> Tensors:
+        """The model's tensors for the first ``batch`` of their room."""
+        sample, timestep, output = (
+            DeviceArray(a.address, (batch, *a.shape[1:]), a.dtype) for a in (self.sample, self.timestep, self.output)
+        )
+        return sample, timestep, output
 
     def run(
         self, plan: Plan, streams: Sequence[Generator], x: Float32 | None = None, ahead: int | None = None
@@ -173,8 +180,8 @@ class DeviceLoop:
                 start, and copied.
             x: the first state of deviation 1, (B, C, h, w); drawn from ``streams`` when None.
             ahead: how many steps the host may be ahead of the device; None for any number, so that nothing waits
-                before the end. With 1 or 2, a step is yielded when the device has nearly reached it, so that progress
-                is true and cancelling saves work.
+                before the end (but the few calls that prove a graph). With 1 or 2, a step is yielded when the device
+                has nearly reached it, so that progress is true and cancelling saves work.
 
         Raises:
             ArgumentError: a plan beyond the loop's room, values of another shape.
@@ -218,35 +225,13 @@ class DeviceLoop:
                 version = self.update.renew()
                 if k == 0:
                     self.update.load(plan, table, draw_noise(plan, table, streams, self.shape, x))
-                self._launch(row.guided)
+                self.graphs.step(row.guided)
                 if ahead is not None:
                     marks.append(self.device.mark())
             yield DeviceStep(row, k, self, version)
 
-    def _launch(self, guided: bool) -> None:
-        """One U-Net call and its row: the captured graph, once the call has run outside of one."""
-        key = (guided, self.model.key)
-        if not self.model.capturable:
-            self._enqueue(guided)
-        elif key in self._graphs:
-            self.device.launch(self._graphs[key])
-        elif key in self._warm:
-            self._graphs[key] = self.device.capture(lambda: self._enqueue(guided))
-            self.device.launch(self._graphs[key])
-        else:
-            self._enqueue(guided)  # engines lay out memory at their first call, which cannot be captured
-            self._warm.add(key)
-
-    def _enqueue(self, guided: bool) -> None:
-        batch = self.shape[0] * (HALVES if guided else 1)
-        sample, timestep, output = (
-            DeviceArray(a.address, (batch, *a.shape[1:]), a.dtype) for a in (self.sample, self.timestep, self.output)
-        )
-        self.model.enqueue(sample, timestep, output, self.device.stream)
-        self.update.step()
-
     def close(self) -> None:
         """Give the memory back; the loop, and pictures made of it, are of no use afterwards."""
         self.update.renew()  # the values are gone
-        self._graphs.clear()
+        self.graphs.clear()
         self.memory.close()

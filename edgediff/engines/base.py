@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,13 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ..bundle.manifest import PLAIN, WEIGHTS, Bundle, File, Part, Tensor
-from ..device.base import Device, DeviceArray
-from ..errors import ArgumentError, EngineError, choices, shown
+from ..cache_folder import default_cache_folder
+from ..device.array import DeviceArray
+from ..device.base import Device
+from ..device.model import Capture
+from ..errors import ArgumentError, choices, shown
 
 DEVICES = ("cpu", "cuda", "cuda:N")
-CACHE_VARIABLE = "EDGEDIFF_CACHE"
 
 Provider = str | tuple[str, Mapping[str, Any]]  # an execution provider of ONNX Runtime, by name or with its options
 Shapes = Mapping[str, tuple[int, ...]]  # of inputs, by name
@@ -38,35 +38,14 @@ class Engine(Protocol):
 class StreamEngine(Engine, Protocol):
     """A stream engine can also enqueue itself on a device's stream."""
 
-    capturable: bool  # whether its work may be part of a captured graph
+    capture: Capture  # whether its work may be part of a captured graph
+    warm_runs: int  # calls that must run before
 
     @property
     def key(self) -> Hashable:
         """Tell what a captured graph of it depends on besides addresses and shapes."""
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None: ...
-
-
-def default_engine_cache() -> Path:
-    """Return the folder of engine files: ``$EDGEDIFF_CACHE``, or edgediff's own in the user's cache folder.
-
-    Raises:
-        EngineError: the user has no home.
-    """
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    try:
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgediff"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "edgediff"
-        common = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one says nothing, by its specification
-        return (common if common.is_absolute() else Path.home() / ".cache") / "edgediff"
-    except RuntimeError as error:
-        raise EngineError(
-            f"there is no folder for engine files, since this user has no home; name one by {CACHE_VARIABLE}, "
-            "engine_cache= or --engine-cache"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -81,6 +60,7 @@ class EngineOptions:
         release_parts: hold one part at a time.
         memory_limit: bytes that a call may be predicted to take; None for what is free.
         only: the one backend that may run a part; it was made for this pipeline.
+        cuda_graphs: whether work on a GPU may be captured and launched as graphs.
     """
 
     threads: int | None = None
@@ -90,10 +70,11 @@ class EngineOptions:
     release_parts: bool = False
     memory_limit: int | None = None
     only: Backend | None = None
+    cuda_graphs: bool = True
 
     def cache_folder(self) -> Path:
-        """Return the folder of engine files, for who wants one. Raises as ``default_engine_cache``."""
-        return default_engine_cache() if self.engine_cache is None else self.engine_cache
+        """Return the folder of engine files, for who wants one. Raises as ``default_cache_folder``."""
+        return default_cache_folder() if self.engine_cache is None else self.engine_cache
 
 
 class Backend(Protocol):

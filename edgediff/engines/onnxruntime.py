@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.graph_files import graph_path
 from ..bundle.manifest import FOREIGN, Bundle, File, Part
-from ..device.base import Device, DeviceArray
+from ..device.base import Device
 from ..device.cuda import why_no_device
 from ..errors import EngineError
 from .base import Backend, Engine, EngineOptions, Provider, first_file, why_not_file
 from .foreign import ForeignEngine, graph_part
 from .operators import why_no_foreign
-from .providers import CPU, CUDA, line, name_of, on_gpu, options_of, session_providers, silence, streams, why_no_library
+from .own_graphs import OPTION, PARTS, asks_for_graphs, without_graphs
+from .providers import CPU, CUDA, line, name_of, session_providers, silence, streams, why_no_library
 from .tensors import check_session
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -87,64 +87,6 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{self.name} failed on {shapes}: {line(error)}") from error
 
 
-class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
-    """A stream engine's session works on a device's stream; arguments are those of ``OnnxRuntimeEngine``.
-
-    With the option ``enable_cuda_graph`` of the CUDA provider, ONNX Runtime captures each call of the loop the first
-    time, by addresses and shapes, and replays it afterwards.
-    """
-
-    capturable = False  # ONNX Runtime captures its own graphs, and fails inside another's
-    key = None
-
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        part: Part,
-        threads: int | None,
-        device: Device,
-        providers: Sequence[Provider] | None = None,
-    ) -> None:
-        super().__init__(name, path, part, threads, device, providers)
-        self._place = ("cuda", device.ordinal) if on_gpu(device) else ("cpu", 0)
-        self._make_options = import_onnxruntime().RunOptions
-        self._graphs: dict[Hashable, Any] | None = None  # options of each call that is captured
-        if any(str(options_of(provider).get("enable_cuda_graph", 0)) in ("1", "True") for provider in providers or ()):
-            self._graphs = {}
-            self._options = self._run_options(gpu_graph_id="-1")  # host arrays move: nothing to capture
-        self._asynchronous = self._run_options(disable_synchronize_execution_providers="1")
-
-    def _run_options(self, **entries: str) -> Any:
-        options = self._make_options()
-        for name, value in entries.items():
-            options.add_run_config_entry(name, value)
-        return options
-
-    def _options_for(self, arrays: Sequence[DeviceArray]) -> Any:
-        if self._graphs is None:
-            return self._asynchronous
-        key = tuple((array.address, array.shape) for array in arrays)
-        if key not in self._graphs:
-            number = str(len(self._graphs) + 1)
-            self._graphs[key] = self._run_options(disable_synchronize_execution_providers="1", gpu_graph_id=number)
-        return self._graphs[key]
-
-    def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
-        """Enqueue one call on device memory, on the stream that the session was made for."""
-        binding = self._session.io_binding()
-        try:
-            for name, array in inputs.items():
-                binding.bind_input(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
-            for name, array in outputs.items():
-                binding.bind_output(name, *self._place, np.dtype(array.dtype), array.shape, array.address)
-            with self._lock:
-                self._session.run_with_iobinding(binding, self._options_for([*inputs.values(), *outputs.values()]))
-        except Exception as error:
-            shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
-            raise EngineError(f"{self.name} failed on {shapes}: {line(error)}") from error
-
-
 class OnnxRuntime:
     """ONNX Runtime opens a part's ONNX file on the CPU, on a CUDA device, or by other execution providers."""
 
@@ -202,9 +144,16 @@ class OnnxRuntime:
             manifest: what the file must match.
             arrays: whether the engine is called with arrays in host memory alone.
         """
-        if device is not None and not arrays and streams(device, options.providers):
-            return OnnxRuntimeStreamEngine(part, path(), manifest, options.threads, device, options.providers)
-        return OnnxRuntimeEngine(part, path(), manifest, options.threads, device, options.providers)
+        providers = options.providers if part in PARTS else without_graphs(options.providers)
+        if device is not None and not arrays and streams(device, providers):
+            from .onnxruntime_stream import OnnxRuntimeStreamEngine  # which is made of this module's engine
+
+            return OnnxRuntimeStreamEngine(
+                part, path(), manifest, options.threads, device, providers, options.cuda_graphs
+            )
+        if asks_for_graphs(providers):
+            raise EngineError(f"{part}: {OPTION} needs arrays that stay on a CUDA device; here they are the host's")
+        return OnnxRuntimeEngine(part, path(), manifest, options.threads, device, providers)
 
 
 BACKEND: Backend = OnnxRuntime()

@@ -21,6 +21,7 @@ from typing import Any
 from ..device.base import Device
 from ..errors import ArgumentError, EngineError, choices, printable, shown
 from .base import Provider
+from .cuda_libraries import load_missing
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Those that can run on a stream of ours, with the same options.
@@ -107,6 +108,7 @@ def preload(ort: Any) -> None:
                 ort.preload_dlls()
             finally:
                 del ort.print
+            load_missing(ort)
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from ..sampling import loop
 from ..sampling.loop import Denoise, LoopStep
 from .autoencoder import Autoencoder
 from .denoiser import denoiser
-from .device_runner import RunnerPool, device_engine, run_on_device
 from .encode_prompts import encode_prompts
 from .masks import channels
 from .request import Request
+from .runner_pool import RunnerPool, device_engine, run_on_device
 from .step import Step
 from .watch import Watch
 

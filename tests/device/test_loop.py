@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.pictures import DevicePictures
 from edgediff.errors import ArgumentError, EngineError
@@ -40,15 +40,15 @@ def net(sample: np.ndarray, t: float, half: int) -> np.ndarray:
 class Net:
     """The model on the host's memory; as a GPU's, it knows nothing but its buffers."""
 
-    capturable, key = True, 0
+    capture, warm_runs, key = "always", 1, 0
 
     def __init__(self, channels: int = SHAPE[1], broken_at: int | None = None, factor: float = 1.0) -> None:
         self.calls, self.channels, self.broken_at, self.factor = 0, channels, broken_at, factor
         self.batches: list[int] = []
 
     def enqueue(self, sample: DeviceArray, timestep: DeviceArray, output: DeviceArray, stream: int) -> None:
-        x, t = widened(view(sample), sample.dtype), view(timestep)
-        times = widened(t, timestep.dtype)
+        x, t = widened(view(sample)), view(timestep)
+        times = widened(t)
         assert (times == times[0]).all()
         half = np.arange(len(x)) * 2 // len(x) if len(x) > SHAPE[0] else np.ones(len(x))
         out = np.stack([net(v[: self.channels], float(times[0]), h) for v, h in zip(x, half, strict=True)])
@@ -67,7 +67,7 @@ def on_host(table: Plan, streams: list[Any], x: np.ndarray | None = None, sample
         return np.concatenate([s.randn((1, *SHAPE[1:])) for s in streams])
 
     def call(x: np.ndarray, t: float, half: int) -> np.ndarray:
-        return widened(narrowed(net(widened(narrowed(x, sample), sample), t, half), output), output)
+        return widened(narrowed(net(widened(narrowed(x, sample)), t, half), output))
 
     def denoise(x: np.ndarray, t: float, guided: bool):
         t = float(np.float32(t))  # as the model is told
@@ -154,9 +154,9 @@ def test_generators_at_another_place_are_drawn_on_the_host() -> None:
 
 
 @pytest.mark.parametrize("emulated", [0, 132])
-@pytest.mark.parametrize("timestep", ["float32", "float16", "int64", "int32", "bfloat16"])
-@pytest.mark.parametrize("sample", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("output", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("timestep", ["float32", "float16", "int64"])
+@pytest.mark.parametrize("sample", ["float32", "float16"])
+@pytest.mark.parametrize("output", ["float32", "float16"])
 def test_model_types(sample: str, output: str, timestep: str, emulated: int) -> None:
     table = plan(SCHEDULE, "dpmpp_2m", 4, 7.5, timesteps=[960, 640, 256, 64])  # whole in every type
     types = {"sample_type": sample, "output_type": output, "timestep_type": timestep}
@@ -205,7 +205,7 @@ def test_one_capture_then_launches_alone() -> None:
     assert device.calls["download"] == 2  # the values, and whether they are finite
     device.calls.clear()
     *_, last = loop.run(table, generators())
-    assert device.calls == {"upload": 3, "launch": 20}
+    assert device.calls == {"upload": 2, "launch": 20}  # the rows are there
     np.testing.assert_array_equal(last.after, state)
 
 
@@ -244,7 +244,7 @@ def test_a_model_with_other_inputs_is_captured_again() -> None:
 def test_models_that_capture_themselves_are_called() -> None:
     table = plan(SCHEDULE, "euler", 4, 7.5)
     device, model = CountingDevice(), Net()
-    model.capturable = False
+    model.capture = "never"
     *_, last = DeviceLoop(device, model, SHAPE).run(table, generators())
     assert device.calls["capture"] == device.calls["launch"] == 0
     assert model.calls == 4
@@ -462,21 +462,21 @@ class Decode:
         self.broken = broken
 
     def enqueue(self, latents: DeviceArray, pixels: DeviceArray, stream: int) -> None:
-        z = widened(view(latents), latents.dtype)
+        z = widened(view(latents))
         out = np.sin(z[:, :3]).repeat(8, axis=2).repeat(8, axis=3)
         if self.broken:
             out[0, 0, 0, 0] = np.inf
         view(pixels)[:] = narrowed(out, pixels.dtype)
 
 
-@pytest.mark.parametrize(("latent", "pixel"), [("float32", "float32"), ("float16", "float16"), ("bfloat16", "float32")])
+@pytest.mark.parametrize(("latent", "pixel"), [("float32", "float32"), ("float16", "float16"), ("float16", "float32")])
 def test_pictures(latent: str, pixel: str) -> None:
     loop = DeviceLoop(CountingDevice(), Net(), SHAPE)
     *_, last = loop.run(plan(SCHEDULE, "euler", 3, 7.5), generators())
     made = DevicePictures(loop, Decode(), 8, scale=0.18215, shift=0.1, latent_type=latent, pixel_type=pixel).draw()
     z = last.after / np.float32(0.18215) + np.float32(0.1)
-    out = np.sin(widened(narrowed(z, latent), latent)[:, :3]).repeat(8, axis=2).repeat(8, axis=3)
-    np.testing.assert_array_equal(made, to_uint8(widened(narrowed(out, pixel), pixel)))
+    out = np.sin(widened(narrowed(z, latent))[:, :3]).repeat(8, axis=2).repeat(8, axis=3)
+    np.testing.assert_array_equal(made, to_uint8(widened(narrowed(out, pixel))))
     assert made.shape == (2, 48, 40, 3)
 
 

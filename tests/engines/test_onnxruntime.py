@@ -63,7 +63,9 @@ def test_engines_by_device(bundle: edgediff.Bundle) -> None:
     stream: Any = BACKEND.open(bundle, "vae_decoder", EngineOptions(threads=1), HostDevice())
     beside = BACKEND.open(bundle, "vae_decoder", EngineOptions(providers=[CPU]), HostDevice())
     assert [hasattr(engine, "enqueue") for engine in (host, stream, beside)] == [False, True, False]
-    assert not stream.capturable
+    assert (stream.capture, stream.warm_runs) == ("proven", 3)
+    kept: Any = BACKEND.open(bundle, "vae_decoder", EngineOptions(cuda_graphs=False), HostDevice())
+    assert kept.capture == "never"
     z = np.random.default_rng(0).standard_normal((1, 16, 8, 8)).astype(np.float32)
     for engine in (stream, beside):
         np.testing.assert_array_equal(engine(latent_sample=z)["sample"], host(latent_sample=z)["sample"])

@@ -17,6 +17,7 @@ from edgediff.pipeline import Pipeline
 from edgediff.sampling.samplers import SAMPLERS
 
 from ..support.family_names import FAMILIES
+from ..support.gpu import has_driver
 from ..support.host_device import CountingDevice, view
 
 pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
@@ -71,8 +72,8 @@ def test_given_latents(pipe: Pipeline) -> None:
 
 def test_noise_of_torch_cuda_is_drawn_on_the_device(pipe: Pipeline) -> None:
     ours, device = resident(pipe)
-    made = latents(ours, rng="torch-cuda", sampler="euler_a")
-    host = latents(pipe, rng="torch-cuda", sampler="euler_a")
+    made = latents(ours, rng="torch-cuda", sampler="euler_a", num_inference_steps=3)  # before a graph is checked
+    host = latents(pipe, rng="torch-cuda", sampler="euler_a", num_inference_steps=3)
     np.testing.assert_allclose(made, host, rtol=0, atol=1e-4)
     assert device.calls["upload"] == 4  # text, seeds, rows, header
 
@@ -156,7 +157,7 @@ def test_threads_do_not_disturb_each_other(pipe: Pipeline) -> None:
 class Broken:
     """The U-Net's engine, with a NaN in its third output."""
 
-    capturable, key = False, None
+    capture, warm_runs, key = "never", 0, None
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.inputs, self.outputs, self.calls = engine, engine.inputs, engine.outputs, 0
@@ -189,7 +190,7 @@ def test_engines_that_cannot_enqueue_run_by_the_host_loop(pipe: Pipeline) -> Non
 
 
 def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
-    from edgediff.device.base import DeviceArray
+    from edgediff.device.array import DeviceArray
 
     device = CountingDevice()
     engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
@@ -265,15 +266,10 @@ def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
 def test_without_a_gpu_loading_says_so(device: str) -> None:
-    import edgediff_kernels
-
-    try:
-        edgediff_kernels.device_count()
-    except edgediff_kernels.CudaError:
-        with pytest.raises(EngineError, match="CUDA"):
-            edgediff.load(device=device)
-    else:
+    if has_driver():
         pytest.skip("a GPU is here")
+    with pytest.raises(EngineError, match="no NVIDIA driver"):
+        edgediff.load(device=device)
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", None, 0])
@@ -316,18 +312,6 @@ def test_every_family(family: str, family_bundle: Any) -> None:
         for p in (ours, pipe)
     )
     np.testing.assert_array_equal(made.images, host.images)
-
-
-def test_onnx_runtimes_own_graphs_are_one_for_each_set_of_addresses(pipe: Pipeline) -> None:
-    from edgediff.device.base import DeviceArray
-
-    device = CountingDevice()
-    engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)
-    assert engine._options_for([]).get_run_config_entry("disable_synchronize_execution_providers") == "1"
-    engine._graphs = {}  # as with the provider's option enable_cuda_graph
-    calls = [(4096, (1, 16, 8, 8)), (4096, (2, 16, 8, 8)), (8192, (1, 16, 8, 8)), (4096, (1, 16, 8, 8))]
-    options = [engine._options_for([DeviceArray(address, shape, "float32")]) for address, shape in calls]
-    assert [o.get_run_config_entry("gpu_graph_id") for o in options] == ["1", "2", "3", "1"]
 
 
 class Tight(CountingDevice):

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import edgediff
-from edgediff.device.cuda import CudaDevice
 from edgediff.errors import ArgumentError, EngineError
-from edgediff.sampling import kernels
-from edgediff.sampling.kernels import HEADER, ROW, packed
+from edgediff.sampling import kernel_layout, kernels
+from edgediff.sampling.kernel_layout import CONSTANTS, HEADER, ROW, STATE, packed
 from edgediff.sampling.planning import plan
 from edgediff.sampling.schedule import Schedule
 
@@ -37,8 +36,6 @@ def test_without_the_package_numpy_does_it(monkeypatch) -> None:
     assert kernels.describe().startswith("NumPy; the package edgediff-kernels is not installed")
     with pytest.raises(EngineError, match="edgediff-kernels is not installed"):
         kernels.require_package()
-    with pytest.raises(EngineError, match="edgediff-kernels is not installed"):
-        CudaDevice()
     x = np.ones((1, 4, 8, 8), np.float32)
     after, pushed = kernels.advance(plan(Schedule(), "dpmpp_2m", 4, 1.0).rows[0], x, None, x, [], None, True)
     assert np.isfinite(after).all()
@@ -77,8 +74,12 @@ def moved(fields):
         ({"ROW_FIELDS": lambda fields: (("t", "f8", 0), *fields[1:])}, r"a row otherwise \(t\)"),
         ({"ROW_FIELDS": moved}, r"a row otherwise \(draw\)"),
         ({"ROW_BYTES": lambda size: size + 4}, r"a row otherwise \(its size\)"),
-        ({"HEADER_FIELDS": lambda fields: (*fields[:-1], ("noise", "i8", 40))}, r"a header otherwise \(noise\)"),
+        ({"HEADER_FIELDS": lambda fields: (*fields[:-1], ("noise", "i8", 48))}, r"a header otherwise \(noise\)"),
         ({"HEADER_BYTES": lambda size: size + 8}, r"a header otherwise \(its size\)"),
+        (
+            {"STATE_FIELDS": lambda fields: (*fields[:-1], ("timestep_type", "i4", 96))},
+            r"a state otherwise \(timestep_type\)",
+        ),
     ],
 )
 def test_another_layout_is_left_alone(monkeypatch, change, says: str) -> None:
@@ -92,6 +93,15 @@ def test_another_layout_is_left_alone(monkeypatch, change, says: str) -> None:
     kernels.find_package.cache_clear()
     assert kernels.find_package().module is None
     assert re.search(f"edgediff-kernels {installed.__version__} lays out {says}; install it again", kernels.describe())
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_other_constants_are_left_alone(monkeypatch, name: str) -> None:
+    installed = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
+    monkeypatch.setattr(kernels.importlib, "import_module", lambda _: installed)
+    monkeypatch.setattr(installed, name, getattr(installed, name) + 1)
+    assert re.search(f"has another {name}; install it again", kernels.describe())
 
 
 @pytest.mark.usefixtures("fresh")
@@ -132,9 +142,11 @@ def test_the_package_is_looked_for_only_when_needed() -> None:
 
 def test_rows_are_packed_in_float32() -> None:
     table = plan(Schedule(), "dpmpp_3m_sde", 6, 7.5, guidance_interval=(0.0, 0.5))
-    rows = packed(table, first_draw=3)
+    rows = packed(table)
     assert rows.dtype == ROW
-    draws = 3
+    assert packed(table) is rows  # a plan keeps them
+    assert not rows.flags.writeable
+    draws = 0
     for row, given in zip(rows, table.rows, strict=True):
         for name in {column.name for column in fields(given)} - {"w"}:
             assert row[name] == np.float32(getattr(given, name)), name
@@ -143,7 +155,7 @@ def test_rows_are_packed_in_float32() -> None:
         assert not row["w"][len(given.w) :].any()
         assert row["draw"] == draws
         draws += given.d != 0
-    assert draws > 3
+    assert draws > 0
     assert {True, False} == {row.guided for row in table.rows}
     np.testing.assert_array_equal(rows["ka"], np.array([level.alpha for level in table.levels[1:]], np.float32))
     np.testing.assert_array_equal(rows["ks"], np.array([level.sigma for level in table.levels[1:]], np.float32))
@@ -157,24 +169,13 @@ def test_too_much_history_is_refused() -> None:
 
 def test_structures_have_the_kernels_layout() -> None:
     module = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
-    assert (ROW.itemsize, HEADER.itemsize) == (module.ROW_BYTES, module.HEADER_BYTES)
-    for dtype, theirs in ((ROW, module.ROW_FIELDS), (HEADER, module.HEADER_FIELDS)):
+    for dtype, name in ((ROW, "ROW"), (HEADER, "HEADER"), (STATE, "STATE")):
+        theirs = getattr(module, f"{name}_FIELDS")
+        assert dtype.itemsize == getattr(module, f"{name}_BYTES")
         names, formats, offsets = (list(column) for column in zip(*theirs, strict=True))
         assert np.dtype({"names": names, "formats": formats, "offsets": offsets}) == dtype
-    assert kernels.MAX_HISTORY == module.MAX_HISTORY
+    assert all(getattr(kernel_layout, name) == getattr(module, name) for name in CONSTANTS)
     assert kernels.ABI == module.ABI
-
-
-def test_a_cuda_device_that_is_not_there() -> None:
-    module = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
-    try:
-        count = module.device_count()
-    except module.CudaError:
-        with pytest.raises(EngineError, match="CUDA"):
-            CudaDevice()
-    else:
-        with pytest.raises(ArgumentError, match=f"device is {count}"):
-            CudaDevice(count)
 
 
 def test_cuda_core_has_what_the_device_calls() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
+from edgediff.device.model import Capture
 from edgediff.sampling import loop as host
 from edgediff.sampling.planning import Plan
 from edgediff.sampling.rng import Generator
@@ -33,7 +34,7 @@ def copy(device: Any, to: int, source: int, size: int) -> None:
 
 
 def fetched(device: Any, array: DeviceArray) -> NDArray[Any]:
-    """The values of an array in device memory; bfloat16 as uint16."""
+    """The values of an array in device memory."""
     out: NDArray[Any] = np.empty(array.shape, DTYPES[array.dtype])
     device.download(array.address, out)
     return out
@@ -46,11 +47,12 @@ class Replay:
     """
 
     def __init__(self, device: Any, shape: Shape, dtype: str, fixed: bool = False, seed: int = 0) -> None:
-        self.device, self.capturable, self.fixed = device, fixed, fixed
+        self.device, self.fixed, self.warm_runs = device, fixed, 1
+        self.capture: Capture = "always" if fixed else "never"
         calls = 1 if fixed else CALLS
         values = np.random.default_rng(seed).standard_normal((calls, 2, *shape)).astype(np.float32)
         self.memory = narrowed(values, dtype)
-        self.values = widened(self.memory, dtype)
+        self.values = widened(self.memory)
         self.address = device.allocate(self.memory.nbytes)
         device.upload(self.address, self.memory)
         self.call = 0

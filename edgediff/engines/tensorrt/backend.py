@@ -10,9 +10,9 @@ from ...device.base import Device
 from ...device.cuda import why_no_device
 from ...errors import EdgediffError, EngineError
 from ..base import Backend, Engine, EngineOptions
+from .scratch import Scratch
 
 if TYPE_CHECKING:
-    from .engine import Scratch
     from .engine_file import BuiltEngine
 
 _scratch: WeakKeyDictionary[Device, Scratch] = WeakKeyDictionary()  # one for all engines of a device
@@ -62,7 +62,7 @@ class TensorRT:
             raise EngineError(f"{part} cannot run by TensorRT: {_without(part, error)}") from error
         for built in files:
             try:
-                return _open_file(bundle, part, built, device)
+                return _open_file(bundle, part, built, options, device)
             except EngineError as error:
                 reasons.append(_without(part, error))
                 if isinstance(error, DamagedEngineFile):
@@ -90,13 +90,17 @@ def engine_files(
     return EngineCache(options.cache_folder()).find(source_of(bundle, part), part, platform)
 
 
-def _open_file(bundle: Bundle, part: str, built: BuiltEngine, device: Device) -> Engine:
-    from .engine import Scratch, TensorRTEngine
+def _open_file(bundle: Bundle, part: str, built: BuiltEngine, options: EngineOptions, device: Device) -> Engine:
+    from .engine import TensorRTEngine
     from .source import source_of
 
     graph = source_of(bundle, part).path if built.options.stripped else None
     scratch = _scratch.setdefault(device, Scratch())
-    return TensorRTEngine(part, bundle.parts[part], built, device, scratch, graph)
+    with device.lock:  # opening may wait for the whole GPU, which a stream that captures forbids
+        engine = TensorRTEngine(part, bundle.parts[part], built, device, scratch, graph)
+    if not options.cuda_graphs:
+        engine.capture = "never"
+    return engine
 
 
 def _without(part: str, error: EngineError) -> str:

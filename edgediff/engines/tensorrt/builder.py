@@ -10,20 +10,18 @@ import json
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...files import read_regular
+from .build_progress import Say, monitor_of
 from .options import BuildOptions, read_options
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-Say = Callable[..., None]
-EVERY = 0.1  # seconds between two lines of progress
+Made = TypeVar("Made")
 TIMING_LIMIT = 1 << 30  # bytes
 ERRORS = 3  # of TensorRT's that are passed on
 
@@ -50,69 +48,48 @@ class BuildFailed(Exception):
     """TensorRT did not make an engine; the message says why."""
 
 
-@dataclass
-class Phases:
-    """Phases that lie inside each other tell the share of the work done."""
-
-    _open: list[tuple[str, int, int]] = field(default_factory=list)  # name, steps, steps done
-
-    def start(self, name: str, steps: int) -> None:
-        self._open.append((name, max(1, steps), 0))
-
-    def step(self, name: str, step: int) -> None:
-        """Step ``step``, from 0, of that phase is done."""
-        for k, (other, steps, _) in enumerate(self._open):
-            if other == name:
-                self._open[k] = (name, steps, min(step + 1, steps))
-
-    def finish(self, name: str) -> None:
-        self._open = [phase for phase in self._open if phase[0] != name]
-
-    @property
-    def share(self) -> float:
-        """Return the share of the work done, 0 .. 1."""
-        share, width = 0.0, 1.0
-        for _, steps, done in self._open:
-            width /= steps
-            share += width * min(done, steps)
-        return min(share, 1.0)
-
-    @property
-    def name(self) -> str:
-        """Return the innermost phase's name."""
-        return self._open[-1][0] if self._open else ""
-
-
 def build(order: BuildOrder, say: Say) -> None:
     """Build the engine and write its file. Raises ``BuildFailed``."""
     import tensorrt as trt
 
-    log = _log()
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    errors: list[str] = []
+    log = _log(errors)
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # the bindings' word for a null pointer
+        raise BuildFailed(f"TensorRT {trt.__version__} cannot start: {_last(errors)}") from error
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = _made(builder.create_network(flags), "network", errors)
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(order.graph):
-        errors = [parser.get_error(k) for k in range(parser.num_errors)]
-        reasons = "; ".join(f"{e.node_name() or 'graph'}: {' '.join(e.desc().split())}" for e in errors[:ERRORS])
-        raise BuildFailed(f"TensorRT {trt.__version__} cannot read {Path(order.graph).name}: {reasons or _last(log)}")
-    config = _configured(order, builder, network)
-    timing = _timing(order, config)
-    config.progress_monitor = monitor = _monitor(say)
+        found = [parser.get_error(k) for k in range(min(parser.num_errors, ERRORS))]
+        reasons = "; ".join(f"{e.node_name() or 'graph'}: {' '.join(e.desc().split())}" for e in found)
+        raise BuildFailed(
+            f"TensorRT {trt.__version__} cannot read {Path(order.graph).name}: {reasons or _last(errors)}"
+        )
+    errors.clear()  # what follows mostly tells of a refusal in the log alone
+    config = _configured(order, builder, network, errors)
+    if errors:
+        raise BuildFailed(f"TensorRT {trt.__version__} refuses the options of this build: {_last(errors)}")
+    timed = _timed(order, config)
+    config.progress_monitor = monitor = monitor_of(say)
     engine: trt.IHostMemory | None = builder.build_serialized_network(network, config)
     if engine is None:
-        raise BuildFailed(f"TensorRT {trt.__version__} made no engine: {_last(log)}")
+        raise BuildFailed(f"TensorRT {trt.__version__} made no engine: {_last(errors)}")
     with open(order.engine, "wb") as f:
         f.write(engine)
-    if order.timing is not None and timing is not None:
-        _keep(Path(order.timing), timing.serialize(), Path(order.engine).with_name("timing"))
+    if order.timing is not None and timed:
+        _keep(Path(order.timing), config.get_timing_cache(), Path(order.engine).with_name("timing"))
     del monitor  # the builder does not keep it alive
     say("done", tensorrt=trt.__version__, size=os.path.getsize(order.engine))
 
 
-def _configured(order: BuildOrder, builder: trt.Builder, network: trt.INetworkDefinition) -> trt.IBuilderConfig:
+def _configured(
+    order: BuildOrder, builder: trt.Builder, network: trt.INetworkDefinition, errors: list[str]
+) -> trt.IBuilderConfig:
     import tensorrt as trt
 
-    config, options = builder.create_builder_config(), order.options
+    config, options = _made(builder.create_builder_config(), "configuration", errors), order.options
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.level is not None:
@@ -128,82 +105,70 @@ def _configured(order: BuildOrder, builder: trt.Builder, network: trt.INetworkDe
         if not hasattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"):  # not in 10.3
             raise BuildFailed(f"TensorRT {trt.__version__} does not know hardware compatibility {options.hardware!r}")
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
-    profile = builder.create_optimization_profile()
+    profile = _made(builder.create_optimization_profile(), "profile", errors)
     names = {network.get_input(k).name for k in range(network.num_inputs)}
     if names != set(order.profile):
         raise BuildFailed(f"the graph has inputs {sorted(names)}, the profile is of {sorted(order.profile)}")
     for name, (least, best, most) in order.profile.items():
         profile.set_shape(name, trt.Dims(least), trt.Dims(best), trt.Dims(most))
-    config.add_optimization_profile(profile)
+    if config.add_optimization_profile(profile) < 0:
+        raise BuildFailed(f"TensorRT {trt.__version__} refuses the profile {order.profile}: {_last(errors)}")
     return config
 
 
-def _timing(order: BuildOrder, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
-    """Return timings of earlier builds; none where they cannot be read."""
+def _made(thing: Made | None, what: str, errors: list[str]) -> Made:
+    """Return what TensorRT made, where it made anything: its bindings give None for a null pointer."""
+    if thing is None:
+        raise BuildFailed(f"TensorRT cannot make a {what}: {_last(errors)}")
+    return thing
+
+
+def _timed(order: BuildOrder, config: trt.IBuilderConfig) -> bool:
+    """Take the timings of earlier builds, or none where they cannot be read; tell whether any are kept at all."""
     if order.timing is None:
-        return None
+        return False
     known = b""
     with contextlib.suppress(OSError):
         known = read_regular(order.timing, TIMING_LIMIT)
     for data in (known, b""):  # what another TensorRT wrote is refused
         cache: trt.ITimingCache | None = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
-            return cache
-    return None
+            return True
+    return False
 
 
-def _keep(path: Path, timing: trt.IHostMemory, new: Path) -> None:
-    """Write timings whole or not at all, by way of a file that goes with the build's folder."""
+def _keep(path: Path, timing: trt.ITimingCache | None, new: Path) -> None:
+    """Write timings whole or not at all, by way of a file that goes with the build's folder.
+
+    Args:
+        timing: the configuration's own after the build: the one given to it need not hold what was measured since.
+    """
+    serialized: trt.IHostMemory | None = None if timing is None else timing.serialize()
+    if serialized is None:
+        return
     with contextlib.suppress(OSError):
-        new.write_bytes(timing)
+        new.write_bytes(serialized)
         new.replace(path)
 
 
-def _log() -> trt.ILogger:
+def _log(errors: list[str]) -> trt.ILogger:
+    """Return a log that prints errors to stderr and keeps them."""
     import tensorrt as trt
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
 
         def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.errors.append(" ".join(msg.split()))
+                errors.append(" ".join(msg.split()))
                 print(msg, file=sys.stderr, flush=True)
 
     return Log()
 
 
-def _last(log: Any) -> str:
-    return "; ".join(log.errors[-ERRORS:]) or "it does not say why"
-
-
-def _monitor(say: Say) -> trt.IProgressMonitor:
-    import tensorrt as trt
-
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._phases, self._reported, self._lock = Phases(), 0.0, threading.Lock()
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
-                self._phases.start(phase_name, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._lock:
-                self._phases.step(phase_name, step)
-                if time.monotonic() - self._reported >= EVERY:
-                    self._reported = time.monotonic()
-                    say("progress", share=round(self._phases.share, 4), phase=self._phases.name)
-            return True  # go on; a cancelled build is killed
-
-        def phase_finish(self, phase_name: str) -> None:
-            with self._lock:
-                self._phases.finish(phase_name)
-
-    return Monitor()
+def _last(errors: list[str]) -> str:
+    return "; ".join(errors[-ERRORS:]) or "it does not say why"
 
 
 def main() -> int:

@@ -7,24 +7,32 @@ TensorRT would end the process.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...bundle.manifest import Part, Tensor, sha256
-from ...device.base import Device, DeviceArray
+from ...device.array import DeviceArray
+from ...device.base import Device
+from ...device.model import Capture
 from ...errors import EngineError
+from .context import Context
 from .engine_file import BuiltEngine, DamagedEngineFile
 from .installed import module
+from .log import Log
 from .profiles import Shape, why_not_shapes
+from .scratch import Scratch
 
 if TYPE_CHECKING:
     import tensorrt as trt
 else:
     trt = module()  # the lean runtime has the same names, less the builder's
+
+Made = TypeVar("Made")
 
 MAX_CONTEXTS = 8  # execution contexts, one for each set of shapes and addresses
 DTYPES = {
@@ -34,42 +42,6 @@ DTYPES = {
     trt.DataType.INT64: "int64",
     trt.DataType.INT32: "int32",
 }
-
-
-class Log(trt.ILogger):
-    """The log keeps the last errors, for messages: the library never prints."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: list[str] = []
-
-    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-            self.errors = [*self.errors[-2:], " ".join(msg.split())]
-
-    def take(self) -> str:
-        """Tell what went wrong since the last time."""
-        errors, self.errors = self.errors, []
-        return "; ".join(errors) or "TensorRT does not say why"
-
-
-class Scratch:
-    """Scratch memory holds activations. One part runs at a time on a device's stream, so one block serves all of them.
-
-    It lives as long as its device, and so holds no reference to it.
-    """
-
-    def __init__(self) -> None:
-        self.address = self.size = 0
-
-    def reserve(self, device: Device, size: int) -> int:
-        """Return the address of at least ``size`` bytes; it changes when the block has to grow."""
-        if size > self.size:
-            if self.size:
-                device.free(self.address)  # once what is enqueued has run
-                self.address = self.size = 0
-            self.address, self.size = device.allocate(size), size
-        return self.address
 
 
 class TensorRTEngine:
@@ -87,7 +59,8 @@ class TensorRTEngine:
         EngineError: TensorRT cannot open the engine file, has no memory for it, or it has other inputs and outputs.
     """
 
-    capturable = True
+    capture: Capture = "always"
+    warm_runs = 1
 
     def __init__(
         self, name: str, part: Part, built: BuiltEngine, device: Device, scratch: Scratch, graph: Path | None = None
@@ -95,16 +68,23 @@ class TensorRTEngine:
         self.name, self.inputs, self.outputs = name, part.inputs, part.outputs
         self._built, self._device, self._scratch = built, device, scratch
         self._log = Log()
-        self._contexts: dict[Hashable, tuple[trt.IExecutionContext, int]] = {}
+        self._contexts: dict[Hashable, Context] = {}
         self._dropped = 0
         device.use()
-        self._runtime = trt.Runtime(self._log)
+        self._runtime = self._started(trt.Runtime)
         if built.options.version_compatible:
             self._runtime.engine_host_code_allowed = True  # such a file carries its own runtime; this one we built
         self._engine = self._opened()
         if built.options.stripped:
             self._refit(graph)
         self._check()
+
+    def _started(self, kind: Callable[[Log], Made]) -> Made:
+        try:
+            return kind(self._log)
+        except TypeError as error:  # the bindings' word for a null pointer
+            why = self._log.take()
+            raise EngineError(f"{self.name}: TensorRT {trt.__version__} cannot start: {why}") from error
 
     def _opened(self) -> trt.ICudaEngine:
         path = self._built.path
@@ -126,8 +106,8 @@ class TensorRTEngine:
     def _refit(self, graph: Path | None) -> None:
         if not hasattr(trt, "OnnxParserRefitter") or graph is None:
             raise EngineError(f"{self.name}: an engine without weights needs the whole TensorRT, and the ONNX file")
-        refitter = trt.Refitter(self._engine, self._log)
-        parser = trt.OnnxParserRefitter(refitter, self._log)
+        refitter = self._started(partial(trt.Refitter, self._engine))
+        parser = self._started(partial(trt.OnnxParserRefitter, refitter))
         if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
             raise EngineError(f"{self.name}: TensorRT cannot take the weights from {graph.name}: {self._log.take()}")
 
@@ -156,27 +136,21 @@ class TensorRTEngine:
         return why_not_shapes(self._built.profile, shapes)
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
-        """Enqueue one call on device memory. Raises ``EngineError`` for shapes outside the engine's profile."""
-        self._enqueue(inputs, outputs, stream, tuple(array.address for array in (*inputs.values(), *outputs.values())))
+        """Enqueue one call on device memory, on the device's stream.
 
-    def _enqueue(
-        self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int, place: Hashable
-    ) -> None:
-        self._device.use()
-        context, size = self._context({name: array.shape for name, array in inputs.items()}, place)
-        for name, array in outputs.items():
-            if (shape := tuple(context.get_tensor_shape(name))) != array.shape:
-                raise EngineError(f"{self.name}: the engine gives {name} of shape {shape}, not {array.shape}")
-        for name, array in (*inputs.items(), *outputs.items()):
-            context.set_tensor_address(name, array.address)
-        context.set_device_memory(self._scratch.reserve(self._device, size), size)
-        if not context.execute_async_v3(stream):
-            raise EngineError(f"{self.name} failed: {self._log.take()}")
-
-    def _context(self, shapes: Mapping[str, Shape], place: Hashable) -> tuple[trt.IExecutionContext, int]:
-        """Return a context for these shapes at this place alone, since a graph captured with it holds on to both; and
-        the size of its scratch memory.
+        Raises:
+            EngineError: shapes outside the engine's profile, an address that is not a multiple of 256, or anything
+                TensorRT refuses.
         """
+        self._enqueue(inputs, outputs, tuple(array.address for array in (*inputs.values(), *outputs.values())))
+
+    def _enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], place: Hashable) -> None:
+        self._device.use()
+        context = self._context({name: array.shape for name, array in inputs.items()}, place)
+        context.enqueue(inputs, outputs, self._device, self._scratch)
+
+    def _context(self, shapes: Mapping[str, Shape], place: Hashable) -> Context:
+        """Return a context for these shapes at this place alone, since a graph captured with it holds on to both."""
         key = place, tuple(sorted(shapes.items()))
         if key in self._contexts:
             return self._contexts[key]
@@ -186,16 +160,7 @@ class TensorRTEngine:
             self._device.wait(self._device.mark())  # they may be at work
             self._contexts.clear()
             self._dropped += 1
-        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context: trt.IExecutionContext | None = self._engine.create_execution_context(strategy)
-        if context is None:
-            raise EngineError(f"{self.name}: TensorRT cannot make a context: {self._log.take()}")
-        if context.active_optimization_profile < 0:  # only an engine's first context begins with profile 0 everywhere
-            context.set_optimization_profile_async(0, self._device.stream)
-        for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
-                raise EngineError(f"{self.name}: TensorRT refuses {name} of shape {list(shape)}: {self._log.take()}")
-        self._contexts[key] = context, context.update_device_memory_size_for_shapes()
+        self._contexts[key] = Context(self.name, self._engine, shapes, self._device.stream, self._log)
         return self._contexts[key]
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -215,7 +180,7 @@ class TensorRTEngine:
                     device.upload(taken[name].address, np.ascontiguousarray(values, types[name].dtype))
                 sizes = self._sizes({name: array.shape for name, array in taken.items()})
                 made = {t.name: place(sizes[t.name], t) for t in self.outputs}
-                self._enqueue(taken, made, device.stream, None)  # never captured: any place will do
+                self._enqueue(taken, made, None)  # never captured: any place will do
                 out = {t.name: np.empty(sizes[t.name], t.dtype) for t in self.outputs}
                 for name, values in out.items():
                     device.download(made[name].address, values)
@@ -226,5 +191,5 @@ class TensorRTEngine:
 
     def _sizes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Return the outputs' shapes for these inputs."""
-        context, _ = self._context(shapes, None)
-        return {t.name: tuple(context.get_tensor_shape(t.name)) for t in self.outputs}
+        context = self._context(shapes, None)
+        return {t.name: context.shape_of(t.name, len(t.shape)) for t in self.outputs}

@@ -16,6 +16,7 @@ from edgediff.engines.tensorrt import installed
 from edgediff.engines.tensorrt.cache import EngineCache
 
 STANDIN = Path(__file__).parent / "standin"
+MODULES = ("tensorrt", *(f"edgediff.engines.tensorrt.{name}" for name in ("engine", "context", "log")))
 GPU = driver.Gpu(0, "Stand-in GPU", (8, 7), 1 << 33, True, (12, 6))
 
 
@@ -25,13 +26,13 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(STANDIN))
     monkeypatch.setenv("PYTHONPATH", f"{STANDIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("EDGEDIFF_STANDIN_STEP", "0")
-    for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
+    for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     installed.module.cache_clear()
     monkeypatch.setattr(installed, "probe", lambda ordinal: GPU)
     yield importlib.import_module("tensorrt")
     installed.module.cache_clear()
-    for name in ("tensorrt", "edgediff.engines.tensorrt.engine"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 

@@ -58,6 +58,12 @@ def test_progress_and_the_engine_file(
     assert not list(cache.folder.glob(".building-*"))
 
 
+def test_options_that_tensorrt_refuses_in_its_log_alone(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
+    with pytest.raises(EngineError, match=r"unet: TensorRT 10\.13\.3\.9 refuses the options of this build: this GPU h"):
+        build(half_bundle, "unet", cache, BuildOptions(workspace=1 << 41))
+    assert files(cache) == []
+
+
 def test_timings_are_kept(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
     timing = cache.timing(installed.building_platform(0))
     for known in (b".", b".."):
@@ -75,6 +81,8 @@ def test_timings_are_kept(standin: Any, half_bundle: Path, cache: EngineCache) -
         ("exit", r"unet: the build ended with code 5: .*the library; gives up"),
         ("none", r"unet: TensorRT 10\.13\.3\.9 made no engine: no kernel for node 7"),
         ("raise", r"unet: RuntimeError: out of luck"),
+        ("profile", r"unet: TensorRT 10\.13\.3\.9 refuses the profile \{'sample': .*: it does not say why"),
+        ("start", r"unet: TensorRT 10\.13\.3\.9 cannot start: no kernel image"),
         (
             "unreadable",
             r"unet: TensorRT 10\.13\.3\.9 cannot read unet\.plain\.onnx: conv_in: no such operator",

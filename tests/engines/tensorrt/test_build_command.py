@@ -202,7 +202,9 @@ def test_no_home(
     monkeypatch.setattr(Path, "home", home)
     monkeypatch.setattr("edgediff.engines.tensorrt.backend.why_no_device", lambda ordinal: "")
     assert cli.main(["build", str(half_bundle)]) == 2
-    said = "there is no folder for engine files, since this user has no home; name one by EDGEDIFF_CACHE"
+    said = (
+        "there is no folder for what is built for this machine, since this user has no home; name one by EDGEDIFF_CACHE"
+    )
     assert capsys.readouterr().err.startswith(f"edgediff: {said}")
     assert cli.main(["info", str(half_bundle)]) == 0
     assert said in capsys.readouterr().out

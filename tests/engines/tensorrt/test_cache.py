@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgediff.engines.base import default_engine_cache
+from edgediff.cache_folder import default_cache_folder
 from edgediff.engines.tensorrt.cache import EngineCache
 from edgediff.engines.tensorrt.engine_file import BuiltEngine, Platform
 from edgediff.engines.tensorrt.options import BuildOptions
@@ -306,8 +306,8 @@ def test_what_a_killed_build_left_is_cleared_away(cache: EngineCache) -> None:
 
 def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
-    assert default_engine_cache() == tmp_path
+    assert default_cache_folder() == tmp_path
     monkeypatch.delenv("EDGEDIFF_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if sys.platform == "linux":
-        assert default_engine_cache() == tmp_path / "edgediff"
+        assert default_cache_folder() == tmp_path / "edgediff"

@@ -84,8 +84,8 @@ def test_requests_side_by_side_have_contexts_of_their_own(standin: Any, half_bun
     last = [steps[-1] for steps in zip(*zip(*streams, strict=True), strict=True)]
     engine: Any = pipe.engine("unet")
     assert len(engine._contexts) == 2
-    for context, _ in engine._contexts.values():
-        assert context.moved == 0
+    for context in engine._contexts.values():
+        assert context.context.moved == 0
     for seed, step in enumerate(last):
         wanted = reference(half_bundle)(PROMPT, seed=seed, num_inference_steps=5, output_type="latent").latents
         np.testing.assert_array_equal(step.latents, wanted)
@@ -146,7 +146,7 @@ def test_version_compatible_engines_may_bring_their_runtime(
 ) -> None:
     build_all(half_bundle, cache, BuildOptions(version_compatible=True))
     pipe, _ = opened(half_bundle, cache, "tensorrt")
-    assert pipe.engine("unet").capturable  # type: ignore[attr-defined]
+    assert pipe.engine("unet").capture == "always"  # type: ignore[attr-defined]
 
 
 def test_shapes_outside_the_profile_go_to_onnx_runtime(standin: Any, half_bundle: Path, filled: EngineCache) -> None:

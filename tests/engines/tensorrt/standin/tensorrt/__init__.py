@@ -82,22 +82,27 @@ class TimingCache:
         self.data = data
 
     def serialize(self):
-        return self.data + b"."
+        return self.data
 
 
 class BuilderConfig:
-    def __init__(self):
+    def __init__(self, logger):
         self.flags, self.profiles, self.limits, self.timing = set(), [], {}, None
-        self.builder_optimization_level, self.progress_monitor = 3, None
+        self.builder_optimization_level, self.progress_monitor, self.logger = 3, None, logger
         self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
 
     def set_flag(self, flag):
         self.flags.add(flag)
 
     def set_memory_pool_limit(self, pool, size):
+        if size > 1 << 40:
+            self.logger.log(ILogger.Severity.ERROR, "this GPU has less memory")
+            return
         self.limits[pool] = size
 
     def add_optimization_profile(self, profile):
+        if os.environ.get("EDGEDIFF_STANDIN") == "profile":
+            return -1
         self.profiles.append(profile)
         return len(self.profiles) - 1
 
@@ -105,8 +110,11 @@ class BuilderConfig:
         return TimingCache(data) if data.strip(b".") == b"" else None
 
     def set_timing_cache(self, cache, ignore_mismatch):
-        self.timing = cache
+        self.timing = TimingCache(cache.data)  # its own: what is measured later is not in the one given
         return True
+
+    def get_timing_cache(self):
+        return self.timing
 
 
 class Network:
@@ -153,13 +161,16 @@ class OnnxParser:
 
 class Builder:
     def __init__(self, logger):
+        if os.environ.get("EDGEDIFF_STANDIN") == "start":
+            logger.log(ILogger.Severity.ERROR, "no kernel image")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self.logger = logger
 
     def create_network(self, flags):
         return Network(flags)
 
     def create_builder_config(self):
-        return BuilderConfig()
+        return BuilderConfig(self.logger)
 
     def create_optimization_profile(self):
         return OptimizationProfile()
@@ -180,6 +191,8 @@ class Builder:
         monitor.phase_finish("Tactics")
         monitor.step_complete("Build", 1)
         monitor.phase_finish("Build")
+        if config.timing is not None:
+            config.timing.data += b"."
         facts = {
             "graph": network.path,
             "profile": config.profiles[0].shapes,
@@ -235,12 +248,12 @@ class Runtime:
         if "VERSION_COMPATIBLE" in facts["flags"] and not self.engine_host_code_allowed:
             self.logger.log(ILogger.Severity.ERROR, "host code is not allowed")
             return None
-        return Engine(facts)
+        return Engine(facts, self.logger)
 
 
 class Engine:
-    def __init__(self, facts):
-        self.facts, self.contexts = facts, 0
+    def __init__(self, facts, logger):
+        self.facts, self.logger, self.contexts = facts, logger, 0
         self.whole = "STRIP_PLAN" not in facts["flags"]
         self.session = _session(facts["graph"])
         self.tensors = {t.name: (t, TensorIOMode.INPUT) for t in self.session.get_inputs()}
@@ -294,9 +307,15 @@ class Context:
         return 256 * max(int(np.prod(s)) for s in self.shapes.values())
 
     def set_device_memory(self, memory, size):
+        if memory % 512:
+            self.engine.logger.log(ILogger.Severity.ERROR, "memory must be aligned on 512 byte boundary")
+            return
         self.memory = memory, size
 
     def set_tensor_address(self, name, memory):
+        if memory % 256:
+            self.engine.logger.log(ILogger.Severity.ERROR, f"{name} is not aligned")
+            return False
         self.moved += self.addresses.get(name, memory) != memory
         self.addresses[name] = memory
         return True
@@ -305,7 +324,7 @@ class Context:
         assert set(self.shapes) == set(self.engine.facts["profile"])
         assert self.addresses.keys() == self.engine.tensors.keys()
         address, size = self.memory
-        assert address
+        assert address or not size
         assert size >= self.update_device_memory_size_for_shapes()
         ctypes.memset(address, 0xFF, size)  # activations lie there: whatever else does is lost
         feeds = {name: self._view(name, shape).copy() for name, shape in self.shapes.items()}

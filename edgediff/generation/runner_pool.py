@@ -1,0 +1,125 @@
+"""Requests run on a device by runners, which a pool keeps from one to the next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Generator as GeneratorType
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..arrays import Float32
+from ..bundle.manifest import Bundle
+from ..device.base import Device
+from ..device.loop import DeviceStep
+from ..engines.base import StreamEngine
+from ..engines.choose import Parts
+from ..errors import EngineError
+from ..sampling.planning import Plan
+from ..sampling.rng import Generator
+from .conditioning import Conditioning
+from .device_runner import DeviceRunner
+from .request import Request
+
+PLAN_ROWS, PLAN_DEPTH = 256, 8  # room for plans; longer ones get a loop of their own
+IDLE_RUNNERS = 2  # kept for the next request
+
+
+class RunnerPool:
+    """A pool lends runners, makes one when there is none, and keeps a few that are idle."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[Hashable, DeviceRunner]] = []
+        self._lock = threading.RLock()  # the collector may close a generator, which gives its runner back, anywhere
+
+    @contextmanager
+    def borrow(self, key: Hashable, make: Callable[[], DeviceRunner]) -> Iterator[DeviceRunner]:
+        """A runner for ``key`` alone; one that failed is not used again."""
+        runner = self._take(key) or self._made(make)
+        try:
+            yield runner
+        except EngineError:
+            with suppress(EngineError):  # the first one says what is wrong
+                runner.close()
+            raise
+        except BaseException:
+            self._give_back(key, runner)
+            raise
+        self._give_back(key, runner)
+
+    def _made(self, make: Callable[[], DeviceRunner]) -> DeviceRunner:
+        try:
+            return make()
+        except EngineError:
+            if not self.clear():
+                raise
+            return make()  # with the memory of those that were idle
+
+    def clear(self) -> int:
+        """Let go of those that are idle, and give their memory back to the system, where engines take theirs.
+
+        Returns:
+            How many there were.
+        """
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, runner in idle:
+            runner.close()
+        for device in {id(runner.device): runner.device for _, runner in idle}.values():
+            device.trim()
+        return len(idle)
+
+    def _take(self, key: Hashable) -> DeviceRunner | None:
+        with self._lock:
+            for entry in tuple(self._idle):
+                if entry[0] == key:
+                    with suppress(ValueError):  # given back and dropped meanwhile
+                        self._idle.remove(entry)
+                        return entry[1]
+        return None
+
+    def _give_back(self, key: Hashable, runner: DeviceRunner) -> None:
+        with self._lock:
+            self._idle.append((key, runner))
+            over = [self._idle.pop(0) for _ in range(len(self._idle) - IDLE_RUNNERS)]
+        for _, old in over:
+            old.close()
+
+
+def device_engine(
+    request: Request, conditioning: Conditioning, parts: Parts, device: Device | None, sample: tuple[int, ...]
+) -> StreamEngine | None:
+    """The U-Net's engine, where the device loop can run the request by it: guidance in the rows, texts of one length,
+    an engine that enqueues. ``sample`` is one image's shape, (C', h, w).
+    """
+    if device is None or request.combiner() is not None or conditioning.largest is None:
+        return None
+    engine: Any = parts.pick("unet", conditioning.largest.shapes(sample))
+    return engine if hasattr(engine, "enqueue") else None
+
+
+def run_on_device(
+    plan: Plan,
+    device: Device,
+    unet: StreamEngine,
+    bundle: Bundle,
+    runners: RunnerPool,
+    shape: tuple[int, int, int, int],
+    streams: Sequence[Generator],
+    x: Float32 | None,
+    conditioning: Conditioning,
+    extra: Float32 | None,
+) -> GeneratorType[tuple[DeviceRunner, DeviceStep], None, None]:
+    """Borrow a runner for the state's ``shape`` and yield after every row; the last step's values come to the host
+    when the iterator goes on.
+    """
+    assert conditioning.largest is not None
+    room = max(PLAN_ROWS, 1 << (len(plan.rows) - 1).bit_length())
+
+    def make() -> DeviceRunner:
+        return DeviceRunner(device, bundle, unet, shape, room, PLAN_DEPTH)
+
+    with runners.borrow((shape, room, id(unet)), make) as runner:
+        for step in runner.run(plan, streams, x, conditioning.largest, extra):
+            yield runner, step
+        step.settle()
