@@ -3,64 +3,51 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
-SOURCES = Path(__file__).parents[3] / "cpp_ext" / "cuda"
-OPTIONS = ("--std=c++17", "--fmad=false")
-OLDEST = "compute_75"  # whose PTX serves every newer GPU
+from edgediff.device.kernel_source import MAIN, kernel_source
+from edgediff.device.nvrtc import OPTIONS, compile_kernels, nvrtc_version
+from edgediff.errors import EngineError
+
+from .execution import Program
+from .parsing import parse
+
+TARGET = "compute_75"  # whose PTX serves every newer GPU
 
 
 class NoCompiler(Exception):
     """A compiler that is not here, with the reason."""
 
 
-@functools.cache
-def nvrtc(folder: Path = SOURCES) -> str:
-    """The PTX that NVRTC makes.
+def nvrtc() -> str:
+    """The PTX that NVRTC makes, as edgediff asks it for a GPU that NVRTC does not know.
 
     Raises:
         NoCompiler: cuda-bindings or NVRTC is not installed.
-        RuntimeError: the sources do not compile.
+        EngineError: the sources do not compile.
     """
     try:
-        library: Any = importlib.import_module("cuda.bindings.nvrtc")
-        library.nvrtcVersion()
-    except Exception as error:  # an import's, or that of a library that cannot be found, by several names
-        raise NoCompiler(f"NVRTC cannot be used: {error}") from error
-    headers = sorted(folder.glob("*.h"))
-    program = _done(
-        library.nvrtcCreateProgram(
-            (folder / "kernels.cu").read_bytes(),
-            b"kernels.cu",
-            len(headers),
-            [h.read_bytes() for h in headers],
-            [h.name.encode() for h in headers],
-        )
-    )
-    options = [f"--gpu-architecture={OLDEST}".encode(), *(o.encode() for o in OPTIONS)]
-    (error,) = library.nvrtcCompileProgram(program, len(options), options)
-    if error:
-        log = b" " * _done(library.nvrtcGetProgramLogSize(program))
-        library.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{error.name}: {log.decode()}")
-    text = b" " * _done(library.nvrtcGetPTXSize(program))
-    library.nvrtcGetPTX(program, text)
-    return text.rstrip(b"\0").decode()
+        nvrtc_version()
+    except EngineError as error:
+        raise NoCompiler(str(error)) from error
+    return compile_kernels(TARGET).rstrip(b"\0").decode()
 
 
-@functools.cache
-def nvcc(folder: Path = SOURCES) -> str:
-    """The PTX that nvcc makes. Errors as ``nvrtc``."""
+def nvcc() -> str:
+    """The PTX that nvcc makes, with the same options.
+
+    Raises:
+        NoCompiler: there is none.
+        RuntimeError: the sources do not compile.
+    """
     if shutil.which("nvcc") is None:
         raise NoCompiler("there is no nvcc")
     with tempfile.TemporaryDirectory() as made:
         out = Path(made) / "kernels.ptx"
-        command = ["nvcc", "-ptx", f"-arch={OLDEST}", *OPTIONS, "-o", str(out), str(folder / "kernels.cu")]
+        command = ["nvcc", "-ptx", f"-arch={TARGET}", *OPTIONS, "-o", str(out), str(kernel_source().folder / MAIN)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr or done.stdout)
@@ -70,8 +57,13 @@ def nvcc(folder: Path = SOURCES) -> str:
 COMPILERS = {"nvrtc": nvrtc, "nvcc": nvcc}  # the cheaper first
 
 
-def _done(answer: tuple[Any, Any]) -> Any:
-    error, value = answer
-    if error:
-        raise RuntimeError(f"NVRTC: {error.name}")
-    return value
+@functools.cache
+def compiled(compiler: str) -> str:
+    """The PTX of one of ``COMPILERS``; raises as it does."""
+    return COMPILERS[compiler]()
+
+
+@functools.cache
+def programs(compiler: str) -> dict[str, Program]:
+    """The programs of that PTX, by entry."""
+    return {name: Program(kernel) for name, kernel in parse(compiled(compiler)).items()}

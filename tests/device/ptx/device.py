@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.device.base import Block
+from edgediff.device.array import Block
 from edgediff.device.geometry import BLOCK, Geometry
 from edgediff.device.host import HostDevice
 
@@ -58,13 +58,18 @@ class PtxDevice(HostDevice):
         super().free(address)
         del self.sizes[address]
 
+    def contents(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """The bytes at an allocated address."""
+        room = self.memory[address]
+        return room[address - room.ctypes.data :][:nbytes]
+
+    def everything(self) -> bytes:
+        """All that is allocated, in the order of its allocation."""
+        return b"".join(self.contents(*block).tobytes() for block in self.sizes.items())
+
     def run(self, entry: str, grid: tuple[int, int], parameters: bytes) -> None:
         """Launch a kernel on all that is allocated, and on nothing else."""
-        buffers = {}
-        for address, size in self.sizes.items():
-            room = self.memory[address]
-            start = address - room.ctypes.data
-            buffers[f"{size} bytes at {address:#x}"] = room[start : start + size]
+        buffers = {f"{size} bytes at {at:#x}": self.contents(at, size) for at, size in self.sizes.items()}
         trace = None if self.traces is None else self.traces.setdefault(entry, Trace())
         order = None if self.order is None else self.order(grid[0] * grid[1])
         counts = self.counts.setdefault(entry, Counter())

@@ -99,6 +99,11 @@ class Trace:
     def __init__(self) -> None:
         self._by: dict[str, tuple[Array, Array]] = {}  # buffer -> of each byte, its reader and its writer: block + 1
 
+    @property
+    def touched(self) -> int:
+        """How many bytes were read or written."""
+        return sum(int(np.count_nonzero(reader | writer)) for reader, writer in self._by.values())
+
     def note(self, what: str, name: str, nbytes: int, offsets: Array, size: int, blocks: Array) -> None:
         if name not in self._by:
             self._by[name] = np.zeros(nbytes, np.int64), np.zeros(nbytes, np.int64)
