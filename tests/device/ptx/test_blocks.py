@@ -46,7 +46,9 @@ def test_blocks_share_a_counter_and_the_step(any_programs: Mapping[str, Program]
         assert trace.touched > 0
         if found := trace.shared():
             shared[entry.split("_")[0]] = found
-    words = {offset for name in ("step", "done") for offset in range(HEADER.fields[name][1], HEADER.fields[name][1] + 4)}
+    words = {
+        offset for name in ("step", "done") for offset in range(HEADER.fields[name][1], HEADER.fields[name][1] + 4)
+    }
     address, nbytes = loop.memory["header"]
     assert {kind: {name: set(offsets) for name, offsets in found.items()} for kind, found in shared.items()} == {
         "step": {f"{nbytes} bytes at {address:#x}": words}

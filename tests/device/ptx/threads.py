@@ -45,7 +45,9 @@ class Threads:
         self.parameters = np.frombuffer(parameters, np.uint8)
         self.place = np.repeat(np.arange(len(numbers)), block)  # of a thread's block in `shared`
         self.block = np.repeat(numbers, block)
-        self.shared = np.zeros((len(numbers), max((f.offset + f.size for f in kernel.shared.values()), default=0)), "u1")
+        self.shared = np.zeros(
+            (len(numbers), max((f.offset + f.size for f in kernel.shared.values()), default=0)), "u1"
+        )
         self.registers: dict[str, Array] = {}
         self.special = {
             "%tid.x": np.tile(np.arange(block, dtype=np.uint32), len(numbers)),
