@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sections import Report
+from edgediff.device.array import Block
 from edgediff.device.cuda import CudaDevice
-from edgediff.sampling.kernels import HEADER, ROW, record, require_package
+from edgediff.device.geometry import Geometry
+from edgediff.sampling.kernel_layout import HEADER, ROW, header_of, record
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
@@ -45,9 +47,10 @@ class Prepared:
         self.input = torch.zeros_like(self.output)
         rows = np.array([record(row, draw) for draw in range(ROOM)], ROW)
         self._torch, header = torch, np.zeros(1, HEADER)
-        header["steps"], header["depth"], header["copies"], header["bad_step"] = ROOM, self.depth, 2, 2**31 - 1
         maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)
-        header["threads"] = maker.place(size)[0]
+        threads = maker.place(size)[0]
+        rounds = (size - 1) // (4 * threads) + 1
+        header[0] = header_of(steps=ROOM, depth=self.depth, copies=2, threads=threads, rounds=rounds)
         self._fresh = torch.from_numpy(header.view(np.uint8)).cuda()
         self._header = self._fresh.clone()
         kept = {
@@ -64,19 +67,9 @@ class Prepared:
         if previews:
             kept["x0"] = torch.zeros_like(self.x)
         self._kept = kept
-        self._update = require_package().Update(
-            device=device.ordinal,
-            batch=batch,
-            size=size,
-            stride=size,
-            depth=self.depth,
-            rows=ROOM,
-            copies=2,
-            input="float16",
-            output="float16",
-            timestep="float32",
-            buffers={name: (v.data_ptr(), v.numel() * v.element_size()) for name, v in kept.items()},
-        )
+        geometry = Geometry(batch, size, size, self.depth, ROOM, 2, "float16", "float16")
+        buffers = {name: Block(v.data_ptr(), v.numel() * v.element_size()) for name, v in kept.items()}
+        self._update = device.kernels.update(geometry, buffers)
         # What the update must at least move: every input read once, every output written once.
         self.values = batch * size
         self.bytes = self.values * (4 + 4 + 2 * 2 + 2 * 2 + 8 * self.depth + 4 * previews)
@@ -89,7 +82,7 @@ class Prepared:
         self._torch.cuda.synchronize()
 
     def enqueue(self) -> None:
-        self._update.step(self.device.stream)
+        self._update.step()
 
     def ran(self) -> tuple[int, int]:
         """Give the steps since the last reset, and what was bad in them (0: nothing)."""

@@ -46,6 +46,7 @@ fi
 
 # One test starts another Python, which the emulator cannot.
 cd "$root"
+ln -s "$root/cpp_ext/cuda" "$work/site/edgediff_cuda"  # as edgediff's own wheel has it
 export PYTHONPATH=$work/site:$root PYTHONDONTWRITEBYTECODE=1
 target=(qemu-aarch64 -L "$SYSROOT" "$SYSROOT/usr/bin/python$version")
 "${target[@]}" -c 'import platform, numpy, edgediff_kernels as kernels
