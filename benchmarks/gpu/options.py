@@ -17,7 +17,7 @@ from benchmarks.sections import Report
 from edgediff.bundle.manifest import PLAIN
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import relative
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.engines.onnxruntime_stream import OnnxRuntimeStreamEngine
 from edgediff.engines.providers import CUDA
 

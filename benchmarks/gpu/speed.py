@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.gpu.testbed import Testbed
 from benchmarks.sections import Report
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.pipeline import Pipeline
 
 AROUND = 0.01  # of the U-Net's time, at most

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.kernel.speed import STEPS, on_device
 from benchmarks.sections import Report
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.model import Capture

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import table, write
-from edgediff.device.model import Capture
 from tests.device.stub.library import Stub, compile_stub, environment, why_not
 
 STEPS, TURNS = 20, 300
@@ -37,7 +36,7 @@ PACKAGES = ("edgediff", "cuda-core", "cuda-bindings", "numpy")
 class Empty:
     """An empty model enqueues nothing."""
 
-    capture: Capture = "always"
+    capture = "always"
     warm_runs = 1
     address = 0  # of scratch memory, as TensorRT's key has it
 
@@ -53,7 +52,7 @@ def loops(device: Any) -> Iterator[tuple[str, Any]]:
     """A device loop for each number of conditions."""
     from edgediff.bundle.manifest import Tensor
     from edgediff.device.loop import DeviceLoop
-    from edgediff.generation.conditioned_unet import ConditionedUnet
+    from edgediff.generation.device_runner import ConditionedUnet
 
     for name, shapes in CONDITIONS.items():
         model: Any = Empty()

@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, EdgediffError, EngineError
 from .cuda_driver import here, open_devices, open_driver
+from .driver import probe
 from .staging import StagingRing
 
 if TYPE_CHECKING:
@@ -33,9 +35,11 @@ class CudaDevice:
 
     Args:
         ordinal: which one, from 0.
+        cache_folder: where compiled kernels are kept; edgediff's own when None.
 
     Attributes:
         name, compute_capability, multiprocessors, threads_per_multiprocessor: of the GPU.
+        driver_version: the newest CUDA that the driver runs.
         driver: cuda-bindings' module of the driver's functions, for ``call``.
 
     Raises:
@@ -44,8 +48,9 @@ class CudaDevice:
         ArgumentError: no device of this number.
     """
 
-    def __init__(self, ordinal: int = 0) -> None:
+    def __init__(self, ordinal: int = 0, cache_folder: Path | None = None) -> None:
         self.driver, core = open_driver(ordinal)
+        self.cache_folder = cache_folder
         self.ordinal = int(ordinal)
         self.lock = threading.RLock()
         self._success = self.driver.CUresult.CUDA_SUCCESS
@@ -68,15 +73,15 @@ class CudaDevice:
             major, minor = self._device.compute_capability
             self.compute_capability = (int(major), int(minor))
             self.name = str(self._device.name)
+            self.driver_version = probe(self.ordinal).driver
         open_devices.add(self)
 
     @cached_property
     def kernels(self) -> Kernels:
         """The kernels, found or compiled at first use. Raises ``EngineError`` where there are none."""
-        from .cuda_kernels import CudaKernels  # type: ignore[import-not-found, unused-ignore]
+        from .cuda_kernels import CudaKernels
 
-        kernels: Kernels = CudaKernels(self)
-        return kernels
+        return CudaKernels(self)
 
     def use(self) -> None:
         """Make this the calling thread's device, for libraries that take the current one."""
@@ -269,10 +274,10 @@ class CudaDevice:
 
 def why_no_device(ordinal: int = 0) -> str:
     """Why this CUDA device cannot be opened, or has no kernels; or an empty string. Opens nothing."""
-    from .kernel_code import why_no_code  # type: ignore[import-not-found, unused-ignore]
+    from .kernel_code import why_no_code
 
     try:
         open_driver(ordinal)
     except EdgediffError as error:
         return str(error)
-    return str(why_no_code(ordinal))
+    return why_no_code(ordinal)

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from ..cache_folder import default_cache_folder
 from ..errors import EngineError
-from .base import Block, PreparedUpdate
+from .array import Block
+from .base import PreparedUpdate
 from .geometry import BLOCK, Geometry, check_pixels, check_unscale
 from .kernel_code import KernelCode, kernel_codes
-
-if TYPE_CHECKING:
-    from .cuda import CudaDevice
 
 SHORT = {"float32": "f32", "float16": "f16"}
 MOST_BLOCKS = 65536  # of a launch over plain values
 PROBED = "step_1_f32_f32"
+
+
+class Gpu(Protocol):
+    """What the kernels need of ``CudaDevice``, and what its attributes say."""
+
+    driver: Any
+    name: str
+    stream: int
+    multiprocessors: int
+    compute_capability: tuple[int, int]
+    driver_version: tuple[int, int]
+    cache_folder: Path | None
+
+    def use(self) -> None: ...
+
+    def call(self, function: Any, *args: Any) -> Any: ...
 
 
 class CudaKernels:
@@ -31,10 +48,8 @@ class CudaKernels:
         EngineError: there is no code for this GPU, or its driver refuses it.
     """
 
-    def __init__(self, device: CudaDevice) -> None:
-        from cuda.bindings import driver
-
-        self._device, self._driver = device, driver
+    def __init__(self, device: Gpu) -> None:
+        self._device, self._driver = device, device.driver
         self._functions: dict[str, Any] = {}
         self._code, self.origin = self._loaded()
 
@@ -58,15 +73,15 @@ class CudaKernels:
 
     def launch(self, function: Any, grid: tuple[int, int], arguments: int) -> None:
         """Enqueue a kernel. ``arguments`` is the address of the addresses of its arguments."""
-        device = self._device
-        device.use()
-        (error,) = self._driver.cuLaunchKernel(function, *grid, 1, BLOCK, 1, 1, 0, device.stream, arguments, 0)
-        if error:
-            raise EngineError(f"launching a kernel: cuLaunchKernel gave {error.name}")
+        stream = self._device.stream
+        self._device.call(self._driver.cuLaunchKernel, function, *grid, 1, BLOCK, 1, 1, 0, stream, arguments, 0)
 
     def _loaded(self) -> tuple[Any, str]:
         device, reasons = self._device, []
-        for code in kernel_codes(device.compute_capability, device.driver_version, device.cache_folder):
+        folder = device.cache_folder
+        with suppress(EngineError):  # no home: they are compiled each time
+            folder = folder or default_cache_folder()
+        for code in kernel_codes(device.compute_capability, device.driver_version, folder):
             if isinstance(code, KernelCode):
                 try:
                     return self._load(code), code.origin

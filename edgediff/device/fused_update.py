@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32
 from ..errors import ArgumentError, EngineError
-from ..sampling.kernel_layout import BAD_OUTPUT, BAD_PIXELS, HEADER, NOT_BAD, ROW
+from ..sampling.kernel_layout import BAD_OUTPUT, BAD_PIXELS, HEADER, ROW, header_of
 from ..sampling.planning import Plan
-from .base import DeviceArray, PreparedUpdate
+from .array import DeviceArray
+from .base import PreparedUpdate
 from .geometry import Geometry
 from .memory import DeviceMemory
 from .noise import RunNoise
@@ -57,6 +58,7 @@ class FusedUpdate:
     version: int = field(init=False, default=0)  # of the state; see ``renew``
     _header: NDArray[Any] = field(init=False, repr=False)
     _sampler: str = field(init=False, repr=False, default="")
+    _table: NDArray[Any] | None = field(init=False, repr=False, default=None)  # which lies on the device
     _prepared: PreparedUpdate = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -104,23 +106,32 @@ class FusedUpdate:
             noise: of this run.
         """
         device, header, x = self.memory.device, self._header, noise.first_state
-        header[:] = np.zeros(1, HEADER)
-        header["steps"], header["depth"] = len(plan.rows), plan.depth
-        header["copies"] = HALVES if plan.guided else 1
-        header["bad_step"] = NOT_BAD
-        header["start"] = plan.start
-        header["threads"], header["drawn"] = noise.threads, noise.first_draw if x is None else 0
-        header["first_draw"], header["rounds"] = noise.first_draw, noise.rounds
+        drawn = noise.first_draw if x is None else 0
+        values = 0
         if noise.values is not None:
             block = self.memory.reserve("noise", noise.values.nbytes)
             device.upload(block.address, noise.values)
-            header["noise"] = block.address
+            values = block.address
         if noise.seeds is not None:
             device.upload(self.memory["seeds"].address, noise.seeds)
         self._sampler = plan.sampler
         if x is not None:
             device.upload(self.memory["x"].address, x)
-        device.upload(self.memory["rows"].address, table)
+        if table is not self._table:  # a plan keeps its table, and nothing changes it there
+            self._table = None
+            device.upload(self.memory["rows"].address, table)
+            self._table = table
+        header[0] = header_of(
+            steps=len(plan.rows),
+            depth=plan.depth,
+            copies=HALVES if plan.guided else 1,
+            start=plan.start,
+            threads=noise.threads,
+            drawn=drawn,
+            first_draw=noise.first_draw,
+            rounds=noise.rounds,
+            noise=values,
+        )
         device.upload(self.memory["header"].address, header)
         self._prepared.begin()
 

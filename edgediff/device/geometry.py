@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..checks import is_whole
 from ..errors import ArgumentError, choices, shown
 from ..sampling.kernel_layout import BUFFERS, HEADER, MAX_HISTORY, ROW, STATE
-from .base import BYTES, FLOAT_TYPES, Block
+from .array import BYTES, FLOAT_TYPES, Block
 
 BLOCK = 256  # threads
 FILL = 8  # blocks a multiprocessor: two waves, at 2,048 threads

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, EngineWarning, warn_caller
-from .base import Device, DeviceArray
+from .array import DeviceArray
+from .base import Device
 from .graph_nodes import refuse_host_work
 from .model import Model
 

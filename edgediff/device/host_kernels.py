@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..sampling.kernels import require_package
-from .base import Block, PreparedUpdate
+from .array import Block
+from .base import PreparedUpdate
 from .geometry import Geometry, check_pixels, check_unscale
 
 

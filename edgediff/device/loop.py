@@ -21,7 +21,8 @@ from ..sampling.kernel_layout import MAX_HISTORY, packed
 from ..sampling.planning import Plan
 from ..sampling.rng import Generator
 from ..sampling.update import Row
-from .base import BYTES, FLOAT_TYPES, Device, DeviceArray
+from .array import BYTES, FLOAT_TYPES, DeviceArray
+from .base import Device
 from .fused_update import HALVES, FusedUpdate
 from .graphs import StepGraphs, Tensors
 from .memory import DeviceMemory

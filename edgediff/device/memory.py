@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Block, Device, DeviceArray
+from .array import Block, DeviceArray
+from .base import Device
 
 
 class DeviceMemory:

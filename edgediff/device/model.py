@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Literal, Protocol
 
-from .base import DeviceArray
+from .array import DeviceArray
 
 Capture = Literal["never", "proven", "always"]  # whose work becomes a graph: nobody's, what was checked, everybody's
 

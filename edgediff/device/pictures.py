@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, choices
-from .base import FLOAT_TYPES, DeviceArray
+from .array import FLOAT_TYPES, DeviceArray
 from .loop import DeviceLoop
 
 

@@ -41,8 +41,9 @@ class StagingRing:
         self._stream, self._handle = stream, stream.handle
         self._buffer = LegacyPinnedMemoryResource().allocate(SEGMENTS * SEGMENT)
         self._base = int(self._buffer.handle)
-        self._bytes = np.frombuffer((ctypes.c_uint8 * (SEGMENTS * SEGMENT)).from_address(self._base), np.uint8)
-        self._view = memoryview(self._bytes)
+        pinned = (ctypes.c_uint8 * (SEGMENTS * SEGMENT)).from_address(self._base)
+        self._view = memoryview(pinned).cast("B")
+        self._bytes = np.frombuffer(self._view, np.uint8)
         self._events = [device.create_event(EventOptions(blocking_sync=True)) for _ in range(SEGMENTS)]
         self._at, self._end = 0, SEGMENT  # where the next bytes go, and where the segment ends
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import PLAIN, WEIGHTS, Bundle, File, Part, Tensor
 from ..cache_folder import default_cache_folder
-from ..device.base import Device, DeviceArray
+from ..device.array import DeviceArray
+from ..device.base import Device
 from ..device.model import Capture
 from ..errors import ArgumentError, choices, shown
 

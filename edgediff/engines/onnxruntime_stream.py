@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Part
-from ..device.base import Device, DeviceArray
+from ..device.array import DeviceArray
+from ..device.base import Device
 from ..device.model import Capture
 from ..errors import EngineError, EngineWarning, warn_caller
 from .base import Provider

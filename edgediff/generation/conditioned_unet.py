@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32
 from ..bundle.manifest import Tensor
-from ..device.base import Device, DeviceArray
+from ..device.array import DeviceArray
+from ..device.base import Device
 from ..engines.base import StreamEngine
 
 ALIGNMENT = 256  # TensorRT asks it of every tensor's address

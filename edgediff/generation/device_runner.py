@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32
 from ..bundle.manifest import Bundle
-from ..device.base import Device, DeviceArray
+from ..device.array import DeviceArray
+from ..device.base import Device
 from ..device.loop import DeviceLoop, DeviceStep
 from ..device.pictures import DevicePictures
 from ..engines.base import StreamEngine

@@ -51,6 +51,12 @@ STATE = np.dtype(
 )
 
 
+def header_of(**values: float) -> tuple[float, ...]:
+    """A header in the order of ``HEADER``, of a run that begins; what is not named is 0."""
+    values["bad_step"] = NOT_BAD
+    return tuple(values.get(name, 0) for name in HEADER.names or ())
+
+
 def fields_of(dtype: np.dtype[Any]) -> tuple[tuple[str, str, int], ...]:
     """The fields of a structure in memory order, each as (name, type, offset), as the package says its own."""
     fields = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.graphs import CHANGE, MAX_KEYS, TOLERANCE, difference
 from edgediff.device.loop import DeviceLoop, DeviceStep
 from edgediff.device.model import Capture

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.device.base import Block, DeviceArray
+from edgediff.device.array import Block, DeviceArray
 from edgediff.device.host import HostDevice
 from edgediff.device.memory import DeviceMemory
 from edgediff.errors import ArgumentError, EngineError

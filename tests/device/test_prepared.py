@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.device.base import Block
+from edgediff.device.array import Block
 from edgediff.device.geometry import BUFFERS, Geometry
 from edgediff.device.host_kernels import HostKernels
 from edgediff.device.kernel_source import kernel_source

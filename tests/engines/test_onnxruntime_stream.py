@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgediff
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.engines import own_graphs
 from edgediff.engines.base import EngineOptions, Provider
 from edgediff.engines.onnxruntime import BACKEND, import_onnxruntime

@@ -190,7 +190,7 @@ def test_engines_that_cannot_enqueue_run_by_the_host_loop(pipe: Pipeline) -> Non
 
 
 def test_bad_addresses_are_engine_errors(pipe: Pipeline) -> None:
-    from edgediff.device.base import DeviceArray
+    from edgediff.device.array import DeviceArray
 
     device = CountingDevice()
     engine: Any = BACKEND.open(pipe.bundle, "vae_decoder", EngineOptions(), device)

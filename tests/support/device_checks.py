@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.pictures import DevicePictures
 from edgediff.sampling.planning import Plan, plan
@@ -129,7 +129,7 @@ def check_graph(device: Any) -> None:
         *_, last = loop.run(table, [TorchCpuGenerator(s) for s in range(3)])
         expected = on_host(table, model, shape, [TorchCpuGenerator(s) for s in range(3)])
         assert largest_error(last.after, expected.after) <= EXACT, f"{steps} steps"
-    assert len(loop._graphs) == 1
+    assert list(loop.graphs.states.values()) == ["captured"]
     loop.close()
     model.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.host import HostDevice
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "int64": np.int64}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.model import Capture
 from edgediff.sampling import loop as host
 from edgediff.sampling.planning import Plan

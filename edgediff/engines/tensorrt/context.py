@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ...device.base import Device, DeviceArray
+from ...device.array import DeviceArray
+from ...device.base import Device
 from ...errors import EngineError
 from .installed import module
 from .log import Log

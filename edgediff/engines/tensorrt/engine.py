@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bundle.manifest import Part, Tensor, sha256
-from ...device.base import Device, DeviceArray
+from ...device.array import DeviceArray
+from ...device.base import Device
 from ...device.model import Capture
 from ...errors import EngineError
 from .context import Context

@@ -16,7 +16,7 @@ import pytest
 
 from edgediff.bundle.manifest import Bundle, Part, Tensor
 from edgediff.bundle.reading import read_bundle
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.engines.tensorrt import installed
 from edgediff.engines.tensorrt.engine_file import BuiltEngine
 from edgediff.engines.tensorrt.scratch import Scratch
