@@ -1,13 +1,14 @@
 """Everything that has to be shown on a GPU, in one run: speed beside diffusers, parity, ONNX Runtime's options, memory.
 
     python -m benchmarks.gpu --prepare FOLDER           # exports the models (11 GB); needs torch, but no GPU
-    python -m benchmarks.gpu --install --run FOLDER     # where the GPU is, in under 9 minutes; no network
+    python -m benchmarks.gpu --run FOLDER               # where the GPU is, in under 9 minutes; no network
     python -m benchmarks.gpu --go-on --run FOLDER       # what there was no time for
     python -m benchmarks.gpu --dry-run                  # both at toy width on the kernels' host twin, without a GPU
 
 Stable Diffusion 1.5 at its true size with random weights, fp16, 512 x 512, 20 steps, guidance 7.5, and the built-in
 model. Every section runs in a process of its own with a limit of its own, and results are written after each, so that
-one that fails or hangs costs the others nothing. Exit code 1 where a check fails; goals of speed are only told.
+one that fails or hangs costs the others nothing. Exit code 1 where a check fails, 2 where there is no GPU; goals of
+speed are only told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import REPOSITORY, RESULTS, table, write
-from benchmarks.kernel.device import install
 from benchmarks.sections import LATE, Report, Runner, Section, all_hold, checks_and_goals, run_here
 from edgediff.device.cuda import why_no_device
 from edgediff.version import __version__
@@ -36,7 +36,16 @@ from .testbed import Testbed, nvidia_smi
 
 PACKAGES = (
     *("edgediff", "edgediff-kernels", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt"),
-    *("torch", "triton", "diffusers", "transformers", "cuda-core", "cuda-bindings", "nvidia-cudnn-cu13"),
+    *(
+        "torch",
+        "triton",
+        "diffusers",
+        "transformers",
+        "cuda-core",
+        "cuda-bindings",
+        "nvidia-cuda-nvrtc",
+        "nvidia-cudnn-cu13",
+    ),
 )
 BUDGET_S = 530  # for all sections
 LEAST_S, BEST_S = 8, 70  # with less left, a section is not begun; the latter is for what uses the options' figures
@@ -157,7 +166,6 @@ def main() -> int:
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write what --run needs, and end")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="what --prepare wrote")
     parser.add_argument("--dry-run", action="store_true", help="toy width, no GPU; writes no results of the repository")
-    parser.add_argument("--install", action="store_true", help="build and install ./cpp_ext for this GPU first")
     parser.add_argument("--go-on", action="store_true", help="keep what an earlier run has found, and do the rest")
     parser.add_argument("--only", nargs="+", default=[], metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--seconds", type=float, default=BUDGET_S, help="for all sections")
@@ -187,8 +195,6 @@ def main() -> int:
 def _main(args: argparse.Namespace, folder: Path) -> int:
     extra: dict[str, Any] = {"dry_run": args.dry_run, "commit": args.commit or commit(), "edgediff": __version__}
     extra["prepared"] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    if args.install:
-        extra["kernels_build_s"] = round(install(), 1)
     if not args.dry_run and (why := why_no_device()):
         print(f"no GPU to run on: {why}", file=sys.stderr)
         return 2

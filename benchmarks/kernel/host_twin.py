@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sections import Report
-from edgediff.sampling.kernels import HEADER, advance, packed, require_package
+from edgediff.device.array import Block
+from edgediff.device.geometry import Geometry
+from edgediff.device.host_kernels import HostKernels
+from edgediff.sampling.kernel_layout import HEADER, packed
+from edgediff.sampling.kernels import advance
 from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.schedule import Schedule
 from edgediff.sampling.update import remember, update
@@ -20,7 +24,6 @@ SHAPES = ((1, 4, 64, 64), (1, 4, 128, 128), (8, 4, 128, 128))
 
 def twin(report: Report) -> None:
     """Time one update by the host twin and by NumPy, whose bits must be equal, and a prepared call."""
-    require_package()
     rng = np.random.default_rng(0)
     plans = {name: plan(Schedule(), name, 20, 7.5) for name in ("euler", "dpmpp_2m")}
     for shape in SHAPES:
@@ -63,19 +66,9 @@ def _prepared_call(rows: Plan, shape: Sequence[int]) -> float:
     memory = {name: np.zeros(2 * batch * size, np.float32) for name in ("x", "history", "x0", "output", "input")}
     memory |= {"header": header, "rows": packed(rows), "seeds": np.zeros(batch, np.uint64)}
     memory["timestep"] = np.zeros(2 * batch, np.float32)
-    prepared = require_package().Update(
-        device=-1,
-        batch=batch,
-        size=size,
-        stride=size,
-        depth=rows.depth,
-        rows=len(rows.rows),
-        copies=2,
-        input="float32",
-        output="float32",
-        timestep="float32",
-        buffers={name: (v.ctypes.data, v.nbytes) for name, v in memory.items()},
-    )
+    geometry = Geometry(batch=batch, size=size, stride=size, depth=rows.depth, rows=len(rows.rows), copies=2)
+    buffers = {name: Block(v.ctypes.data, v.nbytes) for name, v in memory.items()}
+    prepared = HostKernels().update(geometry, buffers)
     taken = []
     for _ in range(max(200, min(2000, 20_000_000 // (batch * size)))):
         header["step"] = 10

@@ -1,4 +1,4 @@
-"""Speed of the update on a GPU, beside torch, CuPy and a plain copy."""
+"""Speed of the update on a GPU, beside torch and CuPy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sections import Report
+from edgediff.device.array import Block
 from edgediff.device.cuda import CudaDevice
-from edgediff.sampling.kernels import HEADER, ROW, record, require_package
+from edgediff.device.geometry import Geometry
+from edgediff.sampling.kernel_layout import HEADER, NOT_BAD, ROW, record
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
@@ -21,7 +23,6 @@ from tests.support.replay import Shape, largest_error
 
 ROOM = 4096  # rows: how often an update may run before its header is set back
 CHAIN = 100  # updates in a captured graph
-FEW = 10  # large updates between two events
 REPEATS = 20
 STEPS = 20
 
@@ -45,9 +46,10 @@ class Prepared:
         self.input = torch.zeros_like(self.output)
         rows = np.array([record(row, draw) for draw in range(ROOM)], ROW)
         self._torch, header = torch, np.zeros(1, HEADER)
-        header["steps"], header["depth"], header["copies"], header["bad_step"] = ROOM, self.depth, 2, 2**31 - 1
+        header["steps"], header["depth"], header["copies"], header["bad_step"] = ROOM, self.depth, 2, NOT_BAD
         maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)
-        header["threads"] = maker.place(size)[0]
+        header["threads"] = threads = maker.place(size)[0]
+        header["rounds"] = (size - 1) // (4 * threads) + 1
         self._fresh = torch.from_numpy(header.view(np.uint8)).cuda()
         self._header = self._fresh.clone()
         kept = {
@@ -64,8 +66,7 @@ class Prepared:
         if previews:
             kept["x0"] = torch.zeros_like(self.x)
         self._kept = kept
-        self._update = require_package().Update(
-            device=device.ordinal,
+        geometry = Geometry(
             batch=batch,
             size=size,
             stride=size,
@@ -74,9 +75,9 @@ class Prepared:
             copies=2,
             input="float16",
             output="float16",
-            timestep="float32",
-            buffers={name: (v.data_ptr(), v.numel() * v.element_size()) for name, v in kept.items()},
         )
+        buffers = {name: Block(v.data_ptr(), v.numel() * v.element_size()) for name, v in kept.items()}
+        self._update = device.kernels.update(geometry, buffers)
         # What the update must at least move: every input read once, every output written once.
         self.values = batch * size
         self.bytes = self.values * (4 + 4 + 2 * 2 + 2 * 2 + 8 * self.depth + 4 * previews)
@@ -89,7 +90,7 @@ class Prepared:
         self._torch.cuda.synchronize()
 
     def enqueue(self) -> None:
-        self._update.step(self.device.stream)
+        self._update.step()
 
     def ran(self) -> tuple[int, int]:
         """Give the steps since the last reset, and what was bad in them (0: nothing)."""
@@ -295,38 +296,3 @@ def _ratios(report: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> No
     for row in rows.values():
         row |= {kind: round(row[kind], 3) for kind in ("call_us", "graph_us") if kind in row}
     report.figures[" x ".join(map(str, shape))] = rows
-
-
-def _copy_bandwidth(torch: Any, stream: Any) -> float:
-    """Give the GB/s, read and written, of a copy of 2 GB."""
-    source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    torch.cuda.synchronize()
-    return 2 * source.numel() / on_device(torch, stream, lambda: target.copy_(source)) / 1e3
-
-
-def bandwidth(report: Report, device: CudaDevice) -> None:
-    """Give the bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
-    import torch
-
-    shape = (512, 4, 128, 128)
-    stream = torch.cuda.ExternalStream(device.stream)
-    copied = _copy_bandwidth(torch, stream)
-    report.figures["copy_GB_s"] = round(copied, 1)
-    cases = {
-        "euler": (typical("euler"), False),
-        "dpmpp_2m": (typical("dpmpp_2m"), False),
-        "dpmpp_2m with x0": (typical("dpmpp_2m"), True),
-        "euler_a, noise drawn": (typical("euler_a"), False),
-    }
-    for name, (row, previews) in cases.items():
-        p = Prepared(torch, device, shape, row, previews)
-        taken = on_device(torch, stream, lambda p=p: [p.enqueue() for _ in range(FEW)], FEW)
-        ran, bad = p.ran()
-        moved = p.bytes / taken / 1e3
-        figures = {"us": round(taken, 1), "bytes_a_value": p.bytes / p.values, "GB_s": round(moved, 1)}
-        report.figures[name] = figures | {"share_of_copy": round(moved / copied, 3)}
-        report.check(f"every update ran, {name}", (ran, bad) == ((3 + REPEATS) * FEW, 0), f"{ran}, bad {bad}")
-        report.goal(f"share of copy bandwidth, {name}", moved / copied, ">= 0.85")
-        del p
-        torch.cuda.empty_cache()
