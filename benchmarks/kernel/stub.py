@@ -52,7 +52,7 @@ def loops(device: Any) -> Iterator[tuple[str, Any]]:
     """A device loop for each number of conditions."""
     from edgediff.bundle.manifest import Tensor
     from edgediff.device.loop import DeviceLoop
-    from edgediff.generation.device_runner import ConditionedUnet
+    from edgediff.generation.conditioned_unet import ConditionedUnet
 
     for name, shapes in CONDITIONS.items():
         model: Any = Empty()
