@@ -17,7 +17,9 @@ from ...support.host_device import CountingDevice
 from .helpers import PROMPT, build_all, opened
 
 
-def test_nothing_is_captured_when_told_so_or_while_an_engine_opens(standin: Any, half_bundle: Path, cache: EngineCache) -> None:
+def test_nothing_is_captured_when_told_so_or_while_an_engine_opens(
+    standin: Any, half_bundle: Path, cache: EngineCache
+) -> None:
     build_all(half_bundle, cache)
     pipe, device = opened(half_bundle, cache, "tensorrt")
     options = EngineOptions(engine="tensorrt", engine_cache=cache.folder, cuda_graphs=False)
