@@ -1,6 +1,7 @@
 """Step graphs: what a loop enqueues a step, {U-Net, update}, captured once for each key and launched from then on.
 
-Nothing here changes a value. A step that cannot be captured is enqueued call by call, and said once by a warning.
+Nothing here changes a value. A step that cannot be captured is enqueued call by call. A capture that fails is said once by a
+warning; an engine that cannot be captured is not.
 """
 
 from __future__ import annotations
@@ -171,7 +172,9 @@ class StepGraphs:
     def _fail(self, known: _Key, error: EngineError) -> None:
         known.failures += 1
         known.graph = known.first = None  # the check begins anew
-        if known.failures >= TRIES or isinstance(error, HostWorkError):
+        if isinstance(error, HostWorkError):
+            known.eager = True  # the engine is made so, and nothing failed
+        elif known.failures >= TRIES:
             self._give_up(known, str(error))
 
     def _give_up(self, known: _Key, reason: str) -> None:
