@@ -14,7 +14,7 @@ from edgediff.device.array import Block
 from edgediff.device.geometry import Geometry
 from edgediff.device.host_kernels import HostKernels
 from edgediff.sampling.kernel_layout import HEADER, header_of, packed
-from edgediff.sampling.kernels import advance, require_package
+from edgediff.sampling.kernels import advance
 from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.schedule import Schedule
 from edgediff.sampling.update import remember, update
@@ -24,7 +24,6 @@ SHAPES = ((1, 4, 64, 64), (1, 4, 128, 128), (8, 4, 128, 128))
 
 def twin(report: Report) -> None:
     """Time one update by the host twin and by NumPy, whose bits must be equal, and a prepared call."""
-    require_package()
     rng = np.random.default_rng(0)
     plans = {name: plan(Schedule(), name, 20, 7.5) for name in ("euler", "dpmpp_2m")}
     for shape in SHAPES:

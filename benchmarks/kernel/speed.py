@@ -1,4 +1,4 @@
-"""Speed of the update on a GPU, beside torch, CuPy and a plain copy."""
+"""Speed of the update on a GPU, beside torch and CuPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from tests.support.replay import Shape, largest_error
 
 ROOM = 4096  # rows: how often an update may run before its header is set back
 CHAIN = 100  # updates in a captured graph
-FEW = 10  # large updates between two events
 REPEATS = 20
 STEPS = 20
 
@@ -288,38 +287,3 @@ def _ratios(report: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> No
     for row in rows.values():
         row |= {kind: round(row[kind], 3) for kind in ("call_us", "graph_us") if kind in row}
     report.figures[" x ".join(map(str, shape))] = rows
-
-
-def _copy_bandwidth(torch: Any, stream: Any) -> float:
-    """Give the GB/s, read and written, of a copy of 2 GB."""
-    source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    torch.cuda.synchronize()
-    return 2 * source.numel() / on_device(torch, stream, lambda: target.copy_(source)) / 1e3
-
-
-def bandwidth(report: Report, device: CudaDevice) -> None:
-    """Give the bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
-    import torch
-
-    shape = (512, 4, 128, 128)
-    stream = torch.cuda.ExternalStream(device.stream)
-    copied = _copy_bandwidth(torch, stream)
-    report.figures["copy_GB_s"] = round(copied, 1)
-    cases = {
-        "euler": (typical("euler"), False),
-        "dpmpp_2m": (typical("dpmpp_2m"), False),
-        "dpmpp_2m with x0": (typical("dpmpp_2m"), True),
-        "euler_a, noise drawn": (typical("euler_a"), False),
-    }
-    for name, (row, previews) in cases.items():
-        p = Prepared(torch, device, shape, row, previews)
-        taken = on_device(torch, stream, lambda p=p: [p.enqueue() for _ in range(FEW)], FEW)
-        ran, bad = p.ran()
-        moved = p.bytes / taken / 1e3
-        figures = {"us": round(taken, 1), "bytes_a_value": p.bytes / p.values, "GB_s": round(moved, 1)}
-        report.figures[name] = figures | {"share_of_copy": round(moved / copied, 3)}
-        report.check(f"every update ran, {name}", (ran, bad) == ((3 + REPEATS) * FEW, 0), f"{ran}, bad {bad}")
-        report.goal(f"share of copy bandwidth, {name}", moved / copied, ">= 0.85")
-        del p
-        torch.cuda.empty_cache()
