@@ -43,7 +43,8 @@ class Kernels(Protocol):
 
 
 class Device(Protocol):
-    """A device works in the order of one stream. Only ``download``, ``wait`` and ``close`` let the host wait.
+    """A device works in the order of one stream. Only ``download``, ``wait``, ``trim`` and ``close`` let the host wait;
+    and ``upload``, where megabytes of earlier ones are still on their way.
 
     After ``close`` every method but ``free`` and ``close`` raises ``EngineError``.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -104,6 +105,7 @@ def test_a_forked_process_is_refused(stub: Stub) -> None:
     calls: list[Any] = [CudaDevice, device.mark, lambda: device.wait(mark), device.use, lambda: device.allocate(16)]
     child = os.fork()
     if not child:
+        signal.alarm(20)  # for a lock that is never given back
         refused = 0
         for call in calls:
             try:
