@@ -13,7 +13,7 @@ from edgediff import ArgumentError, BundleError
 
 from .support.strangers import STRANGERS
 
-CALLED = ("engine", "device", "threads", "providers", "engine_cache", "build_options", "release_parts")
+CALLED = ("engine", "device", "threads", "providers", "engine_cache", "build_options", "release_parts", "cuda_graphs")
 # What is no mistake yet: a folder that may be there later, and names of providers that other builds may have.
 FITTING = {
     *(("engine_cache", kind) for kind in ("surrogate", "long text")),

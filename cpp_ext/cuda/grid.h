@@ -32,9 +32,11 @@ template <int N, class In> BOTH void begin_thread(const State& s, const Place& p
 template <int N, class In, class Out> BOTH unsigned step_thread(const State& s, const Place& p) {
   const Header h = *s.header;
   if (h.step >= h.steps) return 0;  // replayed too often
-  const Row r = s.rows[h.step];
-  const float* w = s.rows[h.step].w;
-  return cover<N>(s, p, [&](int image, int64_t at) { return step<N, In, Out>(s, h, r, w, image, at); });
+  const Row* row = s.rows + h.step;
+  return cover<N>(s, p, [&](int image, int64_t at) {
+    const Row r = *row;  // anew for each pack, so that what is no longer needed of it frees its register
+    return step<N, In, Out>(s, h, r, row->w, image, at);
+  });
 }
 
 // The first bad step and what was bad in it. On the device blocks race, hence the atomics there.

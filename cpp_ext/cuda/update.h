@@ -11,14 +11,14 @@ template <int N, class In> BOTH void feed(const State& s, int copies, int image,
   for (int k = 0; k < copies; ++k) store<N>(input + int64_t(k) * s.batch * s.stride, x);
 }
 
-template <int N> BOTH Pack<N> noise(const State& s, const Header& h, uint32_t draw, int image, int64_t at) {
+// A draw's noise of one image. The header is read where it is: what only this needs keeps no registers before.
+template <int N> BOTH Pack<N> noise(const State& s, uint32_t draw, int image, int64_t at) {
+  const Header& h = *s.header;
   if (h.noise) {
     const float* drawn = reinterpret_cast<const float*>(static_cast<uintptr_t>(h.noise));
     return load<N>(drawn + (int64_t(draw) * s.batch + image) * s.size + at);
   }
-  Pack<N> out;
-  for (int i = 0; i < N; ++i) out.v[i] = normal(s.seeds[image], draw, at + i, s.size, h.threads);
-  return out;
+  return normals<N>(s.seeds[image], draw, at, h.threads, h.rounds);
 }
 
 // h' of a row.
@@ -32,7 +32,7 @@ template <int N> BOTH Pack<N> remember(const Row& r, const Pack<N>& x, bool guid
 // The first state and the first input of the model.
 template <int N, class In> BOTH void begin(const State& s, const Header& h, int image, int64_t at) {
   float* place = s.x + image * s.size + at;
-  Pack<N> x = h.drawn ? noise<N>(s, h, uint32_t(h.drawn - 1), image, at) : load<N>(place);
+  Pack<N> x = h.drawn ? noise<N>(s, uint32_t(h.drawn - 1), image, at) : load<N>(place);
   x = scaled(h.start, x);
   store<N>(place, x);
   feed<N, In>(s, h.copies, image, at, x);
@@ -45,6 +45,8 @@ BOTH unsigned step(const State& s, const Header& h, const Row& r, const float* w
   const int64_t total = s.batch * s.size, here = image * s.size + at;
   const bool guided = r.guided != 0;
   const Out* output = static_cast<const Out*>(s.output);
+  // First, while nothing else takes registers.
+  const Pack<N> n = r.d != 0 ? noise<N>(s, s.header->first_draw + r.draw, image, at) : Pack<N>{};
   const Pack<N> x = load<N>(s.x + here);
   const Pack<N> c = load<N>(output + (guided ? total : 0) + here);
   const Pack<N> u = guided ? load<N>(output + here) : Pack<N>{};
@@ -60,7 +62,7 @@ BOTH unsigned step(const State& s, const Header& h, const Row& r, const float* w
     }
     store<N>(pushed, remember(r, x, guided, u, c));
   }
-  if (r.d != 0) add(next, r.d, noise<N>(s, h, h.first_draw + r.draw, image, at));
+  if (r.d != 0) add(next, r.d, n);
   if (s.x0) {
     Pack<N> m = c;
     if (guided) {

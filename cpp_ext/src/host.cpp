@@ -113,8 +113,11 @@ unsigned pixels(const void* decoded, Type type, uint8_t* out, int64_t images, in
 }
 
 void normals(uint64_t seed, uint64_t draw, float* out, int64_t size, uint32_t threads) {
+  const auto rounds = uint32_t((size - 1) / (4 * int64_t(threads)) + 1);
   share(size, [&](int64_t first, int64_t last) {
-    for (; first < last; ++first) out[first] = normal(seed, draw, first, size, threads);
+    for (; first + WIDE <= last; first += WIDE)
+      store<WIDE>(out + first, edgediff::normals<WIDE>(seed, draw, first, threads, rounds));
+    for (; first < last; ++first) store<1>(out + first, edgediff::normals<1>(seed, draw, first, threads, rounds));
     return 0u;
   });
 }

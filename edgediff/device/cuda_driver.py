@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
-from weakref import WeakSet
 
 from ..checks import is_whole
 from ..errors import ArgumentError, EngineError, shown
@@ -14,14 +12,6 @@ from .driver import count_gpus, probe
 INSTALL = "pip install 'cuda-core>=1.0' 'cuda-bindings>=12.9'"
 FORKED = "this process was forked from one that uses CUDA, and cannot use it; start it by spawn"
 _forked = False
-
-
-class _Thread(threading.local):
-    current: object = None  # the device that this thread has made current last
-
-
-here = _Thread()
-open_devices: WeakSet[Any] = WeakSet()
 
 
 def open_driver(ordinal: int) -> tuple[Any, Any]:
@@ -36,7 +26,7 @@ def open_driver(ordinal: int) -> tuple[Any, Any]:
     count = count_gpus()
     if not is_whole(ordinal, 0, count - 1):
         raise ArgumentError(f"device is {shown(ordinal)}; this machine has 0 .. {count - 1}")
-    gpu = probe(int(ordinal))
+    runs = probe(int(ordinal)).driver
     try:
         import cuda.bindings
         import cuda.core
@@ -44,21 +34,18 @@ def open_driver(ordinal: int) -> tuple[Any, Any]:
     except ImportError as error:
         raise EngineError(f"cuda-core cannot be imported ({error}); run: {INSTALL}") from error
     version = cuda.bindings.__version__
-    if gpu.driver[0] < int(version.split(".")[0]):
-        runs = ".".join(map(str, gpu.driver))
+    if runs[0] < int(version.split(".")[0]):
         raise EngineError(
-            f"the NVIDIA driver runs CUDA up to {runs}, which is too old for cuda-bindings {version}; "
-            f"update the driver, or run: pip install 'cuda-bindings<{gpu.driver[0] + 1}'"
+            f"the NVIDIA driver runs CUDA up to {runs[0]}.{runs[1]}, which is too old for cuda-bindings {version}; "
+            f"update the driver, or run: pip install 'cuda-bindings<{runs[0] + 1}'"
         )
     return driver, cuda.core
 
 
 def _after_fork() -> None:
-    """In a forked child the driver answers no more, and its handles mean nothing."""
+    """In a forked child the driver answers no more."""
     global _forked
     _forked = _forked or probe.cache_info().currsize > 0
-    for device in open_devices:
-        device.forked(FORKED)
 
 
 if hasattr(os, "register_at_fork"):

@@ -29,13 +29,14 @@ class StagingRing:
     Args:
         driver: cuda-bindings' driver.
         device, stream: cuda-core's; the device's context is current, here and in every method.
+        blocking: cuda-core's options of events that block.
 
     Raises:
         EngineError, CUDAError: no pinned memory.
     """
 
-    def __init__(self, driver: Any, device: Any, stream: Any) -> None:
-        from cuda.core import EventOptions, LegacyPinnedMemoryResource
+    def __init__(self, driver: Any, device: Any, stream: Any, blocking: Any) -> None:
+        from cuda.core import LegacyPinnedMemoryResource
 
         self._copy, self._success = driver.cuMemcpyHtoDAsync, driver.CUresult.CUDA_SUCCESS
         self._stream, self._handle = stream, stream.handle
@@ -44,7 +45,7 @@ class StagingRing:
         pinned = (ctypes.c_uint8 * (SEGMENTS * SEGMENT)).from_address(self._base)
         self._view = memoryview(pinned).cast("B")
         self._bytes = np.frombuffer(self._view, np.uint8)
-        self._events = [device.create_event(EventOptions(blocking_sync=True)) for _ in range(SEGMENTS)]
+        self._events = [device.create_event(blocking) for _ in range(SEGMENTS)]
         self._at, self._end = 0, SEGMENT  # where the next bytes go, and where the segment ends
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
@@ -55,9 +56,12 @@ class StagingRing:
         elif size:
             if self._at + size > self._end:
                 self._leave_segment()
-            at = self._at
-            self._view[at : at + size] = values.tobytes()
-            self._send(address, at, size)
+            at, end = self._at, self._at + size
+            self._view[at:end] = values.tobytes()
+            (error,) = self._copy(address, self._base + at, size, self._handle)
+            if error is not self._success:
+                raise EngineError(f"cuMemcpyHtoDAsync gave {error.name}")
+            self._at = (end + ALIGNMENT - 1) & -ALIGNMENT
 
     def _upload_pieces(self, address: int, values: NDArray[np.uint8]) -> None:
         sent = 0

@@ -29,7 +29,7 @@ class Row:
     guidance g (1 without), and ``(x0_x, x0_m)`` gives the estimate ``x0 = x0_x*x + x0_m*m`` of ``m = u + g*(c - u)``.
     ``(ka, ks)`` are alpha and sigma of the level that the row leads to: ``ka*x0 + ks*noise`` is a picture noised to it.
 
-    The fields are the columns of the kernels' table as well, in this order (``ROW_COLUMNS`` in cpp_ext/src/types.h).
+    The fields are the columns of the kernels' table as well, in this order (``ROW_COLUMNS`` in cpp_ext/cuda/types.h).
     """
 
     t: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ import edgediff
 from edgediff.bundle.manifest import sha256
 from edgediff.cli import generate, progress
 from edgediff.cli import main as cli
-from edgediff.cli.options import amount_of
+from edgediff.cli.options import add_engine, amount_of, engine_arguments
 from edgediff.generation.arguments import Arguments
 from edgediff.generation.request import plan_for
 from edgediff.sampling.samplers import SAMPLERS
@@ -52,6 +53,13 @@ def test_generate(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 )
 def test_amounts_of_memory(text: str, size: int) -> None:
     assert amount_of(text, "memory-limit") == size
+
+
+def test_graphs_are_captured_unless_told() -> None:
+    parser = argparse.ArgumentParser()
+    add_engine(parser)
+    told = [engine_arguments(parser.parse_args(words))["cuda_graphs"] for words in ([], ["--no-cuda-graphs"])]
+    assert told == [True, False]
 
 
 def test_batch(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,171 +1,236 @@
-"""``CudaDevice`` on a stand-in for cuda-core whose copies run late, as where the GPU reads the host's memory itself."""
+"""``CudaDevice`` by the real cuda-core, over a stub of NVIDIA's driver: order, memory, marks, failures."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
+import gc
 import threading
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgediff.device import cuda as devices
 from edgediff.device.cuda import CudaDevice
 from edgediff.errors import ArgumentError, EngineError
 
-
-class Gpu:
-    """A stream whose work is done when it is waited for."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], Any]] = []
-        self.passed = self.enqueued = 0
-        self.blocks: dict[int, Any] = {}
-        self.capturing = False
-
-    def enqueue(self, work: Callable[[], Any]) -> None:
-        assert not self.capturing
-        self.work.append(work)
-        self.enqueued += 1
-
-    def finish(self) -> None:
-        for work in self.work:
-            work()
-        self.passed += len(self.work)
-        self.work.clear()
-
-    def allocate(self, size: int, stream: Any) -> Any:
-        assert not self.capturing
-        block = np.ones(size, np.uint8)
-        self.blocks[block.ctypes.data] = block
-        return SimpleNamespace(handle=block.ctypes.data, close=lambda stream: self.blocks.pop(block.ctypes.data))
-
-    def copy(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
-        self.enqueue(lambda: ctypes.memmove(to, source, size))
-        return (0,)
-
-    def fill(self, to: int, value: int, size: int, stream: int) -> tuple[int]:
-        self.enqueue(lambda: ctypes.memset(to, value, size))
-        return (0,)
-
-    def record(self) -> Any:
-        at = self.enqueued
-        gpu = self
-
-        class Mark:
-            is_done = property(lambda self: gpu.passed >= at)
-
-        return Mark()
-
-    def builder(self) -> Any:
-        def begin(mode: str) -> None:
-            assert mode == "thread_local"
-            self.capturing = True
-
-        def end() -> Any:
-            self.capturing = False
-            return SimpleNamespace(complete=lambda: "graph")
-
-        return SimpleNamespace(begin_building=begin, end_building=end, close=end)
+from .stub.library import Stub
+from .stub.on_stub import on_stub
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    gpu = Gpu()
-    stream = SimpleNamespace(
-        handle=7, sync=gpu.finish, record=gpu.record, create_graph_builder=gpu.builder, close=lambda: None
-    )
-    core = SimpleNamespace(
-        set_current=lambda: None,
-        create_stream=lambda: stream,
-        allocate=gpu.allocate,
-        properties=SimpleNamespace(multiprocessor_count=132, max_threads_per_multiprocessor=2048),
-        name="stand-in",
-    )
-    driver = SimpleNamespace(
-        cuMemsetD8Async=gpu.fill,
-        cuMemcpyHtoDAsync=gpu.copy,
-        cuMemcpyDtoHAsync=gpu.copy,
-        CUresult=SimpleNamespace(CUDA_SUCCESS=0),
-    )
-    for name, values in {"cuda.bindings": {"driver": driver}, "cuda.core": {"Device": lambda k: core}}.items():
-        module = ModuleType(name)
-        vars(module).update(values)
-        monkeypatch.setitem(sys.modules, name, module)
-    kernels = SimpleNamespace(device_count=lambda: 1, CudaError=RuntimeError)
-    monkeypatch.setattr(devices, "require_package", lambda: kernels)
-    return gpu
+def fetched(device: CudaDevice, address: int, count: int = 4) -> list[float]:
+    out = np.empty(count, np.float32)
+    device.download(address, out)
+    return out.tolist()
 
 
-def test_what_is_uploaded_may_change_and_go_at_once(gpu: Gpu) -> None:
-    device = CudaDevice(0)
-    expected = [np.full(1000, k, np.float32) for k in range(20)]
-    places = [device.allocate(4000) for _ in expected]
-    header = np.empty(1000, np.float32)
-    for k, (place, values) in enumerate(zip(places, expected, strict=True)):
-        header[:] = values
-        device.upload(place, header if k % 2 else values.astype(np.float64).astype(np.float32))
-    header[:] = np.nan
-    for place, values in zip(places, expected, strict=True):
-        out = np.empty(1000, np.float32)
-        device.download(place, out)
-        np.testing.assert_array_equal(out, values)
-    assert not device._sent
+def in_memory(address: int, count: int = 1) -> list[int]:
+    """What lies there now; the stub's device memory is the host's."""
+    return list(ctypes.string_at(address, count))
 
 
-def test_what_has_been_copied_is_let_go(gpu: Gpu) -> None:
-    device = CudaDevice(0)
-    place = device.allocate(4000)
-    for k in range(5):
-        device.upload(place, np.zeros(1000, np.float32))
-        assert len(device._sent) == k + 1
-    gpu.finish()
-    device.upload(place, np.zeros(1000, np.float32))
-    assert len(device._sent) == 1
-
-
-def test_a_capture_holds_nobody_elses_work(gpu: Gpu) -> None:
-    device = CudaDevice(0)
-    place = device.allocate(16)
-    done: list[np.ndarray] = []
-
-    def other() -> None:
-        out = np.empty(4, np.float32)
-        device.upload(place, np.arange(4, dtype=np.float32))
-        device.mark()
-        device.free(device.allocate(16))
-        device.download(place, out)
-        done.append(out)
-
-    thread = threading.Thread(target=other)
-
-    def work() -> None:
-        thread.start()
-        thread.join(0.2)
-        assert thread.is_alive()
-
-    assert device.capture(work) == "graph"
-    thread.join()
-    np.testing.assert_array_equal(done[0], np.arange(4))
-
-
-def test_failures_are_typed_and_end_the_capture(gpu: Gpu) -> None:
-    device = CudaDevice(0)
-
-    def fails() -> None:
-        raise ValueError("no")
-
-    with pytest.raises(EngineError, match="capturing a CUDA graph: no"):
-        device.capture(fails)
-    assert not gpu.capturing
-    device._driver.cuMemcpyHtoDAsync = lambda *args: (SimpleNamespace(name="CUDA_ERROR_INVALID_VALUE"),)
-    device._driver.cuMemcpyHtoDAsync.__name__ = "cuMemcpyHtoDAsync"
-    with pytest.raises(EngineError, match="cuMemcpyHtoDAsync gave CUDA_ERROR_INVALID_VALUE"):
-        device.upload(0, np.zeros(1))
+@on_stub()
+def test_what_it_says_of_the_gpu(stub: Stub) -> None:
+    device = CudaDevice()
+    assert (device.name, device.compute_capability, device.driver_version) == ("Stub GPU 0", (9, 0), (13, 0))
+    assert (device.multiprocessors, device.threads_per_multiprocessor) == (132, 2048)
+    assert device.stream > 0
     device.close()
-    assert not gpu.blocks
-    with pytest.raises(ArgumentError, match=r"device is 1; this machine has 0 \.\. 0"):
-        CudaDevice(1)
+    assert not stub.faults
+
+
+@on_stub()
+def test_fresh_memory_is_zero_and_aligned(stub: Stub) -> None:
+    device = CudaDevice()
+    for size in (0, 1, 1000, 1 << 20):
+        address = device.allocate(size)
+        assert address % 256 == 0
+        assert not any(fetched(device, address, max(size // 4, 1)))
+    device.close()
+    assert not stub.faults
+
+
+@on_stub()
+def test_nothing_waits_but_downloads_waits_and_trims(stub: Stub) -> None:
+    device = CudaDevice()
+    address = device.allocate(4000)
+    graph = device.capture(lambda: None)
+    stub.clear()
+    device.upload(address, np.zeros(1000, np.float32))
+    device.launch(graph)
+    device.mark()
+    device.free(device.allocate(4000))
+    assert not [name for name in stub.names if "Synchronize" in name or "Query" in name]
+    device.close()
+
+
+@on_stub()
+def test_a_mark_waits_for_what_was_enqueued_before_it(stub: Stub) -> None:
+    device = CudaDevice()
+    first, second = device.allocate(4), device.allocate(4)
+    fetched(device, first, 1)
+    stub.late()
+    device.upload(first, np.full(4, 1, np.uint8))
+    mark = device.mark()
+    device.upload(second, np.full(4, 2, np.uint8))
+    assert in_memory(first) + in_memory(second) == [0, 0]
+    device.wait(mark)
+    assert in_memory(first) + in_memory(second) == [1, 0]
+    device.close()
+    assert not stub.faults
+
+
+@on_stub()
+def test_marks_are_used_again_and_block(stub: Stub) -> None:
+    device = CudaDevice()
+    device.wait(device.mark())
+    stub.clear()
+    marks: list[Any] = []
+    for _ in range(100):
+        if len(marks) == 2:
+            device.wait(marks.pop(0))
+        marks.append(device.mark())
+    created = [call for call in stub.calls if call.name == "cuEventCreate"]
+    assert len(created) == 1
+    assert created[0].details["flags"] == "3"  # CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING
+    device.close()
+
+
+@on_stub()
+def test_a_step_is_three_calls(stub: Stub) -> None:
+    """Ahead of the device by a bounded number of steps: wait, launch, mark. No other call, as of contexts."""
+    device = CudaDevice()
+    graph, marks = device.capture(lambda: None), [device.mark(), device.mark()]
+    device.wait(device.mark())
+    stub.clear()
+    for _ in range(20):
+        device.wait(marks.pop(0))
+        device.launch(graph)
+        marks.append(device.mark())
+    assert stub.names == ["cuEventSynchronize", "cuGraphLaunch", "cuEventRecord"] * 20
+    device.close()
+
+
+@on_stub()
+def test_an_upload_is_one_call(stub: Stub) -> None:
+    device = CudaDevice()
+    address = device.allocate(1 << 20)
+    stub.clear()
+    for size in (1, 5000, 100_000):
+        device.upload(address, np.zeros(size, np.uint8))
+    assert stub.names == ["cuMemcpyHtoDAsync"] * 3
+    device.close()
+
+
+@on_stub()
+def test_trimming_gives_freed_memory_back(stub: Stub) -> None:
+    device = CudaDevice()
+    device.free(device.allocate(1 << 20))
+    assert stub.reserved >= 1 << 20
+    stub.clear()
+    device.trim()
+    assert stub.reserved == 0
+    assert stub.names.index("cuEventSynchronize") < stub.names.index("cuMemPoolTrimTo")
+    device.close()
+    assert not stub.faults
+
+
+@on_stub(pools=False)
+def test_a_device_without_memory_pools(stub: Stub) -> None:
+    device = CudaDevice()
+    address = device.allocate(16)
+    device.upload(address, np.arange(4, dtype=np.float32))
+    assert fetched(device, address) == [0, 1, 2, 3]
+    device.free(address)
+    device.trim()
+    assert not stub.count("cuMemPoolTrimTo")
+    device.close()
+    assert stub.allocated() == 0
+    assert not stub.faults
+
+
+@on_stub()
+def test_failures_are_typed_and_name_the_call(stub: Stub) -> None:
+    before = stub.allocated()
+    device = CudaDevice()
+    address, graph, mark = device.allocate(16), device.capture(lambda: None), device.mark()
+    values = np.zeros(4, np.float32)
+    for name, call, message in (
+        ("cuMemAllocFromPoolAsync", lambda: device.allocate(1 << 20), r"allocating 1\.0 MB on CUDA device 0"),
+        ("cuMemsetD8Async", lambda: device.allocate(16), "cuMemsetD8Async gave CUDA_ERROR_UNKNOWN"),
+        (
+            "cuMemcpyHtoDAsync",
+            lambda: device.upload(address, values),
+            "copying to the device: cuMemcpyHtoDAsync gave CUDA_ERROR_UNKNOWN",
+        ),
+        ("cuMemcpyDtoHAsync", lambda: device.download(address, values), "cuMemcpyDtoHAsync gave CUDA_ERROR_UNKNOWN"),
+        ("cuStreamSynchronize", lambda: device.download(address, values), "waiting for the device: ERROR_999"),
+        ("cuGraphLaunch", lambda: device.launch(graph), "launching a CUDA graph: ERROR_999"),
+        ("cuEventRecord", device.mark, "marking the stream: ERROR_999"),
+        ("cuEventSynchronize", lambda: device.wait(mark), "waiting for the device: ERROR_999"),
+        ("cuMemPoolTrimTo", device.trim, "cuMemPoolTrimTo gave CUDA_ERROR_UNKNOWN"),
+        ("cuCtxSetCurrent", device.use, "turning to CUDA device 0"),
+    ):
+        stub.fail(name)
+        with pytest.raises(EngineError, match=message):
+            call()
+        stub.clear()
+    gc.collect()
+    held = stub.allocated()
+    device.upload(address, np.arange(4, dtype=np.float32))
+    assert fetched(device, address) == [0, 1, 2, 3]
+    device.wait(mark)
+    device.launch(graph)
+    device.close()
+    assert held == before + 256  # what failed to be cleared was given back
+    assert not stub.faults
+
+
+@on_stub()
+def test_bad_arguments_are_typed(stub: Stub) -> None:
+    device = CudaDevice()
+    with pytest.raises(ArgumentError, match="contiguous"):
+        device.download(device.allocate(64), np.zeros((4, 4), np.float32)[:, ::2])
+    with pytest.raises(EngineError, match="nothing is allocated at 12345"):
+        device.free(12345)
+    device.close()
+
+
+@on_stub()
+def test_a_call_gives_what_the_function_gives(stub: Stub) -> None:
+    device = CudaDevice()
+    driver = device.driver
+    assert device.call(driver.cuDriverGetVersion) == 13000
+    assert device.call(driver.cuCtxGetStreamPriorityRange) == (0, -5)
+    assert device.call(driver.cuStreamSynchronize, device.stream) is None
+    with pytest.raises(EngineError, match="cuDeviceGet gave CUDA_ERROR_INVALID_DEVICE"):
+        device.call(driver.cuDeviceGet, 99)
+    device.close()
+
+
+@on_stub()
+def test_threads_share_a_device(stub: Stub) -> None:
+    device = CudaDevice()
+    wrong: list[Any] = []
+
+    def work(mine: int) -> None:
+        try:
+            address = device.allocate(4000)
+            for k in range(50):
+                device.upload(address, np.full(1000, mine + k, np.float32))
+                device.launch(device.capture(lambda: None))
+                mark = device.mark()
+                if (got := set(fetched(device, address, 1000))) != {mine + k}:
+                    wrong.append(got)
+                device.wait(mark)
+            device.free(address)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(1000 * k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    device.close()
+    assert not wrong
+    assert not stub.faults

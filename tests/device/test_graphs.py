@@ -44,9 +44,10 @@ class Net:
 
 
 class GraphDevice(CountingDevice):
-    """It tells whether a graph is at work, and fails in the captures whose numbers are in ``broken``."""
+    """It tells whether a graph is at work, and fails in the captures and launches whose numbers it is given."""
 
     broken: tuple[int, ...] = ()
+    broken_launches: tuple[int, ...] = ()
     before: Callable[[], None] = staticmethod(lambda: None)
 
     @property
@@ -59,6 +60,12 @@ class GraphDevice(CountingDevice):
         if self.calls["capture"] in self.broken:
             raise EngineError("capturing a CUDA graph: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
         return graph
+
+    def launch(self, graph: Any) -> None:
+        if self.calls["launch"] + 1 in self.broken_launches:
+            self.calls["launch"] += 1
+            raise EngineError("launching a CUDA graph: CUDA_ERROR_OUT_OF_MEMORY")
+        super().launch(graph)
 
 
 def made(net: Net, loop: DeviceLoop | None = None) -> np.ndarray:
@@ -110,6 +117,16 @@ def test_a_capture_that_fails_once_is_tried_again(capture: Capture, wanted: np.n
     loop = DeviceLoop(net.device, net, SHAPE)
     np.testing.assert_array_equal(quietly(net, loop), wanted)
     assert list(loop.graphs.states.values()) == ["captured"]
+
+
+@pytest.mark.parametrize(("launch", "captures"), [(1, 3), (2, 3), (3, 3)], ids=["checked", "checked twice", "trusted"])
+def test_a_graph_that_cannot_be_launched_is_captured_again(launch: int, captures: int, wanted: np.ndarray) -> None:
+    net = Net("proven")
+    net.device.broken_launches = (launch,)
+    loop = DeviceLoop(net.device, net, SHAPE)
+    np.testing.assert_array_equal(quietly(net, loop), wanted)
+    assert list(loop.graphs.states.values()) == ["captured"]
+    assert net.device.calls["capture"] == captures
 
 
 @pytest.mark.parametrize("broken", [(1, 2), (1, 3), (2, 3)])
@@ -252,7 +269,7 @@ def test_values_that_are_not_finite_in_a_check_name_the_step() -> None:
 
     net.enqueue = broken  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="unet, step 4, gave values that are not finite"):
-        made(net)
+        quietly(net)  # it says nothing of graphs
 
 
 def test_keys_are_bounded() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 
+from edgediff.device.array import Block
+from edgediff.device.base import PreparedUpdate
 from edgediff.device.cuda import CudaDevice
+from edgediff.device.geometry import Geometry
 from edgediff.device.loop import DeviceLoop
 from edgediff.errors import ArgumentError, EngineError
-from edgediff.sampling.kernels import require_package
+from edgediff.sampling.kernel_layout import BUFFERS
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCpuGenerator
 from edgediff.sampling.schedule import Schedule
@@ -22,80 +24,48 @@ from ...support.replay import CALLS, Replay, Shape, largest_error, on_host
 pytestmark = pytest.mark.gpu
 
 ROOM = 1 << 16  # bytes of each buffer
-BUFFERS = ("header", "rows", "seeds", "x", "history", "output", "input", "timestep")
 SHAPE: Shape = (1, 4, 16, 16)
-Buffer = tuple[int, int]  # address and bytes
-HOST_MEMORY = np.zeros(ROOM, np.uint8)
-HOST: Buffer = ((HOST_MEMORY.ctypes.data + 255) // 256 * 256, ROOM // 2)
 
 
 @pytest.fixture(scope="module")
-def buffers(gpu: CudaDevice) -> Iterator[dict[str, Buffer]]:
+def buffers(gpu: CudaDevice) -> Iterator[dict[str, Block]]:
     """A buffer of each kind, on the GPU."""
-    made = {name: (gpu.allocate(ROOM), ROOM) for name in BUFFERS}
+    made = {name: Block(gpu.allocate(ROOM), ROOM) for name in BUFFERS}
     yield made
     for address, _ in made.values():
         gpu.free(address)
 
 
 @pytest.fixture
-def update(buffers: dict[str, Buffer]) -> Callable[..., Any]:
-    """Prepare an update of good arguments, of which some are changed."""
-    arguments: dict[str, Any] = {"device": 0, "batch": 1, "size": 1024, "stride": 1024, "depth": 1, "rows": 4}
-    arguments |= {"copies": 2, "input": "float32", "output": "float32", "timestep": "float32"}
+def update(gpu: CudaDevice, buffers: dict[str, Block]) -> Callable[..., PreparedUpdate]:
+    """Prepare an update of good buffers, of which some are changed."""
 
-    def prepare(change: dict[str, Any] | None = None, **others: Buffer) -> Any:
-        return require_package().Update(**(arguments | (change or {})), buffers=buffers | others)
+    def prepare(**others: Block) -> PreparedUpdate:
+        return gpu.kernels.update(Geometry(1, 1024, 1024, 1, 4, 2), buffers | others)
 
     return prepare
 
 
-def test_good_arguments_pass(update: Callable[..., Any], gpu: CudaDevice) -> None:
-    update().begin(gpu.stream)
+def test_good_arguments_pass(update: Callable[..., PreparedUpdate], gpu: CudaDevice) -> None:
+    update().begin()
     gpu.wait(gpu.mark())
 
 
-@pytest.mark.parametrize("name", BUFFERS)
-def test_host_memory(update: Callable[..., Any], name: str) -> None:
-    with pytest.raises(ValueError, match="host memory"):
-        update(**{name: HOST})
-
-
-def test_buffers(update: Callable[..., Any], buffers: dict[str, Buffer]) -> None:
-    address = buffers["x"][0]
-    for buffer, message in (((0, ROOM), "null"), ((address, 16), "needs"), ((address + 1, ROOM // 2), "aligned")):
-        with pytest.raises(ValueError, match=message):
+def test_buffers(update: Callable[..., PreparedUpdate], buffers: dict[str, Block]) -> None:
+    address = buffers["x"].address
+    for buffer, message in (
+        (Block(0, ROOM), "must be an address"),
+        (Block(address, 16), "needs"),
+        (Block(address + 1, ROOM // 2), "aligned"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
             update(x=buffer)
 
 
-def test_types_and_devices(update: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="choose from"):
-        update({"output": "float8"})
-    with pytest.raises(ValueError, match="this machine has"):
-        update({"device": 99})
+@pytest.mark.usefixtures("gpu")
+def test_a_device_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match="this machine has"):
         CudaDevice(99)
-
-
-def test_pictures_in_host_memory(gpu: CudaDevice, buffers: dict[str, Buffer]) -> None:
-    kernels, inside = require_package(), buffers["x"]
-    common: dict[str, Any] = {"device": 0, "type": "float32", "stream": gpu.stream}
-    with pytest.raises(ValueError, match="host memory"):
-        kernels.unscale(x=HOST, z=inside, count=64, scale=1.0, shift=0.0, **common)
-    with pytest.raises(ValueError, match="host memory"):
-        kernels.to_uint8(decoded=inside, pixels=HOST, header=buffers["header"], images=1, area=64, **common)
-
-
-def test_another_gpu(update: Callable[..., Any]) -> None:
-    if require_package().device_count() < 2:
-        pytest.skip("this machine has one GPU")
-    other = CudaDevice(1)
-    with pytest.raises(ValueError, match="belongs to device 1"):
-        update().begin(other.stream)
-    far = other.allocate(ROOM)
-    with pytest.raises(ValueError, match="memory of device 1"):
-        update(x=(far, ROOM))
-    other.close()
 
 
 def test_nan_from_the_model_is_named_and_the_device_goes_on(gpu: CudaDevice) -> None:

@@ -51,15 +51,18 @@ class Stub:
         driver: the newest CUDA that it runs, as the driver tells it: 13000 is 13.0.
         pools: whether the devices have memory pools.
         devices: how many there are.
-        late: whether copies, and all that is enqueued behind them, run when they are waited for.
     """
 
-    def __init__(self, driver: int = 13000, pools: bool = True, devices: int = 1, late: bool = False) -> None:
+    def __init__(self, driver: int = 13000, pools: bool = True, devices: int = 1) -> None:
         self._library = ctypes.CDLL(NAME)
         self._library.stub_text.restype = ctypes.c_char_p
         for name in ("stub_count", "stub_reserved", "stub_allocated"):
             getattr(self._library, name).restype = ctypes.c_uint64
-        self._library.stub_configure(driver, pools, devices, late)
+        self._library.stub_configure(driver, pools, devices)
+
+    def late(self, on: bool = True) -> None:
+        """Run copies, and all that is enqueued behind them, when they are waited for; or at once."""
+        self._library.stub_late(on)
 
     def log(self, on: bool = True) -> None:
         """Write the log from now on, or only count; faults are always written."""
@@ -69,9 +72,9 @@ class Stub:
         """Empty the log, count from 0, fail nowhere."""
         self._library.stub_clear()
 
-    def fail(self, name: str, code: int = 999, nth: int = 1) -> None:
-        """Let the call of this name fail at its ``nth`` time from now."""
-        self._library.stub_fail(name.encode(), nth, code)
+    def fail(self, name: str, code: int = 999, nth: int = 1, times: int = 1 << 30) -> None:
+        """Let the call of this name fail from its ``nth`` time on, so many times; ``clear`` ends it."""
+        self._library.stub_fail(name.encode(), nth, times, code)
 
     def count(self, name: str = "") -> int:
         """How often a call was made since ``clear``; of all calls where there is no name."""

@@ -13,7 +13,7 @@ __thread int current = -1;
 static int logging, initialized, owner;  /* owner: the process that called cuInit */
 static char* text; static size_t used, room;
 static struct site* sites;
-static struct { char name[64]; int left, code; } failures[8];
+static struct { char name[64]; int left, times, code; } failures[8];
 static int asked;
 static pthread_mutex_t guard = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
@@ -57,7 +57,9 @@ int enter(struct site* here, enum need need, const char* format, ...) {
     write_line(head, format, a); va_end(a);
   }
   for (int k = 0; k < asked; ++k)
-    if (failures[k].left > 0 && same(failures[k].name, here->name) && !--failures[k].left) return failures[k].code;
+    if (failures[k].times > 0 && same(failures[k].name, here->name) && --failures[k].left <= 0) {
+      --failures[k].times; return failures[k].code;
+    }
   if (need == FREE) return OK;
   if (!initialized || owner != getpid()) return NOT_INITIALIZED;
   if (need == INIT) return OK;
@@ -77,9 +79,8 @@ API int cuInit(u32 flags) {
 }
 
 /* For tests. */
-API void stub_configure(int driver, int with_pools, int count, int runs_late) {
-  version = driver; pools = with_pools; devices = count; late = runs_late;
-}
+API void stub_configure(int driver, int with_pools, int count) { version = driver; pools = with_pools; devices = count; }
+API void stub_late(int on) { late = on; }
 API void stub_log(int on) { logging = on; }
 API const char* stub_text(void) { return text ? text : ""; }
 API void stub_clear(void) {
@@ -87,10 +88,10 @@ API void stub_clear(void) {
   if (text) *text = 0;
   for (struct site* s = sites; s; s = s->next) s->count = 0;
 }
-API void stub_fail(const char* name, int nth, int code) {
+API void stub_fail(const char* name, int nth, int times, int code) {
   int k = asked < 8 ? asked++ : 7;
   snprintf(failures[k].name, sizeof failures[k].name, "%s", name);
-  failures[k].left = nth; failures[k].code = code;
+  failures[k].left = nth; failures[k].times = times; failures[k].code = code;
 }
 API u64 stub_count(const char* name) {  /* of a call, or of all where the name is empty */
   u64 sum = 0;

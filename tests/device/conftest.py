@@ -1,0 +1,22 @@
+"""The stub driver for the tests of this folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import pytest
+
+from .stub.library import compile_stub, why_not
+from .stub.on_stub import Children
+
+
+@pytest.fixture(scope="session")
+def stub_children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
+    if why := why_not():
+        pytest.skip(why)
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
+        pytest.skip("cuda-core is not installed")
+    children = Children(compile_stub(tmp_path_factory.mktemp("stub")))
+    yield children
+    children.close()

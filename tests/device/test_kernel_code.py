@@ -1,0 +1,204 @@
+"""Where the CUDA kernels' machine code comes from: edgediff-kernels, NVRTC, the cache; and every reason against."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edgediff.device import kernel_code, nvrtc
+from edgediff.device.kernel_code import KernelCode, describe_code, kernel_codes, why_no_code
+from edgediff.device.kernel_source import kernel_source, stamp_of
+from edgediff.device.nvrtc import compile_kernels, nvrtc_version
+from edgediff.errors import EngineError
+
+H100, NEWEST = (9, 0), (99, 0)
+SOURCE = Path(__file__).parents[2] / "cpp_ext" / "cuda"
+KERNELS = {
+    *(f"begin_{pack}_{given}" for pack in (1, 4) for given in ("f32", "f16")),
+    *(f"step_{pack}_{given}_{made}" for pack in (1, 4) for given in ("f32", "f16") for made in ("f32", "f16")),
+    *(f"{end}_{kind}" for end in ("unscale", "pixels") for kind in ("f32", "f16")),
+}
+
+
+@pytest.fixture
+def needs_nvrtc() -> None:
+    try:
+        nvrtc_version()
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if edgediff-kernels were not installed."""
+    found = kernel_code.find_spec
+    monkeypatch.setattr(kernel_code, "find_spec", lambda name: None if name == "edgediff_kernels" else found(name))
+
+
+def package(folder: Path, monkeypatch: pytest.MonkeyPatch, facts: str | None, code: bytes | None = b"code") -> None:
+    """edgediff-kernels as it would lie there, with these facts and this machine code."""
+    made = folder / "edgediff_kernels"
+    made.mkdir()
+    (made / "__init__.py").touch()
+    for name, data in (("kernels.json", facts and facts.encode()), ("kernels.fatbin", code)):
+        if data is not None:
+            (made / name).write_bytes(data)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "edgediff_kernels", raising=False)
+
+
+def facts(**changed: object) -> str:
+    return json.dumps({"sources": kernel_source().stamp, "cuda": "13.0", "architectures": "75 90"} | changed)
+
+
+def codes(folder: Path | None, capability: tuple[int, int] = H100, driver: tuple[int, int] = NEWEST) -> list[object]:
+    return list(kernel_codes(capability, driver, folder))
+
+
+def test_the_sources_are_those_of_the_repository() -> None:
+    source = kernel_source()
+    assert source.folder.resolve() == SOURCE
+    files = {path.name: path.read_bytes() for path in SOURCE.iterdir() if path.suffix in (".cu", ".h")}
+    assert {"kernels.cu", "grid.h", "update.h", "philox.h", "types.h"} == set(files)
+    assert source.stamp == stamp_of(files)
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_ptx_has_every_kernel() -> None:
+    ptx = compile_kernels("compute_75").decode()
+    assert {line.split("(")[0].split()[-1] for line in ptx.splitlines() if ".entry" in line} == KERNELS
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_another_layout_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [o.replace("ROW_BYTES=", "ROW_BYTES=1") for o in nvrtc.OPTIONS]
+    monkeypatch.setattr(nvrtc, "OPTIONS", options)
+    with pytest.raises(
+        EngineError, match=r"NVRTC cannot compile the kernels for compute_75: .*lays out its structures"
+    ):
+        compile_kernels("compute_75")
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(EngineError, match=r"NVRTC cannot compile the kernels for sm_42: .*invalid value"):
+        compile_kernels("sm_42")
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "new" / "folder"
+    missing, first = codes(folder)
+    assert "edgediff-kernels, which may hold them, is not installed" in str(missing)
+    assert isinstance(first, KernelCode)
+    assert (first.kind, first.data[:4]) == ("cubin", b"\x7fELF")
+    (kept,) = folder.iterdir()
+    with monkeypatch.context() as m:
+        m.setattr(kernel_code, "compile_kernels", lambda target: pytest.fail("compiled again"))
+        assert codes(folder)[1] == first
+    for damaged in (b"", b"x" * 100, kept.read_bytes()[:-1], hashlib.sha256(b"other").digest() + first.data):
+        kept.write_bytes(damaged)
+        assert codes(folder)[1] == first
+        assert kept.read_bytes() == hashlib.sha256(first.data).digest() + first.data
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (None, tmp_path / "file", tmp_path / "file" / "below"):
+        assert isinstance(codes(folder)[1], KernelCode)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_gpus_that_nvrtc_does_not_know(tmp_path: Path) -> None:
+    newer, older = codes(None, (12, 7))[1], codes(None, (5, 2))[1]
+    assert isinstance(newer, KernelCode)
+    assert newer.kind == "ptx"
+    assert b".target sm_121" in newer.data
+    assert "compiles for compute capability 7.5 and newer; the GPU has 5.2" in str(older)
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_a_driver_older_than_nvrtc(tmp_path: Path) -> None:
+    said = str(codes(None, driver=(nvrtc_version()[0] - 1, 8))[1])
+    assert "cannot run what it makes; update the driver, or run: pip install nvidia-cuda-nvrtc-cu" in said
+
+
+@pytest.mark.usefixtures("no_package")
+def test_no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(function: str, *args: object) -> None:
+        raise EngineError("NVRTC cannot be loaded (no such file); run: pip install nvidia-cuda-nvrtc")
+
+    for asked in (nvrtc.nvrtc_version, nvrtc.nvrtc_architectures):
+        asked.cache_clear()
+    monkeypatch.setattr(nvrtc, "_call", missing)
+    try:
+        assert ["NVRTC cannot be loaded" in str(one) for one in codes(None)] == [False, True]
+    finally:
+        for asked in (nvrtc.nvrtc_version, nvrtc.nvrtc_architectures):
+            asked.cache_clear()
+
+
+def test_machine_code_that_came_with_edgediff_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, monkeypatch, facts())
+    first = next(kernel_codes(H100, NEWEST, None))
+    assert first == KernelCode("fatbin", b"code", "edgediff-kernels, by CUDA 13.0")
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
+    assert not why_no_code()
+    assert describe_code() == "compiled beforehand by CUDA 13.0 for 75 90"
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_what_info_says_without_edgediff_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
+    assert not why_no_code()
+    assert describe_code().startswith(f"compiled at first use by NVRTC {nvrtc_version()[0]}.")
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(11, 8)))
+    assert "no CUDA kernels: NVRTC is of CUDA" in why_no_code()
+    assert describe_code() == why_no_code()
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "why"),
+    [
+        (None, None, "built where there was no nvcc"),
+        (facts(sources="0" * 64), b"code", "those of other sources; install it again"),
+        ("{", b"code", "has a damaged kernels.json"),
+        ("[]", b"code", "has a damaged kernels.json"),
+        ("{}", b"code", "has a damaged kernels.json"),
+        (facts(), None, "kernels.fatbin cannot be read"),
+    ],
+)
+def test_machine_code_that_cannot_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, code: bytes | None, why: str
+) -> None:
+    package(tmp_path, monkeypatch, said, code)
+    first = next(kernel_codes(H100, NEWEST, None))
+    assert isinstance(first, EngineError)
+    assert why in str(first)
+
+
+def test_missing_sources_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgediff.device import kernel_source as module
+
+    kernel_source.cache_clear()
+    try:
+        with monkeypatch.context() as m:
+            m.setattr(module, "find_spec", lambda name: None)
+            with pytest.raises(EngineError, match=r"edgediff_cuda.* are missing; install edgediff again"):
+                kernel_source()
+        shutil.copytree(SOURCE, tmp_path / "edgediff_cuda")
+        (tmp_path / "edgediff_cuda" / "kernels.cu").unlink()
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "edgediff_cuda", raising=False)
+        with pytest.raises(EngineError, match=r"lack kernels\.cu; install edgediff again"):
+            kernel_source()
+    finally:
+        kernel_source.cache_clear()
