@@ -36,7 +36,7 @@ PACKAGES = ("edgediff", "cuda-core", "cuda-bindings", "numpy")
 class Empty:
     """An empty model enqueues nothing."""
 
-    capture: Capture = "always"
+    capture = "always"
     warm_runs = 1
     address = 0  # of scratch memory, as TensorRT's key has it
 
