@@ -42,13 +42,15 @@ class Place:
         """The block's bytes. An array of ``inputs`` has both halves, or the conditional one alone."""
         out = np.zeros(self.nbytes, np.uint8)
         for name, values in inputs.items():
-            half = self.unguided[name]
-            typed = np.ascontiguousarray(values, half.dtype).reshape(-1).view(np.uint8)
-            both = self.guided[name].address - self.address
+            whole, half = self.guided[name], self.unguided[name]
+            at = whole.address - self.address
+            both = out[at : at + whole.nbytes].view(whole.dtype).reshape(whole.shape)
+            both[-len(values) :] = values
+            if len(values) < len(both):
+                both[: len(values)] = values
             alone = half.address - self.address
-            out[both : both + half.nbytes] = typed[: half.nbytes]
-            out[both + half.nbytes : both + 2 * half.nbytes] = typed[-half.nbytes :]
-            out[alone : alone + half.nbytes] = typed[-half.nbytes :]
+            if alone != at + half.nbytes:
+                out[alone : alone + half.nbytes] = out[at + half.nbytes : at + whole.nbytes]
         return out
 
 

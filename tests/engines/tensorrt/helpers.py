@@ -18,7 +18,7 @@ from edgediff.engines.tensorrt.options import BuildOptions
 from edgediff.engines.tensorrt.source import source_of
 from edgediff.pipeline import Pipeline
 
-from ...support.host_device import CountingDevice
+from ...support.host_device import CountingDevice, OddDevice
 
 PROMPT = "a cat"
 
@@ -30,7 +30,7 @@ def build(bundle: Path, part: str, cache: EngineCache, options: BuildOptions | N
 
 def opened(bundle: Path, cache: EngineCache, engine: str | None = None) -> tuple[Pipeline, CountingDevice]:
     pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
-    device = CountingDevice()
+    device = OddDevice()  # aligned as promised, and never to more
     options = EngineOptions(engine=engine, engine_cache=cache.folder)
     return Pipeline(read_bundle(bundle), options, device), device
 
