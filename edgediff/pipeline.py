@@ -228,10 +228,12 @@ class Pipeline(OwnAttributes):
         if self.build is not None:
             self.build.cancel()
             self.build.wait()
-        self._runners.clear()
-        self._parts = None
-        if self._device is not None:
-            self._device.close()
+        try:
+            self._runners.clear()
+        finally:  # a GPU that failed is let go, too
+            self._parts = None
+            if self._device is not None:
+                self._device.close()
 
     def __enter__(self) -> Pipeline:
         return self

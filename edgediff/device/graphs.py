@@ -1,7 +1,7 @@
 """Step graphs: what a loop enqueues a step, {U-Net, update}, captured once for each key and launched from then on.
 
-Nothing here changes a value. A step that cannot be captured is enqueued call by call. A capture that fails is said once by a
-warning; an engine that cannot be captured is not.
+Nothing here changes a value. A step that cannot be captured is enqueued call by call. A capture that fails is
+said once by a warning; an engine that cannot be captured is not.
 """
 
 from __future__ import annotations

@@ -73,6 +73,8 @@ class OnnxRuntimeEngine:
         """Run once. Raises ``EngineError`` naming the part when ONNX Runtime refuses the inputs or fails."""
         try:
             with self._lock:
+                if self._device is not None:
+                    self._device.use()  # refused after its end, when the session's stream is gone
                 return dict(zip(self._names, self._session.run(self._names, inputs, self._options), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in inputs.items())
