@@ -2,11 +2,13 @@
 
     python .ci/carry.py hollow PREPARED OUT             # what --prepare wrote, without the weights: 11 GB become MBs
     python .ci/carry.py fill OUT                        # there: draw the weights again, the same to the bit
+    python .ci/carry.py wheels FOLDER --python 3.12     # what the GPU part needs, without CUDA's large libraries
     python .ci/carry.py slim WHEEL FOLDER --arch 90     # onnxruntime-gpu with the machine code of one GPU alone
     python .ci/carry.py split PIECES FOLDER...          # PIECES/00/piece.00, PIECES/01/piece.01, ...
     python .ci/carry.py join PIECES FOLDER              # pieces in any folders below PIECES
 
-``pip download --only-binary :all: --python-version 3.12 -d WHEELS cuda-core ...`` fetches the other wheels.
+The GPU machine's own libraries serve ONNX Runtime: cublas, cudnn, cudart and curand are not carried. Install what is
+carried into the environment whose ``nvidia`` folder holds them, and no ``onnxruntime`` beside ``onnxruntime-gpu``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -39,6 +42,12 @@ MB = 1_000_000
 LEFT_OUT, CONSTANTS, SUMS = "left_out.json", "constants.safetensors", "pieces.json"
 LARGEST_CONSTANT = 1 << 20  # bytes; masks and tables of a graph, which are no parameters, are carried as they are
 SOURCE, BUNDLES = "source", ("sd", "sd-fp32")  # of a prepared folder
+# Wheels that a machine without network needs for the GPU part; onnxruntime-gpu comes apart, to be made slim.
+WHEELS = (
+    *("cuda-core==1.2.2", "cuda-bindings==13.5.0", "cuda-pathfinder", "nvidia-cuda-nvrtc>=13,<14"),
+    *("tokenizers", "pytest", "iniconfig", "pluggy", "packaging", "flatbuffers", "protobuf"),
+)
+GLIBC = (28, 27, 26, 24, 17)  # of manylinux tags
 # In onnxruntime-gpu's wheel, of no use there: TensorRT's provider, the library for C, and tools.
 DROPPED = (
     "onnxruntime/capi/libonnxruntime_providers_tensorrt.so",
@@ -71,8 +80,9 @@ def hollow(prepared: Path, out: Path) -> None:
         with safe_open(str(path), "np") as opened:
             names = {name: f"{path.parent.name}/{name}" for name in opened.keys()}  # noqa: SIM118
             constants |= {full: opened.get_tensor(n) for n, full in names.items() if full not in recipe}
-        left_out[path.relative_to(prepared).as_posix()] = {"parameters": names}
-    for bundle in BUNDLES:
+            half = {opened.get_slice(name).get_dtype() for name in names} == {"F16"}
+        left_out[path.relative_to(prepared).as_posix()] = {"parameters": names, "half": half}
+    for bundle in (name for name in BUNDLES if (prepared / name).exists()):
         for _, file in read_bundle(prepared / bundle).files():
             if file.engine == WEIGHTS:
                 tensors = find_tensors(prepared / bundle / file.path, forms, constants)
@@ -146,7 +156,7 @@ def fill(folder: Path) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             if "parameters" in how:
                 drawn = pool.map(parameter, how["parameters"].values())
-                tensors = {n: v.astype(np.float32) if v.dtype == np.float16 else v
+                tensors = {n: v.astype(np.float32) if v.dtype == np.float16 and not how["half"] else v
                            for n, v in zip(how["parameters"], drawn, strict=True)}  # fmt: skip
                 save_file(tensors, str(new), {"format": "pt"})
             else:
@@ -170,6 +180,17 @@ def write_at(number: int, values: memoryview, tensor: dict[str, Any]) -> None:
     done = 0
     while done < len(values):
         done += os.pwrite(number, values[done:], tensor["offset"] + done)
+
+
+def wheels(folder: Path, python: str, more: list[str]) -> None:
+    """Fetch wheels for a Linux x86-64 machine with this Python. What they depend on is in the list already."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    command += ["--python-version", python, "--implementation", "cp", "--platform", "manylinux2014_x86_64"]
+    for minor in GLIBC:
+        command += ["--platform", f"manylinux_2_{minor}_x86_64"]
+    subprocess.run([*command, *WHEELS, *more], check=True)
+    for path in sorted(folder.glob("*.whl")):
+        print(f"{path.stat().st_size / MB:8.2f} MB  {path.name}")
 
 
 def slim(wheel: Path, folder: Path, architecture: int, common: bool) -> Path:
@@ -257,18 +278,23 @@ def main() -> None:
         "slim": ("wheel", "folder"),
         "join": ("pieces", "folder"),
     }
-    made = {name: commands.add_parser(name) for name in (*takes, "split")}
+    made = {name: commands.add_parser(name) for name in (*takes, "split", "wheels")}
     for name, arguments in takes.items():
         for argument in arguments:
             made[name].add_argument(argument, type=Path)
     made["slim"].add_argument("--arch", type=int, required=True, help="compute capability without its point")
     made["slim"].add_argument("--common", action="store_true", help="without what is compiled for this GPU alone")
+    made["wheels"].add_argument("folder", type=Path)
+    made["wheels"].add_argument("more", nargs="*", help="such as onnxruntime-gpu==1.31.1")
+    made["wheels"].add_argument("--python", default="3.12")
     made["split"].add_argument("pieces", type=Path)
     made["split"].add_argument("folders", type=Path, nargs="+")
     made["split"].add_argument("--mb", type=int, default=60)
     args = parser.parse_args()
     if args.command == "hollow":
         hollow(args.prepared, args.out)
+    elif args.command == "wheels":
+        wheels(args.folder, args.python, args.more)
     elif args.command == "fill":
         fill(args.folder)
     elif args.command == "slim":

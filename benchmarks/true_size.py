@@ -1,6 +1,6 @@
 """Checkpoints at the true sizes of published models, with seeded random weights: fp16, written one tensor at a time.
 
-python -m benchmarks.true_size sdxl FOLDER        # or sd15
+python -m benchmarks.true_size sdxl FOLDER        # or sd15, or turbo: SD-Turbo with the tiny decoder
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SIZES = {"sd15": "Stable Diffusion 1", "sdxl": "SDXL"}
+SIZES = {"sd15": "Stable Diffusion 1", "sdxl": "SDXL", "turbo": "SD-Turbo"}
+TINY = "AutoencoderTiny"  # of turbo; its configuration is the published one where nothing is said
 LIBRARIES = {"CLIP": "transformers"}  # of classes whose names begin so; all others are diffusers'
 
 
@@ -31,6 +32,8 @@ def write_source(size: str, folder: Path) -> Path:
     index: dict[str, Any] = {"_class_name": family.pipeline}
     for seed, (component, config) in enumerate(family.configs.items()):
         name = class_of_component(component)
+        if size == "turbo" and component == "vae":
+            name, config = TINY, {}
         cls = model_class(name)
         with init_empty_weights():
             if hasattr(cls, "load_config"):
@@ -50,7 +53,7 @@ def write_source(size: str, folder: Path) -> Path:
     scheduler = str(family.scheduler["_class_name"])
     model_class(scheduler).from_config(family.scheduler).save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", scheduler]
-    for absent in ("safety_checker", "feature_extractor") if size == "sd15" else ():
+    for absent in ("safety_checker", "feature_extractor") if size != "sdxl" else ():
         index[absent] = [None, None]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
     return folder

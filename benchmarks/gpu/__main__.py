@@ -1,13 +1,15 @@
 """Everything that has to be shown on a GPU, in one run: speed beside diffusers, parity, ONNX Runtime's options, memory.
 
     python -m benchmarks.gpu --prepare FOLDER           # exports the models (11 GB); needs torch, but no GPU
-    python -m benchmarks.gpu --install --run FOLDER     # where the GPU is, in under 9 minutes; no network
+    python -m benchmarks.gpu --run FOLDER               # where the GPU is, in under 9 minutes; no network
     python -m benchmarks.gpu --go-on --run FOLDER       # what there was no time for
+    python -m benchmarks.gpu --prepare FOLDER --shape turbo   # or sdxl; then --run FOLDER measures that shape alone
     python -m benchmarks.gpu --dry-run                  # both at toy width on the kernels' host twin, without a GPU
 
 Stable Diffusion 1.5 at its true size with random weights, fp16, 512 x 512, 20 steps, guidance 7.5, and the built-in
 model. Every section runs in a process of its own with a limit of its own, and results are written after each, so that
-one that fails or hangs costs the others nothing. Exit code 1 where a check fails; goals of speed are only told.
+one that fails or hangs costs the others nothing. Exit code 1 where a check fails, 2 where there is no GPU; goals of
+speed are only told.
 """
 
 from __future__ import annotations
@@ -24,19 +26,27 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import REPOSITORY, RESULTS, table, write
-from benchmarks.kernel.device import install
 from benchmarks.sections import LATE, Report, Runner, Section, all_hold, checks_and_goals, run_here
 from edgediff.device.cuda import why_no_device
 from edgediff.version import __version__
 
 from .best import FOUND, fastest
 from .options import DRY, VARIANTS
-from .prepare import FACTS, prepare
+from .prepare import FACTS, SHAPES, prepare
 from .testbed import Testbed, nvidia_smi
 
 PACKAGES = (
     *("edgediff", "edgediff-kernels", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt"),
-    *("torch", "triton", "diffusers", "transformers", "cuda-core", "cuda-bindings", "nvidia-cudnn-cu13"),
+    *(
+        "torch",
+        "triton",
+        "diffusers",
+        "transformers",
+        "cuda-core",
+        "cuda-bindings",
+        "nvidia-cuda-nvrtc",
+        "nvidia-cudnn-cu13",
+    ),
 )
 BUDGET_S = 530  # for all sections
 LEAST_S, BEST_S = 8, 70  # with less left, a section is not begun; the latter is for what uses the options' figures
@@ -57,8 +67,9 @@ AFTER = {
     "autotuned": Section(f"{HERE}.rivals", "autotuned", 300),
 }
 RIVALS = ("eager", "compiled", "reduced", "autotuned")
+SHAPE = {"shape": Section(f"{HERE}.shapes", "shape", 200)}  # of a folder of another shape than SD 1.5's
 OPTIONS = {f"{OPTION}{name}": Section(f"{HERE}.options", "option", 40) for name in VARIANTS}
-SECTIONS = {**BEFORE, **OPTIONS, **AFTER}
+SECTIONS = {**BEFORE, **OPTIONS, **AFTER, **SHAPE}
 
 
 def section(name: str, folder: Path, dry: bool, to: Path) -> bool:
@@ -106,7 +117,10 @@ def run(args: argparse.Namespace, folder: Path, keep: Callable[[dict[str, Any]],
     else:
         shutil.rmtree(notes, ignore_errors=True)
         notes.mkdir()
+    prepared = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     for name, section in SECTIONS.items():
+        if (name in SHAPE) != (prepared.get("shape", "sd15") != "sd15"):
+            continue
         bare = name.removeprefix(OPTION)
         done = name in found and found[name]["figures"].get("skipped") != LATE
         if (args.only and name not in args.only and bare not in args.only) or (done and not args.only):
@@ -146,6 +160,10 @@ def summary(found: dict[str, Any]) -> str:
     parts.append(table(["U-Net", *head], [[n, *(f.get(key, "") for key in head)] for n, f in options.items()]))
     parts.append(f"fastest: {fastest(found) or 'none'}")
     parts.append(table(["compared", "ratio"], list(found.get("comparison", {}).get("figures", {}).items())))
+    if "shape" in found:
+        figures = {n: f for n, f in found["shape"]["figures"].items() if isinstance(f, dict)}
+        head = ("size", "steps", "images_per_s", "call_s", "first_s", "peak_mb")
+        parts.append(table(["shape", *head], [[n, *(f.get(key, "") for key in head)] for n, f in figures.items()]))
     skipped = [[n, f["figures"]["skipped"]] for n, f in found.items() if "skipped" in f.get("figures", {})]
     if skipped:
         parts.append(table(["skipped", "why"], skipped))
@@ -155,9 +173,9 @@ def summary(found: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write what --run needs, and end")
+    parser.add_argument("--shape", choices=SHAPES, default="sd15", help="what --prepare writes")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="what --prepare wrote")
     parser.add_argument("--dry-run", action="store_true", help="toy width, no GPU; writes no results of the repository")
-    parser.add_argument("--install", action="store_true", help="build and install ./cpp_ext for this GPU first")
     parser.add_argument("--go-on", action="store_true", help="keep what an earlier run has found, and do the rest")
     parser.add_argument("--only", nargs="+", default=[], metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--seconds", type=float, default=BUDGET_S, help="for all sections")
@@ -171,7 +189,7 @@ def main() -> int:
     if args.section:
         return 0 if section(args.section, args.run, args.dry_run, args.to) else 1
     if args.prepare:
-        prepare(args.prepare, args.dry_run)
+        prepare(args.prepare, args.dry_run, shape=args.shape)
         return 0
     if unknown := [name for name in args.only if name not in SECTIONS and name not in VARIANTS]:
         parser.error(f"no section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
@@ -180,15 +198,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.run or Path(temporary, "prepared")
         if args.dry_run and not args.run:
-            prepare(folder, reduced=True, say=lambda _: None)
+            prepare(folder, reduced=True, say=lambda _: None, shape=args.shape)
         return _main(args, folder)
 
 
 def _main(args: argparse.Namespace, folder: Path) -> int:
     extra: dict[str, Any] = {"dry_run": args.dry_run, "commit": args.commit or commit(), "edgediff": __version__}
     extra["prepared"] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    if args.install:
-        extra["kernels_build_s"] = round(install(), 1)
+    shape = extra["prepared"].get("shape", "sd15")
+    name = "gpu" if shape == "sd15" else f"gpu-{shape}"
     if not args.dry_run and (why := why_no_device()):
         print(f"no GPU to run on: {why}", file=sys.stderr)
         return 2
@@ -199,12 +217,12 @@ def _main(args: argparse.Namespace, folder: Path) -> int:
 
     def keep(found: dict[str, Any]) -> None:
         for target in folders:
-            write("gpu", extra | found, PACKAGES, target)
+            write(name, extra | found, PACKAGES, target)
 
     found = run(args, folder, keep)
     if args.dry_run:
         print("A dry run: its times and memory mean nothing.\n")
-    print(summary(found), *(target / "gpu.json" for target in folders), sep="\n\n")
+    print(summary(found), *(target / f"{name}.json" for target in folders), sep="\n\n")
     return 0 if all_hold(found) else 1
 
 

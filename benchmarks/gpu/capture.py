@@ -30,7 +30,8 @@ from edgediff.arrays import Float32
 from edgediff.bundle.graph_files import graph_path
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import relative
-from edgediff.device.base import Device, DeviceArray
+from edgediff.device.array import DeviceArray
+from edgediff.device.base import Device
 from edgediff.device.driver import probe
 from edgediff.device.loop import DeviceLoop
 from edgediff.device.model import Capture

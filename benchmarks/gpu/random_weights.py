@@ -33,7 +33,7 @@ def redraw(source: Path) -> None:
     for file in sorted(source.glob("*/*.safetensors")):
         tensors = load_file(str(file))
         for name, values in tensors.items():
-            if values.dtype != np.float32:
+            if values.dtype not in (np.float32, np.float16):
                 continue
             full = f"{file.parent.name}/{name}"
             recipe[full] = {
@@ -41,6 +41,6 @@ def redraw(source: Path) -> None:
                 "mean": float(values.flat[0]) if np.ptp(values) == 0 else 0.0,
                 "width": float(np.float32(values.std(dtype=np.float64) * 12**0.5)),
             }
-            tensors[name] = draw(full, **recipe[full]).astype(np.float32)
+            tensors[name] = draw(full, **recipe[full]).astype(values.dtype)
         save_file(tensors, str(file), {"format": "pt"})
     (source / RECIPE).write_text(json.dumps(recipe), encoding="utf-8")

@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kernel.device import facts as describe
 from edgediff.bundle.reading import read_bundle
 from edgediff.engines.base import EngineOptions, Provider
 from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.pipeline import Pipeline
-from edgediff.sampling.kernels import require_package
 
 PROMPT, SEED, GUIDANCE = "a red apple on a blue background", 7, 7.5
 BLOCK = 2 << 30  # bytes
@@ -122,7 +122,7 @@ class Testbed:
     def _fill(self) -> None:
         """Enqueue what takes a GPU about a millisecond."""
         device = self.device
-        device._call(device._driver.cuMemsetD8Async, self._block, 0, BLOCK, device.stream)
+        device.call(device.driver.cuMemsetD8Async, self._block, 0, BLOCK, device.stream)
 
     def facts(self) -> dict[str, Any]:
         """Describe the device, where it was opened, and ONNX Runtime."""
@@ -132,13 +132,7 @@ class Testbed:
         facts = {"onnxruntime": ort.__version__, "providers": ort.get_available_providers()}
         if self.dry:
             return facts | {"name": "host memory"}
-        major, minor = self.device._device.compute_capability
-        return facts | {
-            "name": self.device.name,
-            "compute_capability": f"{major}.{minor}",
-            "multiprocessors": self.device.multiprocessors,
-            "kernels": require_package().facts(),
-        }
+        return facts | describe(self.device)
 
     def close(self) -> None:
         if "device" in self.__dict__:

@@ -2,12 +2,15 @@
 
     python -m benchmarks.kernel                     # the host twin against NumPy
     python -m benchmarks.kernel --check             # on an NVIDIA GPU everything else, in under 5 minutes
-    python -m benchmarks.kernel --install --check   # builds ./cpp_ext for the GPU at hand first, without an index:
-    CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES=native pip install --no-build-isolation --no-deps ./cpp_ext
+    python -m benchmarks.kernel --check --only bandwidth
 
-On a GPU the first sections are the tests of tests/device/gpu, which ``pytest -m gpu`` runs as well; the others measure.
-Needs cuda-core, torch and pytest; CuPy and compute-sanitizer are left out where absent. ``--section NAME`` runs one of
-those that measure. Exit code 1 where a check fails; goals of speed are only told.
+The kernels are compiled by NVRTC at first use, or come with edgediff-kernels; "kernels" in the JSON says which. The
+host twin needs edgediff-kernels, and is left out without it. On a GPU the first sections are the tests of
+tests/device/gpu, which ``pytest -m gpu`` runs as well; the others measure. Needs cuda-core, torch and pytest; CuPy and
+compute-sanitizer are left out where absent. ``--section NAME`` runs one of those that measure.
+
+Exit code 1 where a check fails; goals of speed are only told. Without a GPU it says so, and the exit code is the host
+twin's.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +27,25 @@ from benchmarks.common import table, write
 from benchmarks.sections import Report, Runner, Section, all_hold, checks_and_goals, run_here, slug
 from edgediff.device.cuda import CudaDevice, why_no_device
 from edgediff.device.driver import probe
+from edgediff.sampling.kernels import find_package
 
 from .correctness import LEAST_S, TESTS, run_tests, sanitize
-from .device import facts, install
+from .device import facts
 from .host_twin import twin
 
 PACKAGES = (
     *("edgediff", "edgediff-kernels", "numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x"),
-    *("cuda-core", "cuda-bindings"),
+    *("cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc"),
 )
 BUDGET_S = 285  # for everything on the GPU
 SECTIONS = {
     "torch_noise": Section("benchmarks.kernel.torch_noise", "torch_noise", 30),
     "loop": Section("benchmarks.kernel.loop", "whole_loop", 60),
-    "bandwidth": Section("benchmarks.kernel.speed", "bandwidth", 60),
+    "bandwidth": Section("benchmarks.kernel.bandwidth", "bandwidth", 60),
     "rivals": Section("benchmarks.kernel.speed", "rivals", 150),
 }
+SANITIZER = "sanitizer"
+ON_GPU = (*TESTS, *SECTIONS, SANITIZER)
 
 
 def section(name: str, to: Path | None) -> bool:
@@ -61,7 +68,7 @@ def section(name: str, to: Path | None) -> bool:
 def summary(found: dict[str, Any]) -> str:
     """Make tables of the checks that failed, the goals and the times."""
     parts = checks_and_goals(found)
-    for name in (*SECTIONS, "sanitizer"):
+    for name in (*SECTIONS, SANITIZER):
         parts += tables(name, found.get(name, {}).get("figures", {}))
     if "host_twin" in found:
         figures = [(name, f) for name, f in found["host_twin"]["figures"].items() if isinstance(f, dict)]
@@ -87,7 +94,7 @@ def tables(name: str, figures: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="run the sections on the GPU as well")
-    parser.add_argument("--install", action="store_true", help="build and install ./cpp_ext for this GPU first")
+    parser.add_argument("--only", nargs="+", default=[], choices=ON_GPU, help="these alone of the sections on the GPU")
     parser.add_argument("--out", type=Path, help="a folder for a second copy of the JSON")
     parser.add_argument("--section", choices=SECTIONS, help="run this one alone, in this process")
     parser.add_argument("--to", type=Path, help="a file for what --section finds")
@@ -95,15 +102,18 @@ def main() -> int:
     if args.section:
         return 0 if section(args.section, args.to) else 1
     extra: dict[str, Any] = {}  # beside the sections
-    if args.install:
-        extra["build_s"] = round(install(), 1)
-    found = {"host_twin": run_here(twin)}
+    found: dict[str, Any] = {}
+    if why_not := find_package().why_not:
+        extra["host_twin"] = f"skipped: {why_not}"
+        print(f"The host twin was skipped: {why_not}")
+    elif not args.only:
+        found["host_twin"] = run_here(twin)
     name, why = "kernel-cpu", why_no_device()
     if args.check and why:
         extra["skipped"] = f"the sections on the GPU: {why}"
     if args.check and not why:
         name = f"kernel-{slug(probe().name)}"
-        on_gpu(found, lambda: keep(name, found, extra, args.out))
+        on_gpu(found, args.only or ON_GPU, lambda: keep(name, found, extra, args.out))
     path = keep(name, found, extra, args.out)
     print(summary(found))
     if args.check and why:
@@ -112,19 +122,24 @@ def main() -> int:
     return 0 if all_hold(found) else 1
 
 
-def on_gpu(found: dict[str, Any], keep: Any) -> None:
+def on_gpu(found: dict[str, Any], only: Sequence[str], keep: Any) -> None:
     """Run the tests, the sections that measure, and a few tests under the sanitizer; keep what is found after each."""
     runner = Runner("benchmarks.kernel", [], BUDGET_S)
     for name, (file, most) in TESTS.items():
+        if name not in only:
+            continue
         print(f"-- {name} ({runner.left:.0f} s left)", flush=True)
         seconds = max(LEAST_S, min(most, runner.left))
         found[name] = run_here(lambda report: run_tests(report, file, seconds))  # noqa: B023
         keep()
     for name, section in SECTIONS.items():
-        found[name] = runner.run(name, section.seconds, LEAST_S)
-        keep()
+        if name in only:
+            found[name] = runner.run(name, section.seconds, LEAST_S)
+            keep()
+    if SANITIZER not in only:
+        return
     print(f"-- sanitizer ({runner.left:.0f} s left)", flush=True)
-    found["sanitizer"] = run_here(lambda report: sanitize(report, runner))
+    found[SANITIZER] = run_here(lambda report: sanitize(report, runner))
 
 
 def keep(name: str, found: dict[str, Any], extra: dict[str, Any], folder: Path | None) -> Path:

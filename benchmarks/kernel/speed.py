@@ -1,4 +1,4 @@
-"""Speed of the update on a GPU, beside torch, CuPy and a plain copy."""
+"""Speed of the update on a GPU, beside torch and CuPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from benchmarks.sections import Report
 from edgediff.device.array import Block
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.geometry import Geometry
+<<<<<<< HEAD
 from edgediff.sampling.kernel_layout import HEADER, ROW, header_of, record
+=======
+from edgediff.sampling.kernel_layout import HEADER, NOT_BAD, ROW, record
+>>>>>>> trt
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
@@ -23,7 +27,6 @@ from tests.support.replay import Shape, largest_error
 
 ROOM = 4096  # rows: how often an update may run before its header is set back
 CHAIN = 100  # updates in a captured graph
-FEW = 10  # large updates between two events
 REPEATS = 20
 STEPS = 20
 
@@ -47,10 +50,17 @@ class Prepared:
         self.input = torch.zeros_like(self.output)
         rows = np.array([record(row, draw) for draw in range(ROOM)], ROW)
         self._torch, header = torch, np.zeros(1, HEADER)
+<<<<<<< HEAD
         maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)
         threads = maker.place(size)[0]
         rounds = (size - 1) // (4 * threads) + 1
         header[0] = header_of(steps=ROOM, depth=self.depth, copies=2, threads=threads, rounds=rounds)
+=======
+        header["steps"], header["depth"], header["copies"], header["bad_step"] = ROOM, self.depth, 2, NOT_BAD
+        maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)
+        header["threads"] = threads = maker.place(size)[0]
+        header["rounds"] = (size - 1) // (4 * threads) + 1
+>>>>>>> trt
         self._fresh = torch.from_numpy(header.view(np.uint8)).cuda()
         self._header = self._fresh.clone()
         kept = {
@@ -67,7 +77,20 @@ class Prepared:
         if previews:
             kept["x0"] = torch.zeros_like(self.x)
         self._kept = kept
+<<<<<<< HEAD
         geometry = Geometry(batch, size, size, self.depth, ROOM, 2, "float16", "float16")
+=======
+        geometry = Geometry(
+            batch=batch,
+            size=size,
+            stride=size,
+            depth=self.depth,
+            rows=ROOM,
+            copies=2,
+            input="float16",
+            output="float16",
+        )
+>>>>>>> trt
         buffers = {name: Block(v.data_ptr(), v.numel() * v.element_size()) for name, v in kept.items()}
         self._update = device.kernels.update(geometry, buffers)
         # What the update must at least move: every input read once, every output written once.
@@ -288,38 +311,3 @@ def _ratios(report: Report, shape: Shape, rows: dict[str, dict[str, Any]]) -> No
     for row in rows.values():
         row |= {kind: round(row[kind], 3) for kind in ("call_us", "graph_us") if kind in row}
     report.figures[" x ".join(map(str, shape))] = rows
-
-
-def _copy_bandwidth(torch: Any, stream: Any) -> float:
-    """Give the GB/s, read and written, of a copy of 2 GB."""
-    source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    torch.cuda.synchronize()
-    return 2 * source.numel() / on_device(torch, stream, lambda: target.copy_(source)) / 1e3
-
-
-def bandwidth(report: Report, device: CudaDevice) -> None:
-    """Give the bytes that a large update must move over its time, as a share of the bandwidth of a plain copy."""
-    import torch
-
-    shape = (512, 4, 128, 128)
-    stream = torch.cuda.ExternalStream(device.stream)
-    copied = _copy_bandwidth(torch, stream)
-    report.figures["copy_GB_s"] = round(copied, 1)
-    cases = {
-        "euler": (typical("euler"), False),
-        "dpmpp_2m": (typical("dpmpp_2m"), False),
-        "dpmpp_2m with x0": (typical("dpmpp_2m"), True),
-        "euler_a, noise drawn": (typical("euler_a"), False),
-    }
-    for name, (row, previews) in cases.items():
-        p = Prepared(torch, device, shape, row, previews)
-        taken = on_device(torch, stream, lambda p=p: [p.enqueue() for _ in range(FEW)], FEW)
-        ran, bad = p.ran()
-        moved = p.bytes / taken / 1e3
-        figures = {"us": round(taken, 1), "bytes_a_value": p.bytes / p.values, "GB_s": round(moved, 1)}
-        report.figures[name] = figures | {"share_of_copy": round(moved / copied, 3)}
-        report.check(f"every update ran, {name}", (ran, bad) == ((3 + REPEATS) * FEW, 0), f"{ran}, bad {bad}")
-        report.goal(f"share of copy bandwidth, {name}", moved / copied, ">= 0.85")
-        del p
-        torch.cuda.empty_cache()

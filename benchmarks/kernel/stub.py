@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import table, write
-from edgediff.device.model import Capture
 from tests.device.stub.library import Stub, compile_stub, environment, why_not
 
 STEPS, TURNS = 20, 300
@@ -37,7 +36,11 @@ PACKAGES = ("edgediff", "cuda-core", "cuda-bindings", "numpy")
 class Empty:
     """An empty model enqueues nothing."""
 
+<<<<<<< HEAD
     capture: Capture = "always"
+=======
+    capture = "always"
+>>>>>>> trt
     warm_runs = 1
     address = 0  # of scratch memory, as TensorRT's key has it
 

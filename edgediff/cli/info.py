@@ -8,6 +8,7 @@ from typing import Any
 
 from ..bundle.manifest import HASH_LIMIT, Bundle, File, Tensor
 from ..bundle.reading import read_bundle
+from ..device.kernel_code import describe_code
 from ..engines.base import EngineOptions, check_device, why_not_file
 from ..engines.choose import survey, walk
 from ..engines.isolation.backend import memory_of
@@ -54,9 +55,10 @@ def info(args: argparse.Namespace) -> None:
         problems += state.startswith("PROBLEM")
         say(f"{name:<16}{file.path:<23} {file.precision:<14}{file.size / 1e6:>9.2f} MB  {state}")
     say(f"{'total':<54}{total / 1e6:>9.2f} MB")
-    say(f"updates    {describe()}")
+    ordinal = check_device(args.device) or 0
+    say(f"updates    {describe()}; on a GPU: {describe_code(ordinal)}")
     print_isolation(bundle)
-    print_survey(bundle, options, check_device(args.device) or 0)
+    print_survey(bundle, options, ordinal)
     for name, part in bundle.parts.items():
         for arrow, tensors in (("<-", part.inputs), ("->", part.outputs)):
             for t in tensors:

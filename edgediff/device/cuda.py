@@ -185,10 +185,10 @@ class CudaDevice(CudaContext):
 
 def why_no_device(ordinal: int = 0) -> str:
     """Why this CUDA device cannot be opened, or has no kernels; or an empty string. Opens nothing."""
-    from .kernel_code import why_no_code
-
     try:
         open_driver(ordinal)
     except EdgediffError as error:
         return str(error)
+    from .kernel_code import why_no_code
+
     return why_no_code(ordinal)

@@ -8,14 +8,20 @@ from typing import Any
 from ..errors import EngineError
 from .base import Device
 
-PLAIN = ("KERNEL", "MEMSET", "EMPTY")  # nodes that read and write device memory alone
+# Nodes that read and write device memory alone; cuBLAS takes its workspace as memory of the graph.
+PLAIN = ("KERNEL", "MEMSET", "EMPTY", "MEM_ALLOC", "MEM_FREE")
+
+
+class HostWorkError(EngineError):
+    """A graph would hold work that only its own call can do; another capture would, too."""
 
 
 def refuse_host_work(device: Device) -> None:
-    """Refuse, by ``EngineError``, the capture of work that only its own call can do.
+    """Refuse, by ``HostWorkError``, the capture of work that only its own call can do.
 
-    ONNX Runtime's kernels copy from host memory that is theirs for one call, and a host function gives it back. A graph
-    would read that memory, and give it back, at every launch. Call it at the end of what is captured.
+    Some kernels of ONNX Runtime (Concat of unequal parts, as Stable Diffusion's U-Nets have) copy addresses from host
+    memory that is theirs for one call, and a host function gives it back. A graph would read that memory, and give it
+    back, at every launch; values may look right until somebody else has it. Call it at the end of what is captured.
     """
     if device.ordinal < 0:
         return  # the host's graphs are calls
@@ -28,7 +34,7 @@ def refuse_host_work(device: Device) -> None:
     _, nodes, _ = _checked(driver, "cuGraphGetNodes", graph, count)
     if found := Counter(kind for node in nodes[:count] if (kind := _host_work(driver, node))):
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
-        raise EngineError(f"its graph would hold work that cannot be done again: {told}")
+        raise HostWorkError(f"its graph would hold work that cannot be done again: {told}")
 
 
 def _host_work(driver: Any, node: Any) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import EngineError, EngineWarning, warn_caller
 from .array import DeviceArray
 from .base import Device
-from .graph_nodes import refuse_host_work
+from .graph_nodes import HostWorkError, refuse_host_work
 from .model import Model
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class StepGraphs:
                 return False  # what the graph holds has moved meanwhile
             self._device.launch(graph)
         except EngineError as error:
-            self._fail(known, str(error))
+            self._fail(known, error)
             return False
         self._graphs[key] = graph
         del self._others[key]
@@ -153,7 +153,7 @@ class StepGraphs:
             self._device.launch(graph)
             error = difference(self._fetched(output), called)
         except EngineError as failure:
-            self._fail(known, str(failure))
+            self._fail(known, failure)
         else:
             if not error <= TOLERANCE:
                 self._give_up(known, f"its graph gave other values than the call itself (relative error {error:.2g})")
@@ -168,11 +168,11 @@ class StepGraphs:
         self._device.download(array.address, values)
         return values
 
-    def _fail(self, known: _Key, reason: str) -> None:
+    def _fail(self, known: _Key, error: EngineError) -> None:
         known.failures += 1
         known.graph = known.first = None  # the check begins anew
-        if known.failures >= TRIES:
-            self._give_up(known, reason)
+        if known.failures >= TRIES or isinstance(error, HostWorkError):
+            self._give_up(known, str(error))
 
     def _give_up(self, known: _Key, reason: str) -> None:
         known.eager, known.graph, known.first = True, None, None

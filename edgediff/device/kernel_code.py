@@ -55,27 +55,29 @@ def kernel_codes(capability: Version, driver: Version, cache_folder: Path | None
 def why_no_code(ordinal: int = 0) -> str:
     """Why no kernels can be had for this GPU, or an empty string. Loads the compiler, and compiles nothing."""
     try:
-        _prebuilt_facts()
-        return ""
-    except EngineError as error:
-        missing = str(error)
-    try:
         gpu = probe(ordinal)
-        _target(gpu.capability, gpu.driver)
     except EngineError as error:
-        return f"no CUDA kernels: {error}; and {missing}"
-    return ""
+        return str(error)
+    reasons = []
+    for find in (_prebuilt_facts, lambda: _target(gpu.capability, gpu.driver)):
+        try:
+            find()
+            return ""
+        except EngineError as error:
+            reasons.append(str(error))
+    return f"no CUDA kernels: {'; '.join(reversed(reasons))}"
 
 
 def describe_code(ordinal: int = 0) -> str:
     """One line for people: where the CUDA kernels of this GPU would come from, or why there are none."""
     if why := why_no_code(ordinal):
         return why
-    with suppress(EngineError):
+    try:
         facts = _prebuilt_facts()
         return f"compiled beforehand by CUDA {facts['cuda']} for {facts['architectures']}"
-    version = ".".join(map(str, nvrtc_version()))
-    return f"compiled at first use by NVRTC {version}, and kept"
+    except EngineError as error:
+        version = ".".join(map(str, nvrtc_version()))
+        return f"compiled at first use by NVRTC {version} ({error})"
 
 
 def _prebuilt() -> KernelCode:

@@ -135,10 +135,12 @@ class Parts:
         """Return the part's engine for inputs of these shapes: of the first backend that can.
 
         Raises:
-            EngineError: none can run here; the message holds the reason for each.
+            EngineError: none can run here; the message holds the reason for each. Or the device is closed.
         """
         if part in self.replaced:
             return self.replaced[part]
+        if self.device is not None:
+            self.device.use()  # sessions hold its stream, which is gone when it is closed
         if self.options.release_parts:
             described = self.bundle.parts[part]
             return PassingEngine(described.inputs, described.outputs, partial(self._pick, part))

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from edgediff.device.base import DeviceArray
+from edgediff.device.array import DeviceArray
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.graphs import StepGraphs
 from tests.device.stub.library import Stub
@@ -38,7 +38,7 @@ class Net:
 def run(steps=8, fail=(), **facts):
     stub.clear()
     for nth in fail:
-        stub.fail("cuStreamEndCapture", 901, nth)
+        stub.fail("cuStreamEndCapture", 901, nth, times=1)
     net, rows = Net(), []
     vars(net).update(facts)
     arrays = [DeviceArray(device.allocate(4096), (1, 4, 16, 16), "float32") for _ in range(3)]
@@ -76,6 +76,6 @@ def test_captures_on_the_stub_driver(tmp_path: Path) -> None:
     assert "capture sequence on the stream has been invalidated" in told[3]
     assert told[4] == "eager 1 2 []"  # the graph gives the first value again
     assert told[5].startswith(f"{said}its graph gave other values than the call itself")
-    assert told[6] == "eager 2 0 []"
+    assert told[6] == "eager 1 0 []"  # another capture would hold the same
     assert told[7].startswith(f"{said}its graph would hold work that cannot be done again: 1 HOST")
     assert len(told) == 8

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -149,8 +150,19 @@ def test_machine_code_that_came_with_edgediff_kernels(tmp_path: Path, monkeypatc
     package(tmp_path, monkeypatch, facts())
     first = next(kernel_codes(H100, NEWEST, None))
     assert first == KernelCode("fatbin", b"code", "edgediff-kernels, by CUDA 13.0")
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
     assert not why_no_code()
     assert describe_code() == "compiled beforehand by CUDA 13.0 for 75 90"
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_what_info_says_without_edgediff_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
+    assert not why_no_code()
+    assert describe_code().startswith(f"compiled at first use by NVRTC {nvrtc_version()[0]}.")
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(11, 8)))
+    assert "no CUDA kernels: NVRTC is of CUDA" in why_no_code()
+    assert describe_code() == why_no_code()
 
 
 @pytest.mark.parametrize(

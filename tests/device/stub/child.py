@@ -1,6 +1,6 @@
 """A child process runs test functions with the stub as its driver, one after the other, as its parent names them.
 
-``python -m tests.device.stub.child SETTINGS``; then on stdin lines of ``module name``, and on stdout a line of JSON each.
+``python -m tests.device.stub.child SETTINGS``; on stdin come lines of ``module name``, on stdout goes a JSON for each.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ API int cuEventDestroy_v2(struct event* e) { ENTER(INIT); e->alive = 0; return O
 API int cuStreamBeginCapture_v2(struct stream* s, int mode) {
   ENTER(CONTEXT, "mode=%d", mode);
   if (!on_stream(s) || s->capturing) return INVALID_VALUE;
-  s->graph = calloc(1, sizeof *s->graph); s->graph->owners = 1;
+  s->graph = calloc(1, sizeof *s->graph); s->graph->owners = 2;  /* the capture, and who ends it */
   s->capturing = 1; s->broken = 0; s->thread = thread(); captured = mode == 2 ? NULL : s;
   return OK;
 }
@@ -130,6 +130,7 @@ API int cuStreamEndCapture(struct stream* s, struct graph** out) {
   if (s->thread != thread()) { fault("a capture is ended by another thread"); return 908; }
   s->capturing = 0; captured = NULL;
   if (out) *out = s->broken ? NULL : s->graph;
+  let_go(s->graph);
   return s->broken ? CAPTURE_INVALIDATED : OK;
 }
 static int capture_status(const struct stream* s) { return !s->capturing ? 0 : s->broken ? 2 : 1; }

@@ -34,7 +34,7 @@ def test_kernels_are_loaded_launched_and_captured(stub: Stub) -> None:
         pytest.skip(f"there is no NVRTC here: {error}")
     code = ObjectCode.from_cubin(compiled.code)
     function = driver.CUfunction(int(code.get_kernel("fill").handle))
-    with pytest.raises(Exception, match="CUDA_ERROR_NOT_FOUND|ERROR_500"):
+    with pytest.raises(Exception, match=r"NOT_FOUND|ERROR_500"):
         code.get_kernel("another")
     buffer = device.allocate(1024, stream=stream)
     held = [np.array(int(buffer.handle), np.uint64), np.array(2, np.float32)]
