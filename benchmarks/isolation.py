@@ -27,7 +27,7 @@ from edgediff.bundle.manifest import Part, Tensor
 from edgediff.engines.isolation.limits import held
 from edgediff.engines.isolation.opened import IsolatedEngine
 from edgediff.engines.isolation.process import Child
-from edgediff.engines.onnxruntime import OnnxRuntimeEngine
+from edgediff.engines.session import OnnxRuntimeEngine
 
 SHAPES = {"sample": (2, 4, 64, 64), "timestep": (2,), "encoder_hidden_states": (2, 77, 768)}
 

@@ -55,7 +55,7 @@ def by_us(bundle: Path, out: Path) -> dict[str, Any]:
 def a_picture(bundle: Path, release: bool) -> dict[str, Any]:
     """Draw the large picture; give the seconds of its U-Net call, and of all."""
     import edgediff
-    from edgediff.engines.onnxruntime import OnnxRuntimeEngine
+    from edgediff.engines.session import OnnxRuntimeEngine
 
     calls, ordinary = [0.0], OnnxRuntimeEngine.__call__
 

@@ -21,7 +21,7 @@ from benchmarks.common import PIPELINE, table, write
 from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
-from edgediff.engines.onnxruntime import OnnxRuntimeEngine
+from edgediff.engines.session import OnnxRuntimeEngine
 from edgediff_export.convert import export
 from edgediff_export.onnx_graph.graph import read_graph, write_graph
 from edgediff_export.precision.precisions import PRECISIONS, seen_graph

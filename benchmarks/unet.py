@@ -119,7 +119,7 @@ def child(kind: str, path: str, size: int, calls: int) -> None:
         def call() -> Any:
             return next(iter(compiled(inputs).values()))
     else:
-        from edgediff.engines.onnxruntime import import_onnxruntime
+        from edgediff.engines.session import import_onnxruntime
 
         ort = import_onnxruntime()
         options = ort.SessionOptions()

@@ -16,7 +16,7 @@ import edgediff
 from edgediff.bundle.reading import read_bundle
 from edgediff.bundle.scheduler_config import remarks
 from edgediff.checks import is_number
-from edgediff.engines.onnxruntime import INSTALL
+from edgediff.engines.session import INSTALL
 from edgediff.errors import ArgumentError, BundleError, EngineError, choices
 
 from .job import ExportJob

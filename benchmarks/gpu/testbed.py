@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.kernel.device import facts as describe
 from edgediff.bundle.reading import read_bundle
 from edgediff.engines.base import EngineOptions, Provider
-from edgediff.engines.onnxruntime import import_onnxruntime
+from edgediff.engines.session import import_onnxruntime
 from edgediff.pipeline import Pipeline
 
 PROMPT, SEED, GUIDANCE = "a red apple on a blue background", 7, 7.5

@@ -13,13 +13,8 @@ from benchmarks.sections import Report
 from edgediff.device.array import Block
 from edgediff.device.geometry import Geometry
 from edgediff.device.host_kernels import HostKernels
-<<<<<<< HEAD
 from edgediff.sampling.kernel_layout import HEADER, header_of, packed
-from edgediff.sampling.kernels import advance, require_package
-=======
-from edgediff.sampling.kernel_layout import HEADER, packed
 from edgediff.sampling.kernels import advance
->>>>>>> trt
 from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.schedule import Schedule
 from edgediff.sampling.update import remember, update
@@ -71,14 +66,8 @@ def _prepared_call(rows: Plan, shape: Sequence[int]) -> float:
     memory = {name: np.zeros(2 * batch * size, np.float32) for name in ("x", "history", "x0", "output", "input")}
     memory |= {"header": header, "rows": packed(rows), "seeds": np.zeros(batch, np.uint64)}
     memory["timestep"] = np.zeros(2 * batch, np.float32)
-<<<<<<< HEAD
     buffers = {name: Block(v.ctypes.data, v.nbytes) for name, v in memory.items()}
     prepared = HostKernels().update(Geometry(batch, size, size, rows.depth, len(rows.rows), 2), buffers)
-=======
-    geometry = Geometry(batch=batch, size=size, stride=size, depth=rows.depth, rows=len(rows.rows), copies=2)
-    buffers = {name: Block(v.ctypes.data, v.nbytes) for name, v in memory.items()}
-    prepared = HostKernels().update(geometry, buffers)
->>>>>>> trt
     taken = []
     for _ in range(max(200, min(2000, 20_000_000 // (batch * size)))):
         header["step"] = 10

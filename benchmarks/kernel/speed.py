@@ -14,11 +14,7 @@ from benchmarks.sections import Report
 from edgediff.device.array import Block
 from edgediff.device.cuda import CudaDevice
 from edgediff.device.geometry import Geometry
-<<<<<<< HEAD
 from edgediff.sampling.kernel_layout import HEADER, ROW, header_of, record
-=======
-from edgediff.sampling.kernel_layout import HEADER, NOT_BAD, ROW, record
->>>>>>> trt
 from edgediff.sampling.planning import plan
 from edgediff.sampling.rng import TorchCudaGenerator
 from edgediff.sampling.schedule import Schedule
@@ -50,17 +46,10 @@ class Prepared:
         self.input = torch.zeros_like(self.output)
         rows = np.array([record(row, draw) for draw in range(ROOM)], ROW)
         self._torch, header = torch, np.zeros(1, HEADER)
-<<<<<<< HEAD
         maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)
         threads = maker.place(size)[0]
         rounds = (size - 1) // (4 * threads) + 1
         header[0] = header_of(steps=ROOM, depth=self.depth, copies=2, threads=threads, rounds=rounds)
-=======
-        header["steps"], header["depth"], header["copies"], header["bad_step"] = ROOM, self.depth, 2, NOT_BAD
-        maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)
-        header["threads"] = threads = maker.place(size)[0]
-        header["rounds"] = (size - 1) // (4 * threads) + 1
->>>>>>> trt
         self._fresh = torch.from_numpy(header.view(np.uint8)).cuda()
         self._header = self._fresh.clone()
         kept = {
@@ -77,20 +66,7 @@ class Prepared:
         if previews:
             kept["x0"] = torch.zeros_like(self.x)
         self._kept = kept
-<<<<<<< HEAD
         geometry = Geometry(batch, size, size, self.depth, ROOM, 2, "float16", "float16")
-=======
-        geometry = Geometry(
-            batch=batch,
-            size=size,
-            stride=size,
-            depth=self.depth,
-            rows=ROOM,
-            copies=2,
-            input="float16",
-            output="float16",
-        )
->>>>>>> trt
         buffers = {name: Block(v.data_ptr(), v.numel() * v.element_size()) for name, v in kept.items()}
         self._update = device.kernels.update(geometry, buffers)
         # What the update must at least move: every input read once, every output written once.

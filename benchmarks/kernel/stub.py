@@ -36,11 +36,7 @@ PACKAGES = ("edgediff", "cuda-core", "cuda-bindings", "numpy")
 class Empty:
     """An empty model enqueues nothing."""
 
-<<<<<<< HEAD
-    capture: Capture = "always"
-=======
     capture = "always"
->>>>>>> trt
     warm_runs = 1
     address = 0  # of scratch memory, as TensorRT's key has it
 

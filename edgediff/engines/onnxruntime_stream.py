@@ -15,9 +15,9 @@ from ..device.base import Device
 from ..device.model import Capture
 from ..errors import EngineError, EngineWarning, warn_caller
 from .base import Provider
-from .onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from .own_graphs import asks_for_graphs, why_no_graphs
 from .providers import CPU, CUDA, line, on_gpu
+from .session import OnnxRuntimeEngine, import_onnxruntime
 
 MAX_BINDINGS = 32  # calls that are kept bound, by addresses and shapes
 ASYNCHRONOUS = "disable_synchronize_execution_providers"

@@ -14,7 +14,7 @@ from edgediff.bundle.manifest import Bundle
 from edgediff.bundle.reading import FORMAT, read_bundle
 from edgediff.engines.base import EngineOptions
 from edgediff.engines.choose import check_foreign
-from edgediff.engines.onnxruntime import import_onnxruntime
+from edgediff.engines.session import import_onnxruntime
 from edgediff.errors import ArgumentError, BundleError, choices
 
 from ..manifest import DRAFT_MANIFEST, file_entry, write_manifest

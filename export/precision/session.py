@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgediff.engines.onnxruntime import import_onnxruntime
+from edgediff.engines.session import import_onnxruntime
 
 from ..onnx_graph.graph import INLINE, Graph
 from ..weight import Array, Weight

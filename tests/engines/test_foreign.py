@@ -17,9 +17,9 @@ from edgediff import ArgumentError, BundleError, EngineError
 from edgediff.bundle.golden import cases_of, read_golden
 from edgediff.bundle.reading import read_bundle
 from edgediff.compare import psnr
-from edgediff.engines.onnxruntime import import_onnxruntime
 from edgediff.engines.operators import GPU_ONLY, cpu_kernels, why_no_kernel
 from edgediff.engines.providers import CPU, CUDA
+from edgediff.engines.session import import_onnxruntime
 
 from ..support import foreign
 from ..support.foreign import edit_model, make_foreign

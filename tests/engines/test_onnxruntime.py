@@ -16,8 +16,9 @@ import edgediff
 from edgediff.device.host import HostDevice
 from edgediff.engines import providers
 from edgediff.engines.base import EngineOptions
-from edgediff.engines.onnxruntime import BACKEND, INSTALL, OnnxRuntimeEngine, import_onnxruntime
+from edgediff.engines.onnxruntime import BACKEND
 from edgediff.engines.providers import CPU, CUDA, on_stream, preload, session_providers, silence, streams
+from edgediff.engines.session import INSTALL, OnnxRuntimeEngine, import_onnxruntime
 from edgediff.errors import BundleError, EngineError
 
 
@@ -183,7 +184,7 @@ def test_the_real_library_is_left_as_it_was(capfd: pytest.CaptureFixture[str]) -
 def test_telemetry_is_off_and_the_environment_is_as_it_was(tmp_path: Path) -> None:
     program = """
 import os
-from edgediff.engines.onnxruntime import TELEMETRY, import_onnxruntime
+from edgediff.engines.session import TELEMETRY, import_onnxruntime
 before = dict(os.environ)
 import_onnxruntime()
 assert dict(os.environ) == before and TELEMETRY not in before

@@ -12,10 +12,11 @@ import edgediff
 from edgediff.device.array import DeviceArray
 from edgediff.engines import own_graphs
 from edgediff.engines.base import EngineOptions, Provider
-from edgediff.engines.onnxruntime import BACKEND, import_onnxruntime
+from edgediff.engines.onnxruntime import BACKEND
 from edgediff.engines.onnxruntime_stream import ASYNCHRONOUS, GRAPH, MAX_BINDINGS, OnnxRuntimeStreamEngine
 from edgediff.engines.own_graphs import asks_for_graphs, why_no_graphs, without_graphs
 from edgediff.engines.providers import CUDA
+from edgediff.engines.session import import_onnxruntime
 from edgediff.errors import ArgumentError, EngineError, EngineWarning
 from edgediff.pipeline import Pipeline
 

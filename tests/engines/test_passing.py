@@ -12,7 +12,8 @@ import pytest
 
 import edgediff
 from edgediff import ArgumentError
-from edgediff.engines.onnxruntime import BACKEND, OnnxRuntimeEngine
+from edgediff.engines.onnxruntime import BACKEND
+from edgediff.engines.session import OnnxRuntimeEngine
 
 CALL: dict[str, Any] = {"prompt": "a red apple", "seed": 7, "num_inference_steps": 3}
 

@@ -109,7 +109,7 @@ def test_config_from_json(tmp_path: Path) -> None:
 
 @needs_font
 def test_every_stage(tmp_path: Path) -> None:
-    from edgediff.engines.onnxruntime import import_onnxruntime
+    from edgediff.engines.session import import_onnxruntime
     from edgediff_export.convert import export
     from edgediff_export.reference_model.save import save
     from edgediff_export.reference_model.train_clip import train_clip

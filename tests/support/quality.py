@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgediff
-from edgediff.engines.onnxruntime import import_onnxruntime
+from edgediff.engines.session import import_onnxruntime
 from edgediff_export.reference_model.captions import phrase
 from edgediff_export.reference_model.glyphs import COLOURS, Glyph, core_glyphs
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ...bundle.manifest import Part, Tensor
 from ...errors import EdgediffError, EngineError
 from ...prompts.tokenizer import Tokenizer
-from ..onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from ..providers import SILENCE
+from ..session import OnnxRuntimeEngine, import_onnxruntime
 from .channel import DTYPES, MEMORY, NO_MEMORY, TEXT, ChannelError, Message, receive, room, send, take_over, view, write
 from .limits import apply, end_with
 

@@ -46,7 +46,7 @@ def build_all(bundle: Path, cache: EngineCache, options: BuildOptions | None = N
 
 def reference(bundle: Path) -> Pipeline:
     """The graphs that engine files are built from, by ONNX Runtime and the host loop."""
-    from edgediff.engines.onnxruntime import OnnxRuntimeEngine
+    from edgediff.engines.session import OnnxRuntimeEngine
 
     pipe = edgediff.load(bundle)
     for part in pipe.bundle.needed:
