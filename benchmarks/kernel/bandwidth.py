@@ -11,10 +11,10 @@ from edgediff.device.cuda import CudaDevice
 SHAPE = (512, 4, 128, 128)
 FEW = 10  # updates between two events
 SHARE = 0.85  # of what bounds an update
-# A value of an update with noise takes about 200 instructions (machine code of sm_90, by nvdisasm), most of them its
+# A value of an update with noise takes about 150 instructions (machine code of sm_90, by nvdisasm), most of them its
 # normal value, and a multiprocessor begins 128 a clock. With 132 of them at 1.755 GHz, as a datasheet has it, that is
-# 2.4 TB/s of 16 bytes a value: 79 % of an H100's copy (3.0 TB/s) and 55 % of an H200's (4.3). A GPU may clock higher.
-INSTRUCTIONS, LANES, CLOCK_HZ = 200, 128, 1.755e9
+# 3.2 TB/s of 16 bytes a value: more than an H100's copy (3.0 TB/s), 74 % of an H200's (4.3). A GPU may clock higher.
+INSTRUCTIONS, LANES, CLOCK_HZ = 150, 128, 1.755e9
 
 
 def noise_bound(multiprocessors: int, bytes_a_value: float) -> float:

@@ -141,6 +141,8 @@ void update_arrays(Values x, std::optional<Values> u, Values c, const std::vecto
 void normal_values(uint64_t seed, uint64_t draw, int64_t threads, Result out) {
   if (threads < 1 || threads > int64_t(1) << 31)
     refuse("threads is " + std::to_string(threads) + "; it must be 1 .. 2147483648");
+  if (out.size() > size_t(1) << 31)
+    refuse("out holds " + std::to_string(out.size()) + " values; it must be at most 2147483648, as an image");
   nb::gil_scoped_release release;
   if (out.size()) host::normals(seed, draw, out.data(), int64_t(out.size()), uint32_t(threads));
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgediff.sampling.rng import TorchCudaGenerator
+from edgediff.sampling.rng import TorchCudaGenerator, philox4x32
 
 kernels = pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
 
@@ -29,6 +29,22 @@ def test_golden_values() -> None:
     out = np.empty(16384, np.float32)
     kernels.normals(seed=0, draw=0, threads=TorchCudaGenerator(0).place(out.size)[0], out=out)
     np.testing.assert_allclose(out[:4], [-0.9247, -0.4253, -2.6438, 0.1452], atol=5e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 100, 256])
+def test_neighbours_in_different_turns(threads: int) -> None:
+    """The host draws 64 neighbours at once, which lie in one turn of the threads or in many."""
+    values = np.empty(1000, np.float32)
+    kernels.normals(seed=5, draw=2, threads=threads, out=values)
+    rounds = -(-values.size // (4 * threads))
+    counter = np.zeros((4, rounds, threads), np.uint64)
+    counter[0], counter[2] = 2 * rounds + np.arange(rounds)[:, None], np.arange(threads)
+    x, y = np.moveaxis(philox4x32(counter, 5).astype(np.float32).reshape(2, 2, rounds, threads), 1, 0)
+    radius = np.sqrt(-2 * np.log((x * 2.0**-32 + 2.0**-33).astype(np.float32).astype(np.float64)))
+    angle = 2 * np.pi * (y.astype(np.float64) * 2.0**-32 + 2.0**-33)
+    pairs = np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1)  # first and second pair, sine and cosine
+    expected = np.moveaxis(pairs.reshape(4, rounds, threads), 0, 1).reshape(-1)[: values.size]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=4e-6)
 
 
 def test_a_draw_of_another_size_has_no_place() -> None:

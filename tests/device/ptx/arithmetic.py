@@ -15,12 +15,15 @@ NAN16 = 0x7FFF  # the NaN that a conversion to half gives
 PREDICATE = "pred"
 
 
+Compute = Callable[..., Any]
+
+
 class Form(NamedTuple):
     """A form is an opcode's types and its function."""
 
     result: str
     takes: tuple[str, ...]
-    compute: Callable[..., Array]
+    compute: Compute
 
 
 def dtype_of(kind: str) -> Any:
@@ -53,17 +56,21 @@ def form(opcode: str) -> Form:
 
 def _float_form(name: str, of: str) -> Form | None:
     f32 = "f32"
-    if of == "rn" and name in (two := {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}):
+    two: dict[str, Compute] = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+    rough: dict[str, Compute] = {"sin": np.sin, "cos": np.cos}  # a GPU's are good to 1e-6
+    picked: dict[str, Compute] = {"min": np.fmin, "max": np.fmax}  # NaN gives way to a number
+    bits: dict[str, Compute] = {"neg": np.negative, "abs": np.abs, "mov": np.copy}
+    if of == "rn" and name in two:
         return Form(f32, (f32, f32), two[name])
     if of == "rn" and name == "fma":
         return Form(f32, (f32, f32, f32), fused)
     if of == "rn" and name == "sqrt":
         return Form(f32, (f32,), np.sqrt)
-    if of == "approx" and name in (rough := {"sin": np.sin, "cos": np.cos}):  # a GPU's are good to 1e-6
+    if of == "approx" and name in rough:
         return Form(f32, (f32,), lambda x: rough[name](x.astype(np.float64)).astype(np.float32))
-    if of == "" and name in (picked := {"min": np.fmin, "max": np.fmax}):  # NaN gives way to a number
+    if of == "" and name in picked:
         return Form(f32, (f32, f32), picked[name])
-    if of == "" and name in (bits := {"neg": np.negative, "abs": np.abs, "mov": np.copy}):
+    if of == "" and name in bits:
         return Form(f32, (f32,), bits[name])
     if of == "" and name == "selp":
         return Form(f32, (f32, f32, PREDICATE), lambda x, y, p: np.where(p, x, y))
@@ -73,7 +80,7 @@ def _float_form(name: str, of: str) -> Form | None:
 
 
 def _whole_form(name: str, of: str, kind: str) -> Form | None:
-    two: dict[str, Callable[..., Array]] = {"add": np.add, "sub": np.subtract, "mul.lo": np.multiply}
+    two: dict[str, Compute] = {"add": np.add, "sub": np.subtract, "mul.lo": np.multiply}
     two |= {"div": _divided, "rem": lambda x, y: x - _divided(x, y) * y, "min": np.minimum, "max": np.maximum}
     two |= {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
     full = f"{name}.{of}".rstrip(".")
@@ -83,7 +90,10 @@ def _whole_form(name: str, of: str, kind: str) -> Form | None:
         return Form(kind, (kind, kind, kind), lambda x, y, z: x * y + z)
     if full in ("mul.wide", "mul.hi", "mad.wide") and kind in ("u32", "s32"):
         wide = kind[0] + "64"
-        product = lambda x, y: x.astype(dtype_of(wide)) * y.astype(dtype_of(wide))  # noqa: E731
+
+        def product(x: Array, y: Array) -> Any:
+            return x.astype(dtype_of(wide)) * y.astype(dtype_of(wide))
+
         if full == "mul.hi":
             return Form(kind, (kind, kind), lambda x, y: (product(x, y) >> 32).astype(dtype_of(kind)))
         if full == "mul.wide":
@@ -95,7 +105,7 @@ def _whole_form(name: str, of: str, kind: str) -> Form | None:
         return _comparison(of, kind)
     if full == "selp":
         return Form(kind, (kind, kind, PREDICATE), lambda x, y, p: np.where(p, x, y))
-    one = {"mov": np.copy, "not": np.invert, "neg": np.negative, "cvta.to.global": np.copy}
+    one: dict[str, Compute] = {"mov": np.copy, "not": np.invert, "neg": np.negative, "cvta.to.global": np.copy}
     return Form(kind, (kind,), one[full]) if full in one else None
 
 
@@ -104,7 +114,7 @@ def _comparison(of: str, kind: str) -> Form | None:
     ordered |= {"lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
     opposite = {"neu": "eq", "geu": "lt", "gtu": "le", "leu": "gt", "ltu": "ge"}  # true of NaN
     if of in ordered:
-        compare: Callable[..., Array] = ordered[of]
+        compare: Compute = ordered[of]
     elif of == "ne":
         compare = lambda x, y: (x < y) | (x > y)  # noqa: E731
     elif of in opposite:

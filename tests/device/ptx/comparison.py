@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgediff.device.host import HostDevice
 from edgediff.device.loop import DeviceLoop
+from edgediff.sampling import kernels
 from edgediff.sampling import loop as host
 from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.rng import Generator, TorchCpuGenerator
@@ -48,7 +51,7 @@ class Case:
     def device(self, programs: Mapping[str, Program], **given: Any) -> PtxDevice:
         return PtxDevice(programs, self.multiprocessors, **given)
 
-    def loop(self, device: PtxDevice, model: Replay | None = None) -> DeviceLoop:
+    def loop(self, device: HostDevice, model: Replay | None = None) -> DeviceLoop:
         """A loop of exactly the room that the plan takes, so that what is beyond is outside of every buffer."""
         table = self.plan
         loop = DeviceLoop(
@@ -66,15 +69,16 @@ class Case:
         return loop
 
 
-def host_steps(case: Case, model: Replay) -> Iterator[host.LoopStep]:
-    """The host loop's steps with the same model and noise."""
+def host_steps(case: Case, model: Replay) -> list[host.LoopStep]:
+    """The host loop's steps with the same model and noise, by NumPy alone."""
     streams = case.generators()
 
     def draw() -> NDArray[np.float32]:
         return np.concatenate([s.randn((1, *case.shape[1:])) for s in streams])
 
     model.call = 0
-    return host.run(case.plan, model.denoise, case.plan.start * draw(), draw)
+    with patch.object(kernels, "find_package", lambda: kernels.KernelPackage(None, "NumPy is the reference here")):
+        return list(host.run(case.plan, model.denoise, case.plan.start * draw(), draw))
 
 
 def compare(case: Case, device: PtxDevice, tolerance: float = 0.0) -> float:
@@ -87,7 +91,7 @@ def compare(case: Case, device: PtxDevice, tolerance: float = 0.0) -> float:
         The largest difference, as a part of the largest value.
     """
     model = Replay(device, case.shape, case.output)
-    expected = list(host_steps(case, model))
+    expected = host_steps(case, model)
     model.call = 0
     loop, table, worst = case.loop(device, model), case.plan, 0.0
     copies = 2 * case.shape[0] if table.guided else case.shape[0]

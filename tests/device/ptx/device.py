@@ -6,12 +6,14 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.device.array import Block
+from edgediff.device.base import Kernels
 from edgediff.device.geometry import BLOCK, Geometry
 from edgediff.device.host import HostDevice
 
@@ -29,6 +31,7 @@ class PtxDevice(HostDevice):
         programs: by entry.
         multiprocessors: of the GPU whose grids are walked.
         order: of a launch's blocks: from their number to groups that run together; None for all at once.
+        other: kernels to use in their place.
     """
 
     def __init__(
@@ -36,18 +39,19 @@ class PtxDevice(HostDevice):
         programs: Mapping[str, Program],
         multiprocessors: int = 2,
         order: Callable[[int], list[list[int]]] | None = None,
+        other: Kernels | None = None,
     ) -> None:
         super().__init__()
+        self.other = other
         self.programs, self.multiprocessors, self.order = programs, multiprocessors, order
         self.sizes: dict[int, int] = {}
         self.ran: set[str] = set()
         self.counts: dict[str, Counter[str]] = {}  # instructions by entry and opcode
         self.traces: dict[str, Trace] | None = None  # by entry, where they are wanted
-        self.last_grid = (0, 0, 0)
 
-    @property
-    def kernels(self) -> PtxKernels:  # type: ignore[override]
-        return PtxKernels(self)
+    @cached_property
+    def kernels(self) -> Kernels:  # type: ignore[override]
+        return self.other or PtxKernels(self)
 
     def allocate(self, size: int) -> int:
         address = super().allocate(size)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgediff.device.array import Block
+from edgediff.device.host_kernels import HostKernels
 from edgediff.image import to_uint8
 from edgediff.sampling.kernel_layout import HEADER, NOT_BAD
 
@@ -38,6 +39,23 @@ WHOLE = {
 @pytest.mark.parametrize("case", WHOLE.values(), ids=list(WHOLE))
 def test_whole_runs_have_the_host_loops_bits(programs: Mapping[str, Program], case: Case) -> None:
     compare(case, case.device(programs))
+
+
+@pytest.mark.parametrize("case", WHOLE.values(), ids=list(WHOLE))
+def test_memory_is_the_host_twins(any_programs: Mapping[str, Program], case: Case) -> None:
+    """Header, rows, state, history, estimate and the model's tensors, after each step."""
+    pytest.importorskip("edgediff_kernels", reason="edgediff-kernels is not installed")
+    device, twin = case.device(any_programs), PtxDevice({}, other=HostKernels())
+    loops = case.loop(device), case.loop(twin)
+    for _ in zip(*(loop.run(case.plan, case.generators()) for loop in loops), strict=True):
+        for name in ("rows", "x", "history", "x0", "input", "output", "timestep", "header"):
+            if name == "history" and not case.plan.depth:
+                continue
+            one, other = (d.contents(*loop.memory[name]) for d, loop in zip((device, twin), loops, strict=True))
+            if name == "header":
+                one, other = one.view(HEADER).copy(), other.view(HEADER).copy()
+                one["noise"] = other["noise"] = 0  # an address
+            np.testing.assert_array_equal(one, other, name)
 
 
 def unscaled(device: PtxDevice, dtype: str) -> None:
