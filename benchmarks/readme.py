@@ -181,6 +181,12 @@ def twin(results: dict[str, Any]) -> str:
     return table(["one update", "NumPy", "compiled", "NumPy over compiled"], rows)
 
 
+def stub(results: dict[str, Any]) -> str:
+    """What a step of the device loop costs the host."""
+    rows = [[name, f"{us['later']:.2f} us", f"{us['whole']:.2f} us"] for name, us in results["us_a_step"].items()]
+    return table(["the host's time a step, of 20", "a later step", "with the run's preparation"], rows)
+
+
 RIVAL_ROWS: dict[str, tuple[str, str]] = {  # label, and how a value is written
     "picture_s": ("process start to a PNG", "{:.2f} s"),
     "import_s": ("`import` alone", "{:.2f} s"),
@@ -346,6 +352,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "guidance": partial(section, "guidance", guidance),
     "trust": partial(section, "trust", trust, lambda facts: source(facts | {"command": "python -m benchmarks.trust"})),
     "kernels": partial(section, "kernel-cpu", twin),
+    "stub": partial(section, "stub", stub),
 }
 
 
