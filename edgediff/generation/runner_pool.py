@@ -30,6 +30,7 @@ class RunnerPool:
 
     def __init__(self) -> None:
         self._idle: list[tuple[Hashable, DeviceRunner]] = []
+        self._room = IDLE_RUNNERS
         self._lock = threading.RLock()  # the collector may close a generator, which gives its runner back, anywhere
 
     @contextmanager
@@ -69,6 +70,13 @@ class RunnerPool:
             device.trim()
         return len(idle)
 
+    def close(self) -> None:
+        """Keep none from now on, neither those that are idle nor those that come back. Raises ``EngineError``: the
+        device failed.
+        """
+        self._room = 0
+        self.clear()
+
     def _take(self, key: Hashable) -> DeviceRunner | None:
         with self._lock:
             for entry in tuple(self._idle):
@@ -81,7 +89,7 @@ class RunnerPool:
     def _give_back(self, key: Hashable, runner: DeviceRunner) -> None:
         with self._lock:
             self._idle.append((key, runner))
-            over = [self._idle.pop(0) for _ in range(len(self._idle) - IDLE_RUNNERS)]
+            over = [self._idle.pop(0) for _ in range(len(self._idle) - self._room)]
         for _, old in over:
             old.close()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,25 @@ def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
     blocks = len(device.memory)
     latents(ours)
     assert len(device.memory) == blocks
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_call_that_runs_while_engines_change_keeps_none_of_them(pipe: Pipeline, begun: bool) -> None:
+    """An engine of the built kind takes another's place while a call runs; both in memory would be too much."""
+    ours, device = resident(pipe)
+    stream = ours.stream(PROMPT, seed=1, num_inference_steps=2)
+    if begun:
+        next(stream)
+    former = weakref.ref(ours.engine("unet"))
+    ours._change(lambda parts: parts.with_opened("onnx", "unet", parts.open_by("onnx", "unet")))
+    for step in stream:
+        assert not step.last or step.result().images
+    del step, stream
+    gc.collect()
+    assert former() is None
+    assert not device.memory
+    latents(ours)
+    assert device.memory
 
 
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:
