@@ -92,6 +92,8 @@ def test_a_call_on_a_closed_device_is_not_run(bundle: edgediff.Bundle) -> None:
     with pytest.raises(EngineError, match=r"^vae_decoder failed on latent_sample .*: the device is closed$"):
         decoder.engine.enqueue({"latent_sample": z}, {"sample": out}, 0)
     assert (pixels == 7).all()
+    with pytest.raises(EngineError, match=r"^vae_decoder: ONNX Runtime .* cannot open .*: the device is closed$"):
+        BACKEND.open(bundle, "vae_decoder", EngineOptions(), decoder.device)
 
 
 def test_its_key_changes_with_the_shapes_it_has_seen(bundle: edgediff.Bundle) -> None:
