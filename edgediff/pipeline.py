@@ -136,7 +136,8 @@ class Pipeline(OwnAttributes):
         embeddings = self._textual_inversions() if embeddings is None else embeddings
         with memory_named("reading the call's arguments"):
             request = check(self.bundle, self._open_tokenizers(), embeddings, arguments, self._open_parts().allow)
-        return Stream(run(request, self._serving(), self._device, self._runners))
+        runners = self._runners  # before the engines: a change puts both in place of those
+        return Stream(run(request, self._serving(), self._device, runners))
 
     def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
         """Let a word stand for learned vectors, from a safetensors file of A1111's or diffusers' form.
@@ -229,7 +230,7 @@ class Pipeline(OwnAttributes):
             self.build.cancel()
             self.build.wait()
         try:
-            self._runners.clear()
+            self._runners.close()
         finally:  # a GPU that failed is let go, too
             self._parts = None
             if self._device is not None:
@@ -263,10 +264,11 @@ class Pipeline(OwnAttributes):
         return self._open_parts()
 
     def _change(self, how: Callable[[Parts], Parts]) -> None:
-        """Other engines from the next call on; those that run keep theirs."""
+        """Other engines from the next call on; those that run keep theirs, and leave no runner that holds them."""
         with self._lock:
             self._parts = how(self._open_parts())
-        self._runners.clear()
+            former, self._runners = self._runners, RunnerPool()
+        former.close()
 
     def _take(self, part: str) -> None:
         """Run a part by an engine file that was built, from the next call on."""

@@ -64,7 +64,7 @@ class Device(Protocol):
         """The address of ``size`` fresh bytes, zero, aligned to 256; they live until ``free`` or ``close``."""
 
     def free(self, address: int) -> None:
-        """Give memory back, once what is enqueued has run."""
+        """Give memory back, once what is enqueued has run; and in a capture, at its end."""
 
     def trim(self) -> None:
         """Give freed memory back to the system, for libraries that allocate by themselves. Waits for the device."""

@@ -49,6 +49,7 @@ class CudaDevice(CudaContext):
         self.cache_folder = cache_folder
         self._buffers: dict[int, Any] = {}
         self._marks: list[Any] = []  # events that nobody waits for
+        self._freed: list[int] = []  # addresses, in a capture
         with Exclusive(self, f"opening CUDA device {ordinal}"):
             properties, (major, minor) = self._device.properties, self._device.compute_capability
             self.name, self.compute_capability = str(self._device.name), (int(major), int(minor))
@@ -81,6 +82,9 @@ class CudaDevice(CudaContext):
     def free(self, address: int) -> None:
         if self._closed:
             return  # it has been given back
+        if self._capturing == threading.get_ident():  # the collector may let a loop go anywhere
+            self._freed.append(address)
+            return
         with Exclusive(self, "freeing memory"):
             if address not in self._buffers:
                 raise EngineError(f"freeing memory: nothing is allocated at {address}")
@@ -119,6 +123,8 @@ class CudaDevice(CudaContext):
                 return capture_graph(self._stream, work)
             finally:
                 self._refused, self._capturing = self._closed, 0
+                while self._freed:
+                    self.free(self._freed.pop())
 
     def launch(self, graph: Any) -> None:
         with self.lock:
@@ -157,9 +163,10 @@ class CudaDevice(CudaContext):
         """Wait for the stream and free the memory. Raises ``EngineError`` where the device failed; it is closed then,
         too.
         """
-        if self._closed:
-            return
-        with Exclusive(self, "closing the device"):
+        with self.lock:
+            if self._closed:
+                return
+            self.refuse("closing the device")
             self._closed = self._refused = CLOSED
             self.__dict__.pop("kernels", None)
             buffers = [partial(buffer.close, self._stream) for buffer in self._buffers.values()]
@@ -167,13 +174,13 @@ class CudaDevice(CudaContext):
             self._marks.clear()
             self.stream = 0
             failures = []
-            for end in (self._stream.sync, *buffers, self._staging.close, self._stream.close):
+            for end in (self._device.set_current, self._stream.sync, *buffers, self._staging.close, self._stream.close):
                 try:
                     end()
                 except Exception as error:
                     failures.append(error)
             if failures:
-                raise failures[0]
+                raise EngineError(f"closing the device: {failures[0]}") from failures[0]
 
     def forked(self) -> None:
         super().forked()

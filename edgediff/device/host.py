@@ -27,7 +27,7 @@ class HostDevice:
         loop = DeviceLoop(HostDevice(), unet, (1, 4, 64, 64))
 
     Raises:
-        EngineError: memory is allocated, freed or copied in a graph; anything is done after ``close``.
+        EngineError: memory is allocated or copied in a graph; anything is done after ``close``.
         ArgumentError: a download into values that are not contiguous.
     """
 
@@ -56,10 +56,8 @@ class HostDevice:
 
     def free(self, address: int) -> None:
         with self.lock:
-            if self._closed:
-                return  # it has been given back
-            self._refuse_in_graph("freeing memory")
-            del self.memory[address]
+            if not self._closed:  # or it has been given back
+                del self.memory[address]
 
     def trim(self) -> None:
         """There is nothing to do: memory goes back when it is freed, and the device is never behind."""

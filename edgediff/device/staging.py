@@ -40,12 +40,14 @@ class StagingRing:
 
         self._copy, self._success = driver.cuMemcpyHtoDAsync, driver.CUresult.CUDA_SUCCESS
         self._stream, self._handle = stream, stream.handle
+        self._events = [
+            device.create_event(blocking) for _ in range(SEGMENTS)
+        ]  # first: what fails here leaves no memory
         self._buffer = LegacyPinnedMemoryResource().allocate(SEGMENTS * SEGMENT)
         self._base = int(self._buffer.handle)
         pinned = (ctypes.c_uint8 * (SEGMENTS * SEGMENT)).from_address(self._base)
         self._view = memoryview(pinned).cast("B")
         self._bytes = np.frombuffer(self._view, np.uint8)
-        self._events = [device.create_event(blocking) for _ in range(SEGMENTS)]
         self._at, self._end = 0, SEGMENT  # where the next bytes go, and where the segment ends
 
     def upload(self, address: int, values: NDArray[Any]) -> None:

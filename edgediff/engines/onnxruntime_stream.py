@@ -58,7 +58,7 @@ class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
         proven = cuda_graphs and not self._own_graphs and self.provider in (CUDA, CPU)
         self.capture: Capture = "proven" if proven else "never"
         self._place = ("cuda", device.ordinal) if on_gpu(device) else ("cpu", 0)
-        self._make_options = ort.RunOptions
+        self._make_options, self._use = ort.RunOptions, device.use
         self._bound: dict[Hashable, tuple[Any, Any]] = {}  # bindings, with the options of their runs
         self._captured = 0  # graphs that ONNX Runtime was asked for
         self._shapes: set[Hashable] = set()  # that the session has worked on
@@ -77,10 +77,15 @@ class OnnxRuntimeStreamEngine(OnnxRuntimeEngine):
         return super().__call__(**inputs)
 
     def enqueue(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: int) -> None:
-        """Enqueue one call on device memory, on the stream that the session was made for."""
+        """Enqueue one call on device memory, on the stream that the session was made for.
+
+        Raises:
+            EngineError: the device is closed, and its stream with it; or ONNX Runtime refuses the call or fails.
+        """
         key = tuple((name, a.address, a.shape, a.dtype) for d in (inputs, outputs) for name, a in d.items())
         with self._lock:
             try:
+                self._use()  # a session would go on with a stream and memory that are gone
                 binding, options = self._bound.get(key) or self._bind(key, inputs, outputs)
                 self._session.run_with_iobinding(binding, options)
             except Exception as error:

@@ -54,6 +54,8 @@ class OnnxRuntimeEngine:
         try:
             # Opening waits for the whole GPU, which a stream that captures forbids.
             with self._lock, nullcontext() if first == CPU else silence(ort):
+                if device is not None:
+                    device.use()  # another thread may have closed it, and its stream with it
                 self._session = ort.InferenceSession(str(path), options, providers=asked, enable_fallback=0)
                 self._session.disable_fallback()  # it prints, and goes on without the GPU
         except Exception as error:

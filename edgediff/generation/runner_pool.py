@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from collections.abc import Generator as GeneratorType
 from contextlib import contextmanager, suppress
@@ -26,11 +25,15 @@ IDLE_RUNNERS = 2  # kept for the next request
 
 
 class RunnerPool:
-    """A pool lends runners, makes one when there is none, and keeps a few that are idle."""
+    """A pool lends runners, makes one when there is none, and keeps a few that are idle.
+
+    The collector may close a generator, which gives its runner back, anywhere: in a thread that has the device's lock,
+    or is in a method here. So the pool has no lock of its own; what it does to its list are single calls.
+    """
 
     def __init__(self) -> None:
         self._idle: list[tuple[Hashable, DeviceRunner]] = []
-        self._lock = threading.RLock()  # the collector may close a generator, which gives its runner back, anywhere
+        self._room = IDLE_RUNNERS
 
     @contextmanager
     def borrow(self, key: Hashable, make: Callable[[], DeviceRunner]) -> Iterator[DeviceRunner]:
@@ -61,28 +64,39 @@ class RunnerPool:
         Returns:
             How many there were.
         """
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for _, runner in idle:
+        idle = []
+        while runner := self._oldest():
             runner.close()
-        for device in {id(runner.device): runner.device for _, runner in idle}.values():
+            idle.append(runner)
+        for device in {id(runner.device): runner.device for runner in idle}.values():
             device.trim()
         return len(idle)
 
+    def close(self) -> None:
+        """Keep none from now on, neither those that are idle nor those that come back. Raises ``EngineError``: the
+        device failed.
+        """
+        self._room = 0
+        self.clear()
+
     def _take(self, key: Hashable) -> DeviceRunner | None:
-        with self._lock:
-            for entry in tuple(self._idle):
-                if entry[0] == key:
-                    with suppress(ValueError):  # given back and dropped meanwhile
-                        self._idle.remove(entry)
-                        return entry[1]
+        for entry in tuple(self._idle):
+            if entry[0] == key:
+                with suppress(ValueError):  # taken or dropped meanwhile
+                    self._idle.remove(entry)
+                    return entry[1]
         return None
 
+    def _oldest(self) -> DeviceRunner | None:
+        """Take the one that has been idle longest."""
+        try:
+            return self._idle.pop(0)[1]
+        except IndexError:
+            return None
+
     def _give_back(self, key: Hashable, runner: DeviceRunner) -> None:
-        with self._lock:
-            self._idle.append((key, runner))
-            over = [self._idle.pop(0) for _ in range(len(self._idle) - IDLE_RUNNERS)]
-        for _, old in over:
+        self._idle.append((key, runner))
+        while len(self._idle) > self._room and (old := self._oldest()):
             old.close()
 
 

@@ -69,6 +69,12 @@ class Plan:
         """Whether u and c may be combined before the row (CFG++ uses u on its own)."""
         return self.guidance == "cfg"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the fields alone. The table that ``kernel_layout.packed`` keeps is read-only
+        and laid out as this release has it; a copy would be neither.
+        """
+        return {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
+
     def __str__(self) -> str:
         names = [f"w{k}" for k in range(self.depth)]
         head = ["call", "t", "alpha", "sigma", "a", "bu", "bc", *names, "d", "p", "qu", "qc"]

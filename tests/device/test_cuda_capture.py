@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgediff.device.cuda import CudaDevice
+from edgediff.device.memory import DeviceMemory
 from edgediff.errors import EngineError
 
 from .stub.library import Stub
@@ -56,7 +57,6 @@ def test_what_a_graph_cannot_hold_is_refused_before_the_driver_is_asked(stub: St
         stub.clear()
         for call in (
             lambda: device.allocate(16),
-            lambda: device.free(address),
             lambda: device.upload(address, values),
             lambda: device.download(address, values),
             lambda: device.launch(graph),
@@ -72,6 +72,32 @@ def test_what_a_graph_cannot_hold_is_refused_before_the_driver_is_asked(stub: St
 
     device.launch(device.capture(work))
     assert done == []
+    check_usable(device)
+    device.close()
+    assert not stub.faults
+
+
+@on_stub()
+def test_memory_that_is_freed_in_a_capture_goes_at_its_end(stub: Stub) -> None:
+    """The collector may close a forgotten stream there, and with it a loop."""
+    device = CudaDevice()
+    before = stub.allocated()
+    memory, kept = DeviceMemory(device), device.allocate(16)
+    for name in "abc":
+        memory.reserve(name, 1 << 20)
+
+    def work() -> None:
+        stub.clear()
+        memory.close()
+        assert not stub.count()
+
+    device.launch(device.capture(work))
+    device.free(kept)
+    assert stub.allocated() == before
+    address = device.allocate(16)
+    with pytest.raises(EngineError, match="division by zero"):
+        device.capture(lambda: (device.free(address), 1 / 0))
+    assert stub.allocated() == before
     check_usable(device)
     device.close()
     assert not stub.faults

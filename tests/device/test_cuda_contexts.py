@@ -129,6 +129,41 @@ def test_an_end_that_fails_is_told_and_gives_back_what_it_can(stub: Stub) -> Non
 
 
 @on_stub()
+def test_an_end_without_a_context_is_an_end(stub: Stub) -> None:
+    before = stub.allocated(pinned=True)
+    device = CudaDevice()
+    stub.fail("cuCtxSetCurrent", code=719, times=1)
+    with pytest.raises(EngineError, match="closing the device: "):
+        device.close()
+    stub.clear()
+    with pytest.raises(EngineError, match="the device is closed"):
+        device.mark()
+    assert stub.allocated(pinned=True) == before
+
+
+@on_stub()
+def test_two_threads_may_close_it(stub: Stub) -> None:
+    device = CudaDevice()
+    found: list[Any] = []
+
+    def other() -> None:
+        try:
+            device.close()
+        except EngineError as error:
+            found.append(str(error))
+
+    with device.lock:
+        threads = [threading.Thread(target=other) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.2)  # all of them wait
+    for thread in threads:
+        thread.join(10)
+    assert not found
+    assert not stub.faults
+
+
+@on_stub()
 def test_a_thread_that_waits_while_another_closes(stub: Stub) -> None:
     device = CudaDevice()
     found: list[Any] = []

@@ -77,6 +77,17 @@ def test_what_cuda_core_says_of_a_failing_import_is_told(stub: Stub) -> None:
 
 
 @on_stub()
+def test_a_device_without_events_leaves_no_pinned_memory(stub: Stub) -> None:
+    before = stub.allocated(pinned=True)
+    for nth in range(1, 6):
+        stub.clear()
+        stub.fail("cuEventCreate", nth=nth)
+        with pytest.raises(EngineError, match="opening CUDA device 0: "):
+            CudaDevice(0)
+        assert stub.allocated(pinned=True) == before
+
+
+@on_stub()
 def test_a_device_that_fails_to_open(stub: Stub) -> None:
     CudaDevice().close()
     for name in ("cuCtxSetCurrent", "cuStreamCreateWithPriority", "cuEventCreate", "cuMemHostAlloc"):

@@ -67,11 +67,10 @@ def test_a_block_that_cannot_grow_is_gone() -> None:
     ("work", "message"),
     [
         (lambda device, address: device.allocate(8), "allocating memory"),
-        (lambda device, address: device.free(address), "freeing memory"),
         (lambda device, address: device.upload(address, np.ones(2)), "copying to the device"),
         (lambda device, address: device.download(address, np.ones(2)), "waiting for the device"),
     ],
-    ids=["allocate", "free", "upload", "download"],
+    ids=["allocate", "upload", "download"],
 )
 def test_a_graph_on_the_host_holds_no_more_than_a_gpus(work: Callable[[Any, int], Any], message: str) -> None:
     device = HostDevice()

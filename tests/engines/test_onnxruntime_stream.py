@@ -81,6 +81,21 @@ def test_a_call_that_fails_is_bound_anew(bundle: edgediff.Bundle) -> None:
     decoder.check(z, out)
 
 
+def test_a_call_on_a_closed_device_is_not_run(bundle: edgediff.Bundle) -> None:
+    """Its stream and memory are gone, and a bound call would use both."""
+    decoder = Decoder(bundle)
+    z, out = decoder.place()
+    decoder.check(z, out)
+    pixels = view(out)
+    pixels[:] = 7
+    decoder.device.close()
+    with pytest.raises(EngineError, match=r"^vae_decoder failed on latent_sample .*: the device is closed$"):
+        decoder.engine.enqueue({"latent_sample": z}, {"sample": out}, 0)
+    assert (pixels == 7).all()
+    with pytest.raises(EngineError, match=r"^vae_decoder: ONNX Runtime .* cannot open .*: the device is closed$"):
+        BACKEND.open(bundle, "vae_decoder", EngineOptions(), decoder.device)
+
+
 def test_its_key_changes_with_the_shapes_it_has_seen(bundle: edgediff.Bundle) -> None:
     decoder = Decoder(bundle)
     before = decoder.engine.key

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import edgediff
 from edgediff.engines.base import EngineOptions
 from edgediff.engines.onnxruntime import BACKEND
 from edgediff.errors import ArgumentError, EngineError
+from edgediff.generation.runner_pool import IDLE_RUNNERS
 from edgediff.pipeline import Pipeline
 from edgediff.sampling.samplers import SAMPLERS
 
@@ -244,16 +247,62 @@ def test_calls_of_an_engine_wait_for_the_device(pipe: Pipeline) -> None:
     thread.join()
 
 
-def test_a_runner_comes_back_while_another_is_taken(pipe: Pipeline) -> None:
-    """The collector may close a forgotten stream at any place, in this thread."""
+def test_runners_come_back_at_any_place(pipe: Pipeline) -> None:
+    """The collector may close forgotten streams in this thread where a runner is given back, while another thread has
+    the device and gives one back, too.
+    """
     ours, device = resident(pipe)
-    stream = ours.stream(PROMPT, seed=1, num_inference_steps=4)
-    next(stream)
-    with ours._runners._lock:
-        stream.close()
-    blocks = len(device.memory)
+    streams = [ours.stream(PROMPT, seed=1, num_inference_steps=4) for _ in range(5)]
+    for stream in streams:
+        next(stream)
+    held, inside = threading.Event(), threading.Event()
+
+    class Idle(list[Any]):
+        def append(self, entry: Any) -> None:
+            super().append(entry)
+            if streams and not held.is_set():
+                held.set()
+                inside.wait(10)
+                streams.pop().close()  # as the collector would
+                streams.pop().close()
+
+    ours._runners._idle = Idle()
+    other, first = streams.pop(), streams.pop()
+
+    def work() -> None:
+        held.wait(10)
+        with device.lock:
+            inside.set()
+            other.close()
+
+    threads = [threading.Thread(target=work, daemon=True), threading.Thread(target=first.close, daemon=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    streams.pop().close()
     latents(ours)
-    assert len(device.memory) == blocks
+    assert len(ours._runners._idle) <= IDLE_RUNNERS
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_call_that_runs_while_engines_change_keeps_none_of_them(pipe: Pipeline, begun: bool) -> None:
+    """An engine of the built kind takes another's place while a call runs; both in memory would be too much."""
+    ours, device = resident(pipe)
+    stream = ours.stream(PROMPT, seed=1, num_inference_steps=2)
+    if begun:
+        next(stream)
+    former = weakref.ref(ours.engine("unet"))
+    ours._change(lambda parts: parts.with_opened("onnx", "unet", parts.open_by("onnx", "unet")))
+    for step in stream:
+        assert not step.last or step.result().images
+    del step, stream
+    gc.collect()
+    assert former() is None
+    assert not device.memory
+    latents(ours)
+    assert device.memory
 
 
 def test_providers_without_streams_get_host_arrays(pipe: Pipeline) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import re
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import numpy as np
@@ -16,7 +19,7 @@ import edgediff
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.sampling import kernel_layout, kernels
 from edgediff.sampling.kernel_layout import CONSTANTS, HEADER, ROW, STATE, packed
-from edgediff.sampling.planning import plan
+from edgediff.sampling.planning import Plan, plan
 from edgediff.sampling.schedule import Schedule
 
 
@@ -159,6 +162,17 @@ def test_rows_are_packed_in_float32() -> None:
     assert {True, False} == {row.guided for row in table.rows}
     np.testing.assert_array_equal(rows["ka"], np.array([level.alpha for level in table.levels[1:]], np.float32))
     np.testing.assert_array_equal(rows["ks"], np.array([level.sigma for level in table.levels[1:]], np.float32))
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan))])
+def test_a_copied_plan_keeps_its_own_rows(twin: Callable[[Plan], Plan]) -> None:
+    table = plan(Schedule(), "euler", 3, 7.5)
+    rows = packed(table)
+    other = twin(table)
+    assert other == table
+    assert packed(other) is not rows
+    assert not packed(other).flags.writeable
+    np.testing.assert_array_equal(packed(other), rows)
 
 
 def test_too_much_history_is_refused() -> None:
