@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from .bundle.manifest import Bundle
 from .bundle.reading import read_bundle
 from .checks import file_path, positive
-from .device.cuda import CudaDevice
+from .device.base import Device
 from .engines.base import EngineOptions, Provider, check_device
 from .engines.choose import check_engine, check_foreign
 from .engines.isolation.limits import Limits, held
@@ -107,10 +107,17 @@ def load(
     cache = None if engine_cache is None else Path(engine_cache)
     options = EngineOptions(threads, providers, engine, cache, release_parts, memory_limit, isolation, cuda_graphs)
     check_foreign(bundle, options, ordinal)
-    pipe = Pipeline(bundle, options, None if ordinal is None else CudaDevice(ordinal, cache), isolation)
+    pipe = Pipeline(bundle, options, None if ordinal is None else open_device(ordinal, cache), isolation)
     if engine == "auto":
         pipe.build_engines(build_options)
     return pipe
+
+
+def open_device(ordinal: int, cache: Path | None) -> Device:
+    """A CUDA device; what it is made of is imported here, since a CPU needs none of it."""
+    from .device.cuda import CudaDevice
+
+    return CudaDevice(ordinal, cache)
 
 
 def isolate(bundle: Bundle, isolated: Literal[True] | Limits) -> Isolation:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from collections.abc import Generator as GeneratorType
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..arrays import Float32
 from ..bundle.manifest import Bundle
 from ..device.base import Device
-from ..device.loop import DeviceStep
 from ..engines.base import StreamEngine
 from ..engines.choose import Parts
 from ..errors import EngineError
 from ..sampling.planning import Plan
 from ..sampling.rng import Generator
 from .conditioning import Conditioning
-from .device_runner import DeviceRunner
 from .request import Request
+
+if TYPE_CHECKING:
+    from ..device.loop import DeviceStep
+    from .device_runner import DeviceRunner
 
 PLAN_ROWS, PLAN_DEPTH = 256, 8  # room for plans; longer ones get a loop of their own
 IDLE_RUNNERS = 2  # kept for the next request
@@ -127,6 +129,8 @@ def run_on_device(
     """Borrow a runner for the state's ``shape`` and yield after every row; the last step's values come to the host
     when the iterator goes on.
     """
+    from .device_runner import DeviceRunner  # a CPU's calls need none of it
+
     assert conditioning.largest is not None
     room = max(PLAN_ROWS, 1 << (len(plan.rows) - 1).bit_length())
 

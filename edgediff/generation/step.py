@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32
-from ..device.loop import DeviceStep
 from ..errors import ArgumentError
 from ..image import to_pil, to_uint8
 from ..sampling.loop import LoopStep
 from ..system_memory import memory_named
 from .autoencoder import Autoencoder, PreviewMethod
-from .device_runner import DeviceRunner
 from .metadata import parameters
 from .request import Request
 from .watch import Watch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ..device.loop import DeviceStep
+    from .device_runner import DeviceRunner
 
 
 @dataclass(frozen=True, repr=False)
