@@ -88,9 +88,20 @@ def test_an_interrupted_call_leaves_no_answer_behind(hostile_unet: Put) -> None:
     """Its answer would be taken for the next call's."""
     with edgediff.load(hostile_unet(hostile.endless()), isolated=Limits(seconds=None)) as pipe:
         pipe.engine("unet")
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        interrupted = threading.Event()
+
+        def interrupt() -> None:
+            time.sleep(0.3)
+            while not interrupted.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+                interrupted.wait(10)  # one that comes just before Python begins to wait is seen at the next
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
         with pytest.raises(KeyboardInterrupt):
             pipe.engine("unet")(**SAMPLE)
+        interrupted.set()
+        thread.join()
         still_runs(pipe)
 
 
