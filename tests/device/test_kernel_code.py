@@ -91,6 +91,7 @@ def test_an_unknown_target_is_refused() -> None:
         compile_kernels("sm_42")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "new" / "folder"
@@ -108,6 +109,7 @@ def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert kept.read_bytes() == hashlib.sha256(first.data).digest() + first.data
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
@@ -183,6 +185,28 @@ def test_machine_code_that_cannot_be_taken(
     first = next(kernel_codes(H100, NEWEST, None))
     assert isinstance(first, EngineError)
     assert why in str(first)
+
+
+def test_what_an_editor_leaves_is_no_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "edgediff_cuda"
+    shutil.copytree(SOURCE, folder)
+    litter(folder)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "edgediff_cuda", raising=False)
+    stamp = kernel_source().stamp
+    kernel_source.cache_clear()
+    try:
+        found = kernel_source()
+        assert (found.folder, found.stamp) == (folder, stamp)
+    finally:
+        kernel_source.cache_clear()
+
+
+def litter(folder: Path) -> None:
+    """What Emacs and others leave beside a file that they have open."""
+    (folder / ".#types.h").symlink_to("somebody@machine.1:2")
+    for name in ("types.h~", "#types.h#", ".types.h.swp", "types.h.orig"):
+        (folder / name).write_bytes(b"older")
 
 
 def test_missing_sources_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
