@@ -195,6 +195,8 @@ def main() -> int:
         parser.error(f"no section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
     if not args.run and not args.dry_run:
         parser.error("one of --prepare, --run and --dry-run is needed")
+    if args.run and not (args.run / FACTS).is_file():
+        parser.error(f"{args.run} has no {FACTS}: write the folder by --prepare")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.run or Path(temporary, "prepared")
         if args.dry_run and not args.run:

@@ -101,6 +101,12 @@ def main() -> int:
     args = parser.parse_args()
     if args.section:
         return 0 if section(args.section, args.to) else 1
+    if args.only and not args.check:
+        parser.error("--only chooses among what --check runs")
+    name, why = "kernel-cpu", why_no_device() if args.check else ""
+    if args.only and why:
+        print(f"Nothing was run: {why}")
+        return 0
     extra: dict[str, Any] = {}  # beside the sections
     found: dict[str, Any] = {}
     if why_not := find_package().why_not:
@@ -108,11 +114,10 @@ def main() -> int:
         print(f"The host twin was skipped: {why_not}")
     elif not args.only:
         found["host_twin"] = run_here(twin)
-    name, why = "kernel-cpu", why_no_device()
     if args.check and why:
         extra["skipped"] = f"the sections on the GPU: {why}"
     if args.check and not why:
-        name = f"kernel-{slug(probe().name)}"
+        name = "-".join(["kernel", slug(probe().name), *args.only])  # apart from what a run of all has found
         on_gpu(found, args.only or ON_GPU, lambda: keep(name, found, extra, args.out))
     path = keep(name, found, extra, args.out)
     print(summary(found))
