@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..cache_folder import open_to_all
 from ..errors import EngineError, printable
 from ..files import read_regular
 from ..whole import replacing
@@ -115,6 +116,8 @@ def _compiled(capability: Version, driver: Version, cache_folder: Path | None) -
     origin = f"NVRTC {version} for {target}"
     named = json.dumps([source.stamp, target, version, OPTIONS])
     kept = None if cache_folder is None else cache_folder / f"kernels-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
+    if kept is not None and _open_to_all(kept):
+        kept = None
     if kept is not None:
         with suppress(OSError):
             return KernelCode(kind, _checked(read_regular(kept, LARGEST)), origin)
@@ -125,6 +128,15 @@ def _compiled(capability: Version, driver: Version, cache_folder: Path | None) -
             with replacing(kept) as f:
                 f.write(hashlib.sha256(data).digest() + data)
     return KernelCode(kind, data, origin)
+
+
+def _open_to_all(kept: Path) -> bool:
+    """Whether a kept file may be a stranger's, as the engine cache has it: every user can write it, or its folder."""
+    for path in (kept, kept.parent):
+        with suppress(OSError):  # it is not there
+            if open_to_all(path):
+                return True
+    return False
 
 
 def _checked(data: bytes) -> bytes:

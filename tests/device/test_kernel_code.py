@@ -118,6 +118,33 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps permissions elsewhere")
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_code_that_every_user_can_write_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_code, "compile_kernels", lambda target: b"ours")
+    folder = tmp_path / "cache"
+    folder.mkdir(0o755)
+    codes(folder)
+    (kept,) = folder.iterdir()
+    kept.write_bytes(hashlib.sha256(b"forged").digest() + b"forged")
+
+    def taken() -> bytes:
+        code = codes(folder)[1]
+        assert isinstance(code, KernelCode)
+        return code.data
+
+    assert taken() == b"forged"  # of a user whom this one lets write
+    for path in (folder, kept):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o002)
+        assert taken() == b"ours"
+        path.chmod(mode)
+    folder.chmod(0o777)
+    kept.unlink()
+    assert taken() == b"ours"
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_gpus_that_nvrtc_does_not_know(tmp_path: Path) -> None:
     newer, older = codes(None, (12, 7))[1], codes(None, (5, 2))[1]
