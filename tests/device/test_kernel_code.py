@@ -160,6 +160,25 @@ def test_a_driver_older_than_nvrtc(tmp_path: Path) -> None:
     assert "cannot run what it makes; update the driver, or run: pip install nvidia-cuda-nvrtc-cu" in said
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Linux")
+@pytest.mark.parametrize("version", ["12.9.10", "13.5.0"])
+def test_of_two_nvrtcs_the_one_of_cuda_bindings_is_taken(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install nvidia-cuda-nvrtc-cu12` helps beside the NVRTC that the extra brought."""
+    bindings = pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    places = {"12": "cuda_nvrtc/lib/libnvrtc.so.12", "13": "cu13/lib/libnvrtc.so.13"}
+    for place in places.values():
+        (tmp_path / "nvidia" / place).parent.mkdir(parents=True)
+        (tmp_path / "nvidia" / place).touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "nvidia")])
+    monkeypatch.setattr(nvrtc, "find_spec", lambda name: spec)
+    monkeypatch.setattr(bindings, "__version__", version)
+    first, second = nvrtc._libraries()
+    assert first == tmp_path / "nvidia" / places[version[:2]]
+    assert {first.name, second.name} == {"libnvrtc.so.12", "libnvrtc.so.13"}
+
+
 @pytest.mark.usefixtures("no_package")
 def test_no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(function: str, *args: object) -> None:
