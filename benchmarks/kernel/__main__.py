@@ -94,7 +94,13 @@ def tables(name: str, figures: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="run the sections on the GPU as well")
-    parser.add_argument("--only", nargs="+", default=[], choices=ON_GPU, help="these alone of the sections on the GPU")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        choices=ON_GPU,
+        help="these alone of the sections on the GPU; their JSON is a file of its own",
+    )
     parser.add_argument("--out", type=Path, help="a folder for a second copy of the JSON")
     parser.add_argument("--section", choices=SECTIONS, help="run this one alone, in this process")
     parser.add_argument("--to", type=Path, help="a file for what --section finds")

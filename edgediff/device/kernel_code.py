@@ -101,7 +101,7 @@ def _prebuilt_facts() -> dict[str, str]:
         facts = json.loads(read_regular(folder / "kernels.json", 1 << 16))
         stamp, cuda, architectures = (str(facts[key]) for key in ("sources", "cuda", "architectures"))
     except FileNotFoundError:
-        raise EngineError("edgediff-kernels was built where there was no nvcc") from None
+        raise EngineError("edgediff-kernels was built without CUDA code") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise EngineError(f"edgediff-kernels has a damaged kernels.json ({printable(str(error))})") from error
     if stamp != kernel_source().stamp:

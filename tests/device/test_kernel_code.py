@@ -216,7 +216,7 @@ def test_what_info_says_without_edgediff_kernels(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("said", "code", "why"),
     [
-        (None, None, "built where there was no nvcc"),
+        (None, None, "was built without CUDA code"),
         (facts(sources="0" * 64), b"code", "those of other sources; install it again"),
         ("{", b"code", "has a damaged kernels.json"),
         ("[]", b"code", "has a damaged kernels.json"),
