@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ def kernel_codes(capability: Version, driver: Version, cache_folder: Path | None
         driver: the newest CUDA that the driver runs.
         cache_folder: where compiled code is kept; None keeps none.
     """
-    for find in (_prebuilt, lambda: _compiled(capability, driver, cache_folder)):
+    for find in (lambda: _prebuilt(driver), lambda: _compiled(capability, driver, cache_folder)):
         try:
             yield find()
         except EngineError as error:
@@ -60,7 +60,11 @@ def why_no_code(ordinal: int = 0) -> str:
     except EngineError as error:
         return str(error)
     reasons = []
-    for find in (_prebuilt_facts, lambda: _target(gpu.capability, gpu.driver)):
+    finds: tuple[Callable[[], object], ...] = (
+        lambda: _prebuilt_facts(gpu.driver),
+        lambda: _target(gpu.capability, gpu.driver),
+    )
+    for find in finds:
         try:
             find()
             return ""
@@ -74,15 +78,15 @@ def describe_code(ordinal: int = 0) -> str:
     if why := why_no_code(ordinal):
         return why
     try:
-        facts = _prebuilt_facts()
+        facts = _prebuilt_facts(probe(ordinal).driver)
         return f"compiled beforehand by CUDA {facts['cuda']} for {facts['architectures']}"
     except EngineError as error:
         version = ".".join(map(str, nvrtc_version()))
         return f"compiled at first use by NVRTC {version} ({error})"
 
 
-def _prebuilt() -> KernelCode:
-    facts = _prebuilt_facts()
+def _prebuilt(driver: Version) -> KernelCode:
+    facts = _prebuilt_facts(driver)
     path = Path(facts["path"])
     try:
         data = read_regular(path, LARGEST)
@@ -91,8 +95,8 @@ def _prebuilt() -> KernelCode:
     return KernelCode("fatbin", data, f"edgediff-kernels, by CUDA {facts['cuda']}")
 
 
-def _prebuilt_facts() -> dict[str, str]:
-    """What edgediff-kernels says of its fatbin: ``path``, ``cuda``, ``architectures``."""
+def _prebuilt_facts(driver: Version) -> dict[str, str]:
+    """What edgediff-kernels says of its fatbin, which this driver can run: ``path``, ``cuda``, ``architectures``."""
     spec = find_spec("edgediff_kernels")
     if spec is None or not spec.submodule_search_locations:
         raise EngineError("edgediff-kernels, which may hold them, is not installed")
@@ -100,12 +104,15 @@ def _prebuilt_facts() -> dict[str, str]:
     try:
         facts = json.loads(read_regular(folder / "kernels.json", 1 << 16))
         stamp, cuda, architectures = (str(facts[key]) for key in ("sources", "cuda", "architectures"))
+        major = int(cuda.split(".")[0])
     except FileNotFoundError:
         raise EngineError("edgediff-kernels was built without CUDA code") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise EngineError(f"edgediff-kernels has a damaged kernels.json ({printable(str(error))})") from error
     if stamp != kernel_source().stamp:
         raise EngineError("edgediff-kernels holds those of other sources; install it again (pip install ./cpp_ext)")
+    if major > driver[0]:
+        raise EngineError(f"edgediff-kernels holds those of CUDA {cuda}; the driver runs CUDA {driver[0]}.{driver[1]}")
     return {"path": str(folder / "kernels.fatbin"), "cuda": cuda, "architectures": architectures}
 
 

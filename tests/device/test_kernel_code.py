@@ -203,6 +203,17 @@ def test_machine_code_that_came_with_edgediff_kernels(tmp_path: Path, monkeypatc
     assert describe_code() == "compiled beforehand by CUDA 13.0 for 75 90"
 
 
+def test_a_driver_older_than_that_machine_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, monkeypatch, facts())
+    said = "edgediff-kernels holds those of CUDA 13.0; the driver runs CUDA 12.6"
+    assert str(codes(None, driver=(12, 6))[0]) == said
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(12, 6)))
+    assert said in describe_code()  # and what NVRTC can do
+    package_facts = tmp_path / "edgediff_kernels" / "kernels.json"
+    package_facts.write_text(facts(cuda="new"))
+    assert "has a damaged kernels.json" in str(codes(None)[0])
+
+
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_what_info_says_without_edgediff_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
