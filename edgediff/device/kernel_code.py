@@ -46,7 +46,11 @@ def kernel_codes(capability: Version, driver: Version, cache_folder: Path | None
         driver: the newest CUDA that the driver runs.
         cache_folder: where compiled code is kept; None keeps none.
     """
-    for find in (lambda: _prebuilt(driver), lambda: _compiled(capability, driver, cache_folder)):
+    finds: tuple[Callable[[], KernelCode], ...] = (
+        lambda: _prebuilt(driver),
+        lambda: _compiled(capability, driver, cache_folder),
+    )
+    for find in finds:
         try:
             yield find()
         except EngineError as error:
