@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, folder: Path, keep: Callable[[dict[str, Any]],
     arguments = ["--run", str(folder.resolve()), *(["--dry-run"] if args.dry_run else [])]
     runner, notes = Runner(HERE, arguments, args.seconds), folder / "notes"
     found: dict[str, Any] = {}
-    if args.go_on and (notes / FOUND).exists():
+    if (args.go_on or args.only) and (notes / FOUND).exists():  # a part leaves the figures of the others
         found = json.loads((notes / FOUND).read_text(encoding="utf-8"))
     else:
         shutil.rmtree(notes, ignore_errors=True)
