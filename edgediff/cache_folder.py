@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -31,3 +32,12 @@ def default_cache_folder() -> Path:
             "there is no folder for what is built for this machine, since this user has no home; name one by "
             f"{CACHE_VARIABLE}, engine_cache= or --engine-cache"
         ) from error
+
+
+def open_to_all(path: Path) -> bool:
+    """Tell whether all users of this machine may write a file or folder. Windows keeps that elsewhere: False.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return sys.platform != "win32" and bool(path.stat().st_mode & stat.S_IWOTH)

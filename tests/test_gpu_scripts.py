@@ -33,6 +33,23 @@ def test_without_a_gpu_they_say_so(script: str) -> None:
     assert call(script, code=2).startswith("no GPU to run on: ")
 
 
+def test_a_part_of_the_kernel_sections_leaves_the_figures_of_all() -> None:
+    if not why_no_device():
+        pytest.skip("a GPU is here")
+    results = ROOT / "benchmarks" / "results"
+    before = {path.name: path.stat().st_mtime_ns for path in results.glob("kernel*")}
+    assert call("benchmarks.kernel", "--check", "--only", "bandwidth").startswith("Nothing was run: no ")
+    call("benchmarks.kernel", "--only", "bandwidth", code=2)
+    assert before == {path.name: path.stat().st_mtime_ns for path in results.glob("kernel*")}
+
+
+def test_a_folder_that_was_not_prepared_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--run", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{tmp_path} has no prepared.json: write the folder by --prepare" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``benchmarks.gpu.driver`` writes where the driver is the stub, under the real cuda-bindings and NVRTC."""

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, folder: Path, keep: Callable[[dict[str, Any]],
     arguments = ["--run", str(folder.resolve()), *(["--dry-run"] if args.dry_run else [])]
     runner, notes = Runner(HERE, arguments, args.seconds), folder / "notes"
     found: dict[str, Any] = {}
-    if args.go_on and (notes / FOUND).exists():
+    if (args.go_on or args.only) and (notes / FOUND).exists():  # a part leaves the figures of the others
         found = json.loads((notes / FOUND).read_text(encoding="utf-8"))
     else:
         shutil.rmtree(notes, ignore_errors=True)
@@ -195,6 +195,8 @@ def main() -> int:
         parser.error(f"no section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
     if not args.run and not args.dry_run:
         parser.error("one of --prepare, --run and --dry-run is needed")
+    if args.run and not (args.run / FACTS).is_file():
+        parser.error(f"{args.run} has no {FACTS}: write the folder by --prepare")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.run or Path(temporary, "prepared")
         if args.dry_run and not args.run:

@@ -94,13 +94,25 @@ def tables(name: str, figures: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="run the sections on the GPU as well")
-    parser.add_argument("--only", nargs="+", default=[], choices=ON_GPU, help="these alone of the sections on the GPU")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        choices=ON_GPU,
+        help="these alone of the sections on the GPU; their JSON is a file of its own",
+    )
     parser.add_argument("--out", type=Path, help="a folder for a second copy of the JSON")
     parser.add_argument("--section", choices=SECTIONS, help="run this one alone, in this process")
     parser.add_argument("--to", type=Path, help="a file for what --section finds")
     args = parser.parse_args()
     if args.section:
         return 0 if section(args.section, args.to) else 1
+    if args.only and not args.check:
+        parser.error("--only chooses among what --check runs")
+    name, why = "kernel-cpu", why_no_device() if args.check else ""
+    if args.only and why:
+        print(f"Nothing was run: {why}")
+        return 0
     extra: dict[str, Any] = {}  # beside the sections
     found: dict[str, Any] = {}
     if why_not := find_package().why_not:
@@ -108,11 +120,10 @@ def main() -> int:
         print(f"The host twin was skipped: {why_not}")
     elif not args.only:
         found["host_twin"] = run_here(twin)
-    name, why = "kernel-cpu", why_no_device()
     if args.check and why:
         extra["skipped"] = f"the sections on the GPU: {why}"
     if args.check and not why:
-        name = f"kernel-{slug(probe().name)}"
+        name = "-".join(["kernel", slug(probe().name), *args.only])  # apart from what a run of all has found
         on_gpu(found, args.only or ON_GPU, lambda: keep(name, found, extra, args.out))
     path = keep(name, found, extra, args.out)
     print(summary(found))

@@ -1,4 +1,4 @@
-"""The update of every diffusion sampler as one fused kernel: a CPU twin, and CUDA where it was built in.
+"""The update of every diffusion sampler as one fused kernel: a CPU twin, and CUDA code where it was built beside nvcc.
 
 edgediff finds this package by itself and uses it in place of NumPy; nothing here needs to be called by hand.
 """

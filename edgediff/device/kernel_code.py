@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..cache_folder import open_to_all
 from ..errors import EngineError, printable
 from ..files import read_regular
 from ..whole import replacing
@@ -45,7 +46,11 @@ def kernel_codes(capability: Version, driver: Version, cache_folder: Path | None
         driver: the newest CUDA that the driver runs.
         cache_folder: where compiled code is kept; None keeps none.
     """
-    for find in (_prebuilt, lambda: _compiled(capability, driver, cache_folder)):
+    finds: tuple[Callable[[], KernelCode], ...] = (
+        lambda: _prebuilt(driver),
+        lambda: _compiled(capability, driver, cache_folder),
+    )
+    for find in finds:
         try:
             yield find()
         except EngineError as error:
@@ -59,7 +64,11 @@ def why_no_code(ordinal: int = 0) -> str:
     except EngineError as error:
         return str(error)
     reasons = []
-    for find in (_prebuilt_facts, lambda: _target(gpu.capability, gpu.driver)):
+    finds: tuple[Callable[[], object], ...] = (
+        lambda: _prebuilt_facts(gpu.driver),
+        lambda: _target(gpu.capability, gpu.driver),
+    )
+    for find in finds:
         try:
             find()
             return ""
@@ -73,15 +82,15 @@ def describe_code(ordinal: int = 0) -> str:
     if why := why_no_code(ordinal):
         return why
     try:
-        facts = _prebuilt_facts()
+        facts = _prebuilt_facts(probe(ordinal).driver)
         return f"compiled beforehand by CUDA {facts['cuda']} for {facts['architectures']}"
     except EngineError as error:
         version = ".".join(map(str, nvrtc_version()))
         return f"compiled at first use by NVRTC {version} ({error})"
 
 
-def _prebuilt() -> KernelCode:
-    facts = _prebuilt_facts()
+def _prebuilt(driver: Version) -> KernelCode:
+    facts = _prebuilt_facts(driver)
     path = Path(facts["path"])
     try:
         data = read_regular(path, LARGEST)
@@ -90,8 +99,8 @@ def _prebuilt() -> KernelCode:
     return KernelCode("fatbin", data, f"edgediff-kernels, by CUDA {facts['cuda']}")
 
 
-def _prebuilt_facts() -> dict[str, str]:
-    """What edgediff-kernels says of its fatbin: ``path``, ``cuda``, ``architectures``."""
+def _prebuilt_facts(driver: Version) -> dict[str, str]:
+    """What edgediff-kernels says of its fatbin, which this driver can run: ``path``, ``cuda``, ``architectures``."""
     spec = find_spec("edgediff_kernels")
     if spec is None or not spec.submodule_search_locations:
         raise EngineError("edgediff-kernels, which may hold them, is not installed")
@@ -99,12 +108,15 @@ def _prebuilt_facts() -> dict[str, str]:
     try:
         facts = json.loads(read_regular(folder / "kernels.json", 1 << 16))
         stamp, cuda, architectures = (str(facts[key]) for key in ("sources", "cuda", "architectures"))
+        major = int(cuda.split(".")[0])
     except FileNotFoundError:
-        raise EngineError("edgediff-kernels was built where there was no nvcc") from None
+        raise EngineError("edgediff-kernels was built without CUDA code") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise EngineError(f"edgediff-kernels has a damaged kernels.json ({printable(str(error))})") from error
     if stamp != kernel_source().stamp:
         raise EngineError("edgediff-kernels holds those of other sources; install it again (pip install ./cpp_ext)")
+    if major > driver[0]:
+        raise EngineError(f"edgediff-kernels holds those of CUDA {cuda}; the driver runs CUDA {driver[0]}.{driver[1]}")
     return {"path": str(folder / "kernels.fatbin"), "cuda": cuda, "architectures": architectures}
 
 
@@ -115,6 +127,8 @@ def _compiled(capability: Version, driver: Version, cache_folder: Path | None) -
     origin = f"NVRTC {version} for {target}"
     named = json.dumps([source.stamp, target, version, OPTIONS])
     kept = None if cache_folder is None else cache_folder / f"kernels-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
+    if kept is not None and _open_to_all(kept):
+        kept = None
     if kept is not None:
         with suppress(OSError):
             return KernelCode(kind, _checked(read_regular(kept, LARGEST)), origin)
@@ -125,6 +139,15 @@ def _compiled(capability: Version, driver: Version, cache_folder: Path | None) -
             with replacing(kept) as f:
                 f.write(hashlib.sha256(data).digest() + data)
     return KernelCode(kind, data, origin)
+
+
+def _open_to_all(kept: Path) -> bool:
+    """Whether a kept file may be a stranger's, as the engine cache has it: every user can write it, or its folder."""
+    for path in (kept, kept.parent):
+        with suppress(OSError):  # it is not there
+            if open_to_all(path):
+                return True
+    return False
 
 
 def _checked(data: bytes) -> bytes:

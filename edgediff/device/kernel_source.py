@@ -41,7 +41,9 @@ def kernel_source() -> KernelSource:
         raise EngineError("the CUDA kernels' sources (package edgediff_cuda) are missing; install edgediff again")
     folder = Path(next(iter(spec.submodule_search_locations)))
     try:
-        files = {path.name: path.read_bytes() for path in sorted(folder.glob("*")) if path.suffix in (".cu", ".h")}
+        # Not an editor's: Emacs' lock of a file is a link beside it that leads nowhere.
+        paths = [path for path in folder.glob("[!.]*") if path.suffix in (".cu", ".h")]
+        files = {path.name: path.read_bytes() for path in paths}
     except OSError as error:
         raise EngineError(f"the CUDA kernels' sources in {folder} cannot be read: {error}") from error
     if MAIN not in files:
@@ -50,6 +52,6 @@ def kernel_source() -> KernelSource:
 
 
 def stamp_of(files: dict[str, bytes]) -> str:
-    """A stamp of files by name, as cpp_ext/CMakeLists.txt makes it."""
+    """A stamp of files by name, as cpp_ext/fatbin.cmake makes it."""
     lines = "".join(f"{name} {hashlib.sha256(data).hexdigest()}\n" for name, data in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from contextlib import suppress
 from functools import cache
@@ -79,10 +80,24 @@ def _call(function: str, *args: Any) -> tuple[Any, ...]:
 @cache
 def _load() -> None:
     """Load NVRTC from pip's packages wherever they lie on sys.path: cuda-bindings looks in site-packages alone."""
+    for path in _libraries():
+        with suppress(OSError):
+            ctypes.CDLL(str(path))
+            return
+
+
+def _libraries() -> list[Path]:
+    """NVRTC's files in pip's packages. Those of cuda-bindings' own CUDA come first: where the driver is of CUDA 12, so
+    are they, and a newer NVRTC beside them makes what the driver cannot run.
+    """
+    own = ""
+    with suppress(ImportError):
+        from cuda.bindings import __version__ as version
+
+        own = version.split(".")[0]
     spec = find_spec("nvidia")
-    for folder in () if spec is None else spec.submodule_search_locations or ():
-        pattern = "**/nvrtc64_*.dll" if sys.platform == "win32" else "**/lib/libnvrtc.so.*"
-        for path in sorted(Path(folder).glob(pattern)):
-            with suppress(OSError):
-                ctypes.CDLL(str(path))
-                return
+    pattern = "**/nvrtc64_*.dll" if sys.platform == "win32" else "**/lib/libnvrtc.so.*"
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    found = [path for folder in folders for path in sorted(Path(folder).glob(pattern))]
+    named = re.compile(rf"(nvrtc64_|\.so\.){own}")
+    return sorted(found, key=lambda path: not named.search(path.name))

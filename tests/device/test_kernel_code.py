@@ -91,6 +91,7 @@ def test_an_unknown_target_is_refused() -> None:
         compile_kernels("sm_42")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "new" / "folder"
@@ -108,12 +109,40 @@ def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert kept.read_bytes() == hashlib.sha256(first.data).digest() + first.data
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (None, tmp_path / "file", tmp_path / "file" / "below"):
         assert isinstance(codes(folder)[1], KernelCode)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps permissions elsewhere")
+@pytest.mark.usefixtures("needs_nvrtc", "no_package")
+def test_code_that_every_user_can_write_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_code, "compile_kernels", lambda target: b"ours")
+    folder = tmp_path / "cache"
+    folder.mkdir(0o755)
+    codes(folder)
+    (kept,) = folder.iterdir()
+    kept.write_bytes(hashlib.sha256(b"forged").digest() + b"forged")
+
+    def taken() -> bytes:
+        code = codes(folder)[1]
+        assert isinstance(code, KernelCode)
+        return code.data
+
+    assert taken() == b"forged"  # of a user whom this one lets write
+    for path in (folder, kept):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o002)
+        assert taken() == b"ours"
+        path.chmod(mode)
+    folder.chmod(0o777)
+    kept.unlink()
+    assert taken() == b"ours"
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
@@ -129,6 +158,25 @@ def test_gpus_that_nvrtc_does_not_know(tmp_path: Path) -> None:
 def test_a_driver_older_than_nvrtc(tmp_path: Path) -> None:
     said = str(codes(None, driver=(nvrtc_version()[0] - 1, 8))[1])
     assert "cannot run what it makes; update the driver, or run: pip install nvidia-cuda-nvrtc-cu" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Linux")
+@pytest.mark.parametrize("version", ["12.9.10", "13.5.0"])
+def test_of_two_nvrtcs_the_one_of_cuda_bindings_is_taken(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install nvidia-cuda-nvrtc-cu12` helps beside the NVRTC that the extra brought."""
+    bindings = pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    places = {"12": "cuda_nvrtc/lib/libnvrtc.so.12", "13": "cu13/lib/libnvrtc.so.13"}
+    for place in places.values():
+        (tmp_path / "nvidia" / place).parent.mkdir(parents=True)
+        (tmp_path / "nvidia" / place).touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "nvidia")])
+    monkeypatch.setattr(nvrtc, "find_spec", lambda name: spec)
+    monkeypatch.setattr(bindings, "__version__", version)
+    first, second = nvrtc._libraries()
+    assert first == tmp_path / "nvidia" / places[version[:2]]
+    assert {first.name, second.name} == {"libnvrtc.so.12", "libnvrtc.so.13"}
 
 
 @pytest.mark.usefixtures("no_package")
@@ -155,6 +203,17 @@ def test_machine_code_that_came_with_edgediff_kernels(tmp_path: Path, monkeypatc
     assert describe_code() == "compiled beforehand by CUDA 13.0 for 75 90"
 
 
+def test_a_driver_older_than_that_machine_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, monkeypatch, facts())
+    said = "edgediff-kernels holds those of CUDA 13.0; the driver runs CUDA 12.6"
+    assert str(codes(None, driver=(12, 6))[0]) == said
+    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(12, 6)))
+    assert said in describe_code()  # and what NVRTC can do
+    package_facts = tmp_path / "edgediff_kernels" / "kernels.json"
+    package_facts.write_text(facts(cuda="new"))
+    assert "has a damaged kernels.json" in str(codes(None)[0])
+
+
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_what_info_says_without_edgediff_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
@@ -168,7 +227,7 @@ def test_what_info_says_without_edgediff_kernels(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("said", "code", "why"),
     [
-        (None, None, "built where there was no nvcc"),
+        (None, None, "was built without CUDA code"),
         (facts(sources="0" * 64), b"code", "those of other sources; install it again"),
         ("{", b"code", "has a damaged kernels.json"),
         ("[]", b"code", "has a damaged kernels.json"),
@@ -183,6 +242,28 @@ def test_machine_code_that_cannot_be_taken(
     first = next(kernel_codes(H100, NEWEST, None))
     assert isinstance(first, EngineError)
     assert why in str(first)
+
+
+def test_what_an_editor_leaves_is_no_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "edgediff_cuda"
+    shutil.copytree(SOURCE, folder)
+    litter(folder)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "edgediff_cuda", raising=False)
+    stamp = kernel_source().stamp
+    kernel_source.cache_clear()
+    try:
+        found = kernel_source()
+        assert (found.folder, found.stamp) == (folder, stamp)
+    finally:
+        kernel_source.cache_clear()
+
+
+def litter(folder: Path) -> None:
+    """What Emacs and others leave beside a file that they have open."""
+    (folder / ".#types.h").symlink_to("somebody@machine.1:2")
+    for name in ("types.h~", "#types.h#", ".types.h.swp", "types.h.orig"):
+        (folder / name).write_bytes(b"older")
 
 
 def test_missing_sources_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

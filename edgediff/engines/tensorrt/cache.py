@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...bundle.manifest import sha256
+from ...cache_folder import open_to_all
 from ...errors import EngineError, printable
 from ...files import sync_file, sync_folder
 from ...scratch import clear_dead, scratch_folder
@@ -137,12 +137,12 @@ class EngineCache:
 
 
 def _open_to_all(path: Path) -> str:
-    """Tell that all users of this machine may write a file or folder, or an empty string. Windows keeps that elsewhere.
+    """Tell that all users of this machine may write a file or folder, or an empty string.
 
     Raises:
         OSError: it is not there.
     """
-    if sys.platform == "win32" or not path.stat().st_mode & stat.S_IWOTH:
+    if not open_to_all(path):
         return ""
     return f"every user of this machine can write {path}, and engine files carry code; run: chmod o-w {path}"
 
