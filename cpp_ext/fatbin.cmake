@@ -46,7 +46,7 @@ if(NVCC)
     list(APPEND options --compress-mode=size)
   endif()
   message(STATUS "CUDA ${cuda} for ${architectures}")
-  # What it is compiled of: edgediff takes it for its own sources alone. The files of edgediff/device/kernel_source.py.
+  # What it is compiled of: edgediff takes it for its own sources alone. The files of edgediff/device/cuda/source.py.
   file(GLOB named RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/cuda" CONFIGURE_DEPENDS cuda/*.cu cuda/*.h)
   list(FILTER named EXCLUDE REGEX "^\\.")  # an editor's
   list(SORT named)

@@ -6,8 +6,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
+from edgediff.device.cuda.nvrtc import nvrtc_version
 from edgediff.device.driver import probe
-from edgediff.device.nvrtc import nvrtc_version
 
 SOURCE = r"""
 extern "C" __global__ void spin(unsigned long long* out, unsigned long long nanoseconds) {

@@ -1,4 +1,4 @@
-// The CUDA kernels: one entry a pack and type, which edgediff/device/cuda_kernels.py launches. Compiled as they stand by
+// The CUDA kernels: one entry a pack and type, which edgediff/device/cuda/kernels.py launches. Compiled as they stand by
 // NVRTC or by nvcc; nothing here runs on the host.
 #include "grid.h"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..bundle.manifest import HASH_LIMIT, Bundle, File, Tensor
 from ..bundle.reading import read_bundle
-from ..device.kernel_code import describe_code
+from ..device.cuda.machine_code import describe_code
 from ..engines.base import EngineOptions, check_device, why_not_file
 from ..engines.choose import survey, walk
 from ..engines.isolation.backend import memory_of

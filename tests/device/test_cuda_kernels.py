@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.device import cuda_kernels
 from edgediff.device.array import Block
 from edgediff.device.cuda import CudaDevice
-from edgediff.device.cuda_kernels import Launch
+from edgediff.device.cuda import kernels as cuda_kernels
+from edgediff.device.cuda.kernels import Launch
+from edgediff.device.cuda.machine_code import KernelCode, kernel_codes
+from edgediff.device.cuda.nvrtc import compile_kernels, nvrtc_version
 from edgediff.device.geometry import Geometry
-from edgediff.device.kernel_code import KernelCode, kernel_codes
 from edgediff.device.loop import DeviceLoop
-from edgediff.device.nvrtc import compile_kernels, nvrtc_version
 from edgediff.errors import ArgumentError, EngineError
 from edgediff.sampling.kernel_layout import BUFFERS, STATE
 from edgediff.sampling.planning import plan

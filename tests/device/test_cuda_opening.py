@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgediff.device.cuda import CudaDevice
-from edgediff.device.cuda_driver import open_driver
+from edgediff.device.cuda.opening import open_driver
 from edgediff.device.driver import LIBRARIES
 from edgediff.errors import ArgumentError, EdgediffError, EngineError
 

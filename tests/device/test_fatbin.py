@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgediff.device.kernel_source import kernel_source, stamp_of
+from edgediff.device.cuda.source import kernel_source, stamp_of
 
 CPP_EXT = Path(__file__).parents[2] / "cpp_ext"
 SOURCES = ("grid.h", "kernels.cu", "philox.h", "types.h", "update.h")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edgediff.device.array import Block
+from edgediff.device.cuda.source import kernel_source
 from edgediff.device.geometry import BUFFERS, Geometry
 from edgediff.device.host_kernels import HostKernels
-from edgediff.device.kernel_source import kernel_source
 from edgediff.errors import ArgumentError
 from edgediff.sampling.kernel_layout import BAD_OUTPUT, HEADER, ROW
 

@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 
 from edgediff.device.cuda import CudaDevice
-from edgediff.device.staging import SEGMENT, SEGMENTS, SMALL
+from edgediff.device.cuda.staging import SEGMENT, SEGMENTS, SMALL
 
 from .stub.library import Stub
 from .stub.on_stub import on_stub

@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from edgediff.device.kernel_source import MAIN, kernel_source
-from edgediff.device.nvrtc import OPTIONS, compile_kernels, nvrtc_version
+from edgediff.device.cuda.nvrtc import OPTIONS, compile_kernels, nvrtc_version
+from edgediff.device.cuda.source import MAIN, kernel_source
 from edgediff.errors import EngineError
 
 from .execution import Program

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgediff.device.kernel_source import MAIN, kernel_source
-from edgediff.device.nvrtc import OPTIONS
+from edgediff.device.cuda.nvrtc import OPTIONS
+from edgediff.device.cuda.source import MAIN, kernel_source
 
 MOST = 64  # registers: four blocks of 256 threads on a multiprocessor, as the grid assumes
 ENTRY = re.compile(r"entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) reg", re.S)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError
+from ...errors import EngineError
 
 SEGMENT = 1 << 20  # bytes
 SEGMENTS = 4

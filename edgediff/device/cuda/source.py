@@ -8,8 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import EngineError
-from ..sampling.kernel_layout import HEADER, ROW, STATE
+from ...errors import EngineError
+from ...sampling.kernel_layout import HEADER, ROW, STATE
 
 MAIN = "kernels.cu"
 # As Python lays the structures out: the sources refuse to compile otherwise.

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError
-from .kernel_source import MACROS, MAIN, kernel_source
+from ...errors import EngineError
+from .source import MACROS, MAIN, kernel_source
 
 INSTALL = "pip install nvidia-cuda-nvrtc (nvidia-cuda-nvrtc-cu12 for a driver of CUDA 12)"
 # Products and sums stay apart, as NumPy rounds them.

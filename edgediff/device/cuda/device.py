@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, EdgediffError, EngineError
-from .cuda_context import CLOSED, CudaContext, Exclusive, here
-from .cuda_driver import open_driver
-from .cuda_graph import capture_graph
-from .driver import probe
+from ...errors import ArgumentError, EdgediffError, EngineError
+from ..driver import probe
+from .context import CLOSED, CudaContext, Exclusive, here
+from .graph import capture_graph
+from .opening import open_driver
 from .staging import StagingRing
 
 if TYPE_CHECKING:
-    from .base import Kernels
+    from ..base import Kernels
 
 IN_GRAPH = "a captured graph cannot hold it"
 
@@ -66,7 +66,7 @@ class CudaDevice(CudaContext):
     def kernels(self) -> Kernels:
         """The kernels, found or compiled at first use. Raises ``EngineError`` where there are none."""
         self.refuse("loading the kernels")
-        from .cuda_kernels import CudaKernels
+        from .kernels import CudaKernels
 
         return CudaKernels(self)
 
@@ -196,6 +196,6 @@ def why_no_device(ordinal: int = 0) -> str:
         open_driver(ordinal)
     except EdgediffError as error:
         return str(error)
-    from .kernel_code import why_no_code
+    from .machine_code import why_no_code
 
     return why_no_code(ordinal)

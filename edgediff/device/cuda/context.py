@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from ..errors import EdgediffError, EngineError
-from .cuda_driver import FORKED, open_driver
+from ...errors import EdgediffError, EngineError
+from .opening import FORKED, open_driver
 
 CLOSED = "the device is closed"
 

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..cache_folder import default_cache_folder
-from ..errors import EngineError
-from .array import Block
-from .base import PreparedUpdate
-from .geometry import BLOCK, Geometry, check_pixels, check_unscale
-from .kernel_code import KernelCode, kernel_codes
+from ...cache_folder import default_cache_folder
+from ...errors import EngineError
+from ..array import Block
+from ..base import PreparedUpdate
+from ..geometry import BLOCK, Geometry, check_pixels, check_unscale
+from .machine_code import KernelCode, kernel_codes
 
 SHORT = {"float32": "f32", "float16": "f16"}
 MOST_BLOCKS = 65536  # of a launch over plain values

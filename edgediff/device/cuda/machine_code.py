@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..cache_folder import open_to_all
-from ..errors import EngineError, printable
-from ..files import read_regular
-from ..whole import replacing
-from .driver import probe
-from .kernel_source import kernel_source
+from ...cache_folder import open_to_all
+from ...errors import EngineError, printable
+from ...files import read_regular
+from ...whole import replacing
+from ..driver import probe
 from .nvrtc import OPTIONS, compile_kernels, nvrtc_architectures, nvrtc_version
+from .source import kernel_source
 
 Version = tuple[int, int]
 LARGEST = 64 << 20  # bytes of machine code

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgediff.device import kernel_code, nvrtc
-from edgediff.device.kernel_code import KernelCode, describe_code, kernel_codes, why_no_code
-from edgediff.device.kernel_source import kernel_source, stamp_of
-from edgediff.device.nvrtc import compile_kernels, nvrtc_version
+from edgediff.device.cuda import machine_code, nvrtc
+from edgediff.device.cuda.machine_code import KernelCode, describe_code, kernel_codes, why_no_code
+from edgediff.device.cuda.nvrtc import compile_kernels, nvrtc_version
+from edgediff.device.cuda.source import kernel_source, stamp_of
 from edgediff.errors import EngineError
 
 H100, NEWEST = (9, 0), (99, 0)
@@ -37,8 +37,8 @@ def needs_nvrtc() -> None:
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if edgediff-kernels were not installed."""
-    found = kernel_code.find_spec
-    monkeypatch.setattr(kernel_code, "find_spec", lambda name: None if name == "edgediff_kernels" else found(name))
+    found = machine_code.find_spec
+    monkeypatch.setattr(machine_code, "find_spec", lambda name: None if name == "edgediff_kernels" else found(name))
 
 
 def package(folder: Path, monkeypatch: pytest.MonkeyPatch, facts: str | None, code: bytes | None = b"code") -> None:
@@ -101,7 +101,7 @@ def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (first.kind, first.data[:4]) == ("cubin", b"\x7fELF")
     (kept,) = folder.iterdir()
     with monkeypatch.context() as m:
-        m.setattr(kernel_code, "compile_kernels", lambda target: pytest.fail("compiled again"))
+        m.setattr(machine_code, "compile_kernels", lambda target: pytest.fail("compiled again"))
         assert codes(folder)[1] == first
     for damaged in (b"", b"x" * 100, kept.read_bytes()[:-1], hashlib.sha256(b"other").digest() + first.data):
         kept.write_bytes(damaged)
@@ -121,7 +121,7 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps permissions elsewhere")
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_code_that_every_user_can_write_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_code, "compile_kernels", lambda target: b"ours")
+    monkeypatch.setattr(machine_code, "compile_kernels", lambda target: b"ours")
     folder = tmp_path / "cache"
     folder.mkdir(0o755)
     codes(folder)
@@ -198,7 +198,7 @@ def test_machine_code_that_came_with_edgediff_kernels(tmp_path: Path, monkeypatc
     package(tmp_path, monkeypatch, facts())
     first = next(kernel_codes(H100, NEWEST, None))
     assert first == KernelCode("fatbin", b"code", "edgediff-kernels, by CUDA 13.0")
-    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
+    monkeypatch.setattr(machine_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
     assert not why_no_code()
     assert describe_code() == "compiled beforehand by CUDA 13.0 for 75 90"
 
@@ -207,7 +207,7 @@ def test_a_driver_older_than_that_machine_code(tmp_path: Path, monkeypatch: pyte
     package(tmp_path, monkeypatch, facts())
     said = "edgediff-kernels holds those of CUDA 13.0; the driver runs CUDA 12.6"
     assert str(codes(None, driver=(12, 6))[0]) == said
-    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(12, 6)))
+    monkeypatch.setattr(machine_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(12, 6)))
     assert said in describe_code()  # and what NVRTC can do
     package_facts = tmp_path / "edgediff_kernels" / "kernels.json"
     package_facts.write_text(facts(cuda="new"))
@@ -216,10 +216,10 @@ def test_a_driver_older_than_that_machine_code(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.usefixtures("needs_nvrtc", "no_package")
 def test_what_info_says_without_edgediff_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
+    monkeypatch.setattr(machine_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=NEWEST))
     assert not why_no_code()
     assert describe_code().startswith(f"compiled at first use by NVRTC {nvrtc_version()[0]}.")
-    monkeypatch.setattr(kernel_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(11, 8)))
+    monkeypatch.setattr(machine_code, "probe", lambda ordinal: SimpleNamespace(capability=H100, driver=(11, 8)))
     assert "no CUDA kernels: NVRTC is of CUDA" in why_no_code()
     assert describe_code() == why_no_code()
 
@@ -267,7 +267,7 @@ def litter(folder: Path) -> None:
 
 
 def test_missing_sources_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from edgediff.device import kernel_source as module
+    from edgediff.device.cuda import source as module
 
     kernel_source.cache_clear()
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..checks import is_whole
-from ..errors import ArgumentError, EngineError, shown
-from .driver import count_gpus, probe
+from ...checks import is_whole
+from ...errors import ArgumentError, EngineError, shown
+from ..driver import count_gpus, probe
 
 INSTALL = "pip install 'cuda-core>=1.0' 'cuda-bindings>=12.9'"
 FORKED = "this process was forked from one that uses CUDA, and cannot use it; start it by spawn"
