@@ -96,12 +96,16 @@ def test_an_interrupted_call_leaves_no_answer_behind(hostile_unet: Put) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
                 interrupted.wait(10)  # one that comes just before Python begins to wait is seen at the next
 
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         thread = threading.Thread(target=interrupt)
         thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            pipe.engine("unet")(**SAMPLE)
-        interrupted.set()
-        thread.join()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                pipe.engine("unet")(**SAMPLE)
+        finally:
+            interrupted.set()
+            thread.join()
+            signal.signal(signal.SIGINT, before)
         still_runs(pipe)
 
 
