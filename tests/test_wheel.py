@@ -1,4 +1,4 @@
-"""The wheel holds the runtime and the export stage whole: code, schema, types' marker, the model, CLIP's vocabulary."""
+"""The wheel holds runtime, export stage and CUDA sources whole: code, schema, the model, CLIP's vocabulary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"edgediff": "edgediff", "export": "edgediff_export"}
+PACKAGES = {"edgediff": "edgediff", "export": "edgediff_export", "cpp_ext/cuda": "edgediff_cuda"}
 # For readers and trainers of the built-in model, who have the repository.
 NOT_SHIPPED = ("*.md", "pipeline", "card.json", "LICENSE.model", "__pycache__")
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
@@ -41,11 +41,16 @@ def test_the_wheel_is_whole(tree: Path, tmp_path: Path) -> None:
         licences = sorted(name.partition("/licenses/")[2] for name in archive.namelist() if "/licenses/" in name)
     expected = set()
     for path in before:
-        folder, _, name = path.partition("/")
-        if folder in PACKAGES:
-            expected.add(f"{PACKAGES[folder]}/{name}")
+        for folder, package in PACKAGES.items():
+            if path.startswith(f"{folder}/"):
+                expected.add(f"{package}/{path.removeprefix(f'{folder}/')}")
     assert shipped == expected
-    assert {"edgediff/py.typed", "edgediff/bundle/bundle.schema.json", "edgediff/models/emoji/unet.onnx"} <= shipped
+    assert {
+        "edgediff/py.typed",
+        "edgediff/bundle/bundle.schema.json",
+        "edgediff/models/emoji/unet.onnx",
+        "edgediff_cuda/kernels.cu",
+    } <= shipped
     assert "License-Expression: Apache-2.0 AND OFL-1.1 AND MIT" in metadata
     assert len(licences) == 3
     assert wheel.stat().st_size < 22 * 2**20
