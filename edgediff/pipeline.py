@@ -46,18 +46,8 @@ class Pipeline(OwnAttributes):
     """
 
     __slots__ = (
-        *(
-            "__weakref__",
-            "_closed",
-            "_device",
-            "_embeddings",
-            "_isolation",
-            "_lock",
-            "_options",
-            "_parts",
-            "_runners",
-            "_tokenizers",
-        ),
+        *("__weakref__", "_closed", "_device", "_embeddings", "_isolation"),
+        *("_lock", "_options", "_parts", "_runners", "_tokenizers"),
         *("build", "bundle"),
     )
 
