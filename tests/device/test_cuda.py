@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,26 @@ def test_nothing_waits_but_downloads_waits_and_trims(stub: Stub) -> None:
     device.free(device.allocate(4000))
     assert not [name for name in stub.names if "Synchronize" in name or "Query" in name]
     device.close()
+
+
+@on_stub()
+def test_memory_lives_while_a_copy_may_write_there(stub: Stub) -> None:
+    """A wait that fails does not undo the copy."""
+    device = CudaDevice()
+    address, out = device.allocate(4000), np.zeros(1000, np.float32)
+    alive = weakref.ref(out)
+    stub.late()
+    stub.fail("cuStreamSynchronize", times=1)
+    with pytest.raises(EngineError, match="waiting for the device"):
+        device.download(address, out)
+    del out
+    gc.collect()
+    assert alive() is not None
+    assert fetched(device, address, 1000) == [0] * 1000
+    gc.collect()
+    assert alive() is None
+    device.close()
+    assert not stub.faults
 
 
 @on_stub()

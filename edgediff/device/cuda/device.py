@@ -50,6 +50,7 @@ class CudaDevice(CudaContext):
         self._buffers: dict[int, Any] = {}
         self._marks: list[Any] = []  # events that nobody waits for
         self._freed: list[int] = []  # addresses, in a capture
+        self._awaited: list[NDArray[Any]] = []  # where copies may still write, should the wait for them have failed
         with Exclusive(self, f"opening CUDA device {ordinal}"):
             properties, (major, minor) = self._device.properties, self._device.compute_capability
             self.name, self.compute_capability = str(self._device.name), (int(major), int(minor))
@@ -113,8 +114,10 @@ class CudaDevice(CudaContext):
             raise ArgumentError("values must be contiguous")
         with Exclusive(self, "waiting for the device"):
             self._sleep_until_done()  # a copy to pageable memory would spin
+            self._awaited.append(values)
             self.call(self.driver.cuMemcpyDtoHAsync, values.ctypes.data, address, values.nbytes, self._stream.handle)
             self._stream.sync()
+            self._awaited.clear()
 
     def capture(self, work: Callable[[], None]) -> Any:
         with Exclusive(self, "capturing a CUDA graph"):
