@@ -6,9 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-library = pytest.importorskip("tests.device.stub.library")
+from .stub.library import environment
 
 PROGRAM = """
 from types import SimpleNamespace
@@ -51,12 +49,9 @@ refuse_host_work(SimpleNamespace(ordinal=-1, stream=0))
 REFUSED = "its graph would hold work that cannot be done again: "
 
 
-def test_work_of_the_host_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
-    if reason := library.why_not():
-        pytest.skip(reason)
-    environment = library.environment(library.compile_stub(tmp_path))
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+def test_work_of_the_host_is_refused(stub_library: Path) -> None:
+    env = environment(stub_library)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     copies = "MEMCPY with host memory"
     assert done.stdout.splitlines() == [

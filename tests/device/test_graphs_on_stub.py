@@ -6,9 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-library = pytest.importorskip("tests.device.stub.library")
+from .stub.library import environment
 
 PROGRAM = """
 import warnings
@@ -62,12 +60,9 @@ device.close()
 """
 
 
-def test_captures_on_the_stub_driver(tmp_path: Path) -> None:
-    pytest.importorskip("cuda.core", reason="cuda-core is not installed")
-    if reason := library.why_not():
-        pytest.skip(reason)
-    environment = library.environment(library.compile_stub(tmp_path))
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+def test_captures_on_the_stub_driver(stub_library: Path) -> None:
+    env = environment(stub_library)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = "EngineWarning unet runs without CUDA graphs: "
     told = done.stdout.splitlines()
