@@ -16,7 +16,7 @@ from edgediff.device.cuda import CudaDevice
 from edgediff.device.geometry import Geometry
 from edgediff.sampling.kernel_layout import HEADER, ROW, header_of, record
 from edgediff.sampling.planning import plan
-from edgediff.sampling.rng import TorchCudaGenerator
+from edgediff.sampling.rng import TorchCudaGenerator, draw_rounds
 from edgediff.sampling.schedule import Schedule
 from edgediff.sampling.update import Row
 from tests.support.replay import Shape, largest_error
@@ -48,7 +48,7 @@ class Prepared:
         self._torch, header = torch, np.zeros(1, HEADER)
         maker = TorchCudaGenerator(0, device.multiprocessors, device.threads_per_multiprocessor)
         threads = maker.place(size)[0]
-        rounds = (size - 1) // (4 * threads) + 1
+        rounds = draw_rounds(size, threads)
         header[0] = header_of(steps=ROOM, depth=self.depth, copies=2, threads=threads, rounds=rounds)
         self._fresh = torch.from_numpy(header.view(np.uint8)).cuda()
         self._header = self._fresh.clone()

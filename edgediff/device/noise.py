@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32
 from ..sampling.planning import Plan
-from ..sampling.rng import Generator, TorchCudaGenerator
+from ..sampling.rng import Generator, TorchCudaGenerator, draw_rounds
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def draw_noise(
     if len(cuda) == len(streams) and earlier_draws is not None:
         for generator in cuda:
             generator.skip(size, int(np.count_nonzero(table["d"])) + (x is None))
-        rounds = (size - 1) // (4 * threads) + 1
-        return RunNoise(x, None, np.array([g.seed for g in cuda], np.uint64), threads, earlier_draws, rounds)
+        seeds = np.array([g.seed for g in cuda], np.uint64)
+        return RunNoise(x, None, seeds, threads, earlier_draws, draw_rounds(size, threads))
 
     def draw() -> Float32:
         return np.concatenate([s.randn((1, *shape[1:])) for s in streams])

@@ -10,10 +10,8 @@ from .base import Provider
 from .providers import name_of, options_of
 
 OPTION = "enable_cuda_graph"
-PARTS = (
-    "unet",
-    "vae_decoder",
-)  # called at the same addresses again; other sessions may have nodes on the CPU
+# Called at the same addresses again; other sessions may have nodes on the CPU.
+PARTS = ("unet", "vae_decoder")
 FIRST = (1, 27)  # the release whose replay can do without waiting for the device
 
 

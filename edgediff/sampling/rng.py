@@ -120,12 +120,12 @@ class TorchCudaGenerator:
     def place(self, n: int) -> tuple[int, int | None]:
         """The GPU's threads in a draw of ``n`` values, and how many such draws were made; None where others were."""
         threads = self._threads(n)
-        draws, rest = divmod(self._counter, -(-n // (4 * threads)))
+        draws, rest = divmod(self._counter, draw_rounds(n, threads))
         return threads, None if rest else draws
 
     def skip(self, n: int, draws: int) -> None:
         """Go on as if ``draws`` draws of ``n`` values had been made."""
-        self._counter += draws * -(-n // (4 * self._threads(n)))
+        self._counter += draws * draw_rounds(n, self._threads(n))
 
     def _threads(self, n: int) -> int:
         return BLOCK * min(self._blocks, -(-n // BLOCK))
@@ -136,7 +136,7 @@ class TorchCudaGenerator:
         if n <= 0:
             return np.empty(shape, np.float32)  # torch leaves the offset where it is; NumPy refuses a negative size
         threads = self._threads(n)
-        rounds = -(-n // (4 * threads))
+        rounds = draw_rounds(n, threads)
         counter = np.zeros((4, threads), np.uint64)
         counter[2] = np.arange(threads)
         out = np.empty((rounds, 4, threads), np.float32)  # a thread's four normals lie a grid apart
@@ -145,6 +145,11 @@ class TorchCudaGenerator:
             out[k] = _sin_cos(philox4x32(counter, self._key))
             self._counter += 1
         return out.reshape(-1)[:n].reshape(shape)
+
+
+def draw_rounds(n: int, threads: int) -> int:
+    """How far a draw of ``n`` values moves each thread's counter on: a thread makes four values a round."""
+    return -(-n // (4 * threads))
 
 
 def philox4x32(counter: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:

@@ -22,7 +22,7 @@ MOST_BLOCKS = 65536  # of a launch over plain values
 PROBED = "step_1_f32_f32"
 
 
-class Gpu(Protocol):
+class KernelDevice(Protocol):
     """What the kernels need of ``CudaDevice``, and what its attributes say."""
 
     driver: Any
@@ -48,7 +48,7 @@ class CudaKernels:
         EngineError: there is no code for this GPU, or its driver refuses it.
     """
 
-    def __init__(self, device: Gpu) -> None:
+    def __init__(self, device: KernelDevice) -> None:
         self._device, self._driver = device, device.driver
         self._functions: dict[str, Any] = {}
         self._code, self.origin = self._loaded()
@@ -96,18 +96,22 @@ class CudaKernels:
 
         self._device.use()
         loaded = getattr(ObjectCode, f"from_{code.kind}")(code.data)
-        self._functions[PROBED] = self._driver.CUfunction(int(loaded.get_kernel(PROBED).handle))
+        self._functions[PROBED] = self._handle(loaded, PROBED)  # which makes the driver read the code
         return loaded
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
             try:
                 self._device.use()
-                self._functions[name] = self._driver.CUfunction(int(self._code.get_kernel(name).handle))
+                self._functions[name] = self._handle(self._code, name)
             except Exception as error:
                 said = " ".join(str(error).split())
                 raise EngineError(f"kernel {name} ({self.origin}) cannot be loaded: {said}") from error
         return self._functions[name]
+
+    def _handle(self, code: Any, name: str) -> Any:
+        """A kernel's handle, as the driver's launch takes it."""
+        return self._driver.CUfunction(int(code.get_kernel(name).handle))
 
 
 class Launch:
